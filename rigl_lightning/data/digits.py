@@ -1,0 +1,45 @@
+"""The 8x8 handwritten digits that come with scikit-learn: an image benchmark without any download."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from rigl_lightning.data.in_memory import Batch, InMemoryDataModule, TensorBatches
+
+N_VALIDATION = 360
+BRIGHTEST = 16
+
+
+class DigitsDataModule(InMemoryDataModule):
+    """Images (N, 1, 8, 8) in [0, 1] and labels (N,): 1437 to train, 360 to validate and test.
+
+    The split keeps the proportions of the ten classes and is always the same, whatever the seed.
+
+    Args:
+        batch_size: Images in a batch *of each process*.
+        seed: Seed of order and dropout. None: the seed of ``seed_everything``, or 0.
+    """
+
+    def __init__(self, batch_size: int = 50, seed: int | None = None) -> None:
+        super().__init__(batch_size, seed)
+
+    def setup(self, stage: str) -> None:
+        """Load and split the images, once."""
+        if hasattr(self, "train_set"):
+            return
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
+        labels = torch.from_numpy(digits.target)
+        train, held_out = train_test_split(
+            torch.arange(len(labels)), test_size=N_VALIDATION, stratify=labels, random_state=0
+        )
+        self.train_set = TensorBatches(images[train], labels[train], transform=_scaled)
+        self.val_set = TensorBatches(images[held_out], labels[held_out], transform=_scaled)
+        self.test_set = self.val_set
+
+
+def _scaled(batch: Batch) -> Batch:
+    images, labels = batch
+    return images.float() / BRIGHTEST, labels

@@ -1,0 +1,144 @@
+"""A data set held in memory as tensors, and the DataModule all benchmarks share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rigl_lightning.data.resumable import ResumableSampler, batch_seed, batches_trained
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TensorBatches(Dataset[Batch]):
+    """Samples stored as bytes, gathered a whole batch at a time.
+
+    Args:
+        inputs: (N, ...) stored inputs, usually uint8.
+        targets: (N, ...) stored targets.
+        transform: Makes a gathered batch fit for the model; None leaves it as stored.
+
+    >>> data = TensorBatches(torch.arange(10), torch.arange(10))
+    >>> data.__getitems__([7, 2])
+    (tensor([7, 2]), tensor([7, 2]))
+    """
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, transform: Callable[[Batch], Batch] | None = None
+    ) -> None:
+        self.inputs = inputs
+        self.targets = targets
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One sample, without the batch dimension."""
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of these samples; what torch's DataLoader calls instead of N single look-ups."""
+        rows = torch.as_tensor(indices)
+        batch = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
+        return batch if self.transform is None else self.transform(batch)
+
+
+class InMemoryDataModule(pl.LightningDataModule):
+    """Loaders over ``train_set``, ``val_set`` and ``test_set``, which ``setup`` of a subclass fills.
+
+    Training batches are shuffled, whole, and resumable anywhere (``resumable.py``). On its device, each one
+    first seeds torch from (seed, rank, number of the batch) and then goes through ``augment``; so
+    augmentation and dropout do not depend on what was drawn before. Evaluation is in order and complete.
+
+    Args:
+        batch_size: Samples in a batch *of each process*.
+        seed: Seed of order and randomness. None: the seed of ``seed_everything``, or 0 without one.
+            A resumed run without a seed of its own takes that of the checkpoint.
+    """
+
+    train_set: TensorBatches
+    val_set: TensorBatches
+    test_set: TensorBatches
+
+    def __init__(self, batch_size: int, seed: int | None = None) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self._seed = seed
+
+    @property
+    def seed(self) -> int:
+        """The seed in force."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0")) if self._seed is None else self._seed
+
+    def augment(self, batch: Batch) -> Batch:
+        """Randomly change a training batch, on whatever device it is; by default not at all."""
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Seed and augment training batches; leave the others alone."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            return batch
+        torch.manual_seed(batch_seed(self.seed, trainer.global_rank, batches_trained(trainer)))
+        return self.augment(batch)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled whole batches, beginning where the training stands.
+
+        Raises:
+            ValueError: If a process has fewer samples than one batch.
+        """
+        trainer = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        n_batches = len(self.train_set) // world_size // self.batch_size
+        if n_batches < 1:
+            raise ValueError(
+                f"Expected `batch_size` of at most {len(self.train_set) // world_size} (training samples of "
+                f"one process), got {self.batch_size}. Set --data.init_args.batch_size."
+            )
+        position = None if trainer is None else partial(_position, trainer, n_batches, self.batch_size)
+        sampler = ResumableSampler(self.train_set, self.seed, rank, world_size, position)
+        return DataLoader(
+            self.train_set, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_gathered
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split in order."""
+        return DataLoader(self.val_set, self.batch_size, collate_fn=_as_gathered)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split in order."""
+        return DataLoader(self.test_set, self.batch_size, collate_fn=_as_gathered)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test split, whose targets a prediction ignores."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed: with another one a resumed run would not go on in the same order."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the checkpoint's seed, unless one was given."""
+        if self._seed is None:
+            self._seed = state_dict["seed"]
+
+
+def _position(trainer: pl.Trainer, n_batches: int, batch_size: int) -> tuple[int, int]:
+    """Epoch, and samples of it already trained; ``limit_train_batches`` shortens the epochs."""
+    epoch, batch = divmod(batches_trained(trainer), int(min(n_batches, trainer.num_training_batches)))
+    return epoch, batch * batch_size
+
+
+def _as_gathered(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,86 @@
+"""Which samples come next, and with which randomness: functions of the seed and the batches trained so far.
+
+Lightning saves no random state and starts the data anew when it resumes in the middle of an epoch. It does
+save how many batches were trained. Everything random about the data is therefore computed from that number,
+so that a resumed run equals an uninterrupted one to the bit, on every rank.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sized
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DistributedSampler
+
+Position = Callable[[], tuple[int, int]]
+"""Tells the epoch to draw from, and how many of its samples (of this rank) are already trained."""
+
+
+class ResumableSampler(DistributedSampler[int]):
+    """A shuffled order for each epoch, from the seed alone, that can be entered in the middle.
+
+    Every rank gets the same number of samples; the few left over differ from epoch to epoch. It is a
+    ``DistributedSampler`` also on one process, because Lightning replaces every other kind under DDP.
+
+    Args:
+        dataset: What is sampled; only its length is used.
+        seed: Seed of the order, the same on all ranks.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        position: Asked whenever an epoch begins. None: the epoch of ``set_epoch``, from its beginning.
+
+    >>> sampler = ResumableSampler(range(4), seed=0)
+    >>> first = list(sampler)
+    >>> list(ResumableSampler(range(4), seed=0, position=lambda: (0, 3))) == first[3:]
+    True
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Position | None = None,
+    ) -> None:
+        super().__init__(dataset, world_size, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
+        self.position = position
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of this rank: those of the epoch that are not yet trained."""
+        # A generator, so that the position is asked for with the first sample: Lightning makes the iterator
+        # earlier, even before it has read its progress from the checkpoint.
+        epoch, n_trained = self.position() if self.position is not None else (self.epoch, 0)
+        generator = torch.Generator().manual_seed(_seed_of(self.seed, "order", epoch))
+        order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        yield from order[self.rank : self.total_size : self.num_replicas][n_trained:].tolist()
+
+
+def batches_trained(trainer: pl.Trainer) -> int:
+    """Training batches that went through the model since the first epoch, before any resume included.
+
+    ``processed`` is the counter that is right in every checkpoint: it moves after the optimizer's step
+    and before the hooks that save, whereas ``completed`` lags behind in checkpoints written in
+    ``on_train_batch_end`` and ``ready`` is ahead in those written after an exception.
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+
+def batch_seed(seed: int, rank: int, batch: int) -> int:
+    """Seed of everything random in one training batch: augmentation, dropout.
+
+    Args:
+        seed: Seed of the run.
+        rank: Rank of the process, since each draws for its own samples.
+        batch: Training batches before this one, over all epochs.
+
+    Returns:
+        An integer in [0, 2**32), spread so that neighbouring batches have unrelated streams.
+    """
+    return _seed_of(seed, rank, batch)
+
+
+def _seed_of(*parts: object) -> int:
+    return zlib.crc32("/".join(map(str, parts)).encode())

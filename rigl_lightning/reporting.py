@@ -1,0 +1,104 @@
+"""Reporting: what a user is shown of a sparse network, as text and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
+from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.flops import training_flops
+
+
+@dataclass
+class TrainingCost:
+    """Training FLOPs so far, relative to the dense network's for the same steps.
+
+    >>> cost = TrainingCost()
+    >>> cost.add(sparse_forward=1.0, dense_forward=10.0, dense_gradient=True)
+    >>> cost.relative  # (2 · 1 + 10) / 30
+    0.4
+    """
+
+    spent: float = 0.0
+    dense: float = 0.0
+
+    def add(self, sparse_forward: float, dense_forward: float, dense_gradient: bool) -> None:
+        """Count one step; the arguments are those of `training_flops`."""
+        self.spent += training_flops(sparse_forward, dense_forward, dense_gradient)
+        self.dense += training_flops(dense_forward, dense_forward, dense_gradient=True)
+
+    @property
+    def relative(self) -> float:
+        """Fraction of the dense network's FLOPs; 1 before the first step."""
+        return self.spent / self.dense if self.dense else 1.0
+
+
+def layer_table(
+    algorithm: SparseAlgorithm,
+    shapes: Shapes,
+    total_steps: int | None = None,
+    dense_flops: Mapping[str, float] | None = None,
+) -> str:
+    """Table of every sparse layer: shape, connections, active ones, sparsity, and forward FLOPs if they are known.
+
+    Shows the network that comes out at the end: for methods that start dense, the sparsity they go to.
+
+    Args:
+        algorithm: Resolved.
+        shapes: Shape of each sparse layer by name.
+        total_steps: Length of training, for the costs.
+        dense_flops: Forward FLOPs of each weight, per sample, when dense.
+    """
+    final = max(algorithm.update_steps(), default=0) + 1
+    sparsities = algorithm.layer_sparsities(shapes, final)
+    active = active_counts(shapes, sparsities)
+    rows = [("layer", "shape", "connections", "active", "sparsity", *(("dense MFLOPs", "MFLOPs") if dense_flops else ()))]
+    for name, shape in shapes.items():
+        size = _size(shape)
+        flops = (dense_flops or {}).get(name, 0.0)
+        costs = (f"{flops / 1e6:,.3f}", f"{flops * active[name] / size / 1e6:,.3f}") if dense_flops else ()
+        text_shape = "x".join(map(str, shape))
+        rows.append((name, text_shape, f"{size:,}", f"{active[name]:,}", f"{1 - active[name] / size:.4f}", *costs))
+    total, kept = sum(map(_size, shapes.values())), sum(active.values())
+    rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
+    lines = [describe(algorithm), _schedule_line(algorithm), *_aligned(rows)]
+    if dense_flops:
+        lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
+    return "\n".join(line for line in lines if line)
+
+
+def _schedule_line(algorithm: SparseAlgorithm) -> str:
+    steps = algorithm.update_steps()
+    if not steps:
+        return "masks stay as they are"
+    shown = [*steps[:3], "...", steps[-1]] if len(steps) > 4 else [*steps]
+    plural = "s" if len(steps) > 1 else ""
+    return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}"
+
+
+def _cost_line(
+    algorithm: SparseAlgorithm, shapes: Shapes, total_steps: int | None, dense_flops: Mapping[str, float]
+) -> str:
+    dense = sum(dense_flops.values())
+    inference = planned_inference_flops(algorithm, shapes, dense_flops)
+    line = f"inference: {inference * dense / 1e6:,.3f} of {dense / 1e6:,.3f} MFLOPs per sample = {inference:.4f}x dense"
+    if total_steps:
+        training = planned_training_flops(algorithm, shapes, dense_flops, total_steps)
+        line += f"; training of {total_steps:,} steps: {training:.4f}x dense"
+    return line
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    rule = "-" * len(lines[0])
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    return size

@@ -1,0 +1,198 @@
+"""Distributions: how a total sparsity is shared among the layers (paper, section 3, "Sparsity Distribution").
+
+A distribution is called with the shapes of the sparse layers, in the order of the network, and the total sparsity,
+and returns the sparsity of each layer. Shapes are torch's: (out, in) or (out, in / groups, *kernel).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rigl_lightning.sparsity.names import matching_names
+
+Shapes = Mapping[str, Sequence[int]]
+
+_ROUNDING = 1e-6
+
+
+def n_active(numel: int, sparsity: float) -> int:
+    """Number of active connections of a layer: THE rounding rule.
+
+    Zeros are rounded down, as in the reference (google-research/rigl d39fc7d, rigl/sparse_utils.py:35). A product
+    within 1e-6 of a whole number is that number, so that 0.29 of 100 is 29 zeros in spite of floating point.
+
+    Args:
+        numel: Connections in the layer.
+        sparsity: Fraction of inactive connections, in [0, 1].
+
+    >>> n_active(10, 0.75), n_active(100, 0.29)
+    (3, 71)
+    """
+    return numel - math.floor(sparsity * numel + _ROUNDING)
+
+
+def active_counts(shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, int]:
+    """Active connections of each layer, with an exact total.
+
+    The total follows `n_active`; the layers with the largest remainders get the connections that are left over. Each
+    layer keeps at least one and is within one connection of `n_active` of its own, which is what the reference takes.
+
+    Args:
+        shapes: Shape of each sparse layer by name.
+        sparsities: Sparsity of each layer, as from a `Distribution`.
+
+    >>> active_counts({"a": (5, 5), "b": (5, 5)}, {"a": 0.5, "b": 0.5})  # 12.5 + 12.5 = 25
+    {'a': 13, 'b': 12}
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    inactive = sum(sparsities[name] * sizes[name] for name in sizes)
+    total = max(sum(sizes.values()) - math.floor(inactive + _ROUNDING), len(sizes))
+    return _round_to_total({n: (1 - sparsities[n]) * sizes[n] for n in sizes}, sizes, total)
+
+
+def check_sparsity(sparsity: float, setting: str = "--sparse.algorithm.sparsity") -> None:
+    """Refuse a sparsity outside [0, 1).
+
+    Raises:
+        ValueError: Naming what was expected, what came, and where to set it.
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"Expected `sparsity` in [0, 1), got {sparsity}. Set {setting}.")
+
+
+class Distribution(ABC):
+    """Base of the distributions. A subclass answers `_free_sparsities` for the layers that nobody fixed."""
+
+    dense: tuple[str, ...]
+    custom: Mapping[str, float]
+
+    def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
+        """Sparsity of each layer.
+
+        Args:
+            shapes: Shape of each sparse layer by name, in the order of the network.
+            sparsity: Total sparsity in [0, 1).
+
+        Returns:
+            Sparsity in [0, 1) by name, in the order of ``shapes``. At least one connection a layer stays active.
+
+        Raises:
+            ValueError: If the sparsity is out of range, a pattern names no layer, or the total cannot be reached.
+        """
+        check_sparsity(sparsity)
+        fixed = self._custom_sparsities(shapes)
+        rest = {name: shape for name, shape in shapes.items() if name not in fixed}
+        dense = [n for n in _matches(self.dense, shapes, "distribution.dense") if n in rest]
+        shared = self._free_sparsities(rest, sparsity, dense) if rest else {}
+        return {name: fixed[name] if name in fixed else shared[name] for name in shapes}
+
+    @abstractmethod
+    def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
+        """Sparsity of each layer of ``shapes``, those in ``dense`` being 0."""
+
+    def _custom_sparsities(self, shapes: Shapes) -> dict[str, float]:
+        fixed: dict[str, float] = {}
+        for pattern, value in self.custom.items():
+            check_sparsity(value, f"--sparse.algorithm.distribution.custom.{pattern}")
+            fixed.update(dict.fromkeys(matching_names(pattern, shapes, "distribution.custom"), value))
+        return fixed
+
+
+@dataclass(frozen=True)
+class Uniform(Distribution):
+    """The same sparsity in every layer but the first, which stays dense (paper, section 3).
+
+    Attributes:
+        first_layer_dense: Keep the first layer dense. Its connections are not made up for elsewhere, so the
+            network is a little denser than the sparsity says, as in the paper.
+        dense: Name patterns of further layers to keep dense.
+        custom: Name pattern -> sparsity of that layer, outside the rule.
+
+    >>> Uniform()({"conv.weight": (8, 3, 3, 3), "fc.weight": (10, 8)}, 0.9)
+    {'conv.weight': 0.0, 'fc.weight': 0.9}
+    """
+
+    first_layer_dense: bool = True
+    dense: tuple[str, ...] = ()
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
+        kept = {*dense, *list(shapes)[: int(self.first_layer_dense)]}
+        return {name: 0.0 if name in kept else sparsity for name in shapes}
+
+
+@dataclass(frozen=True)
+class ErdosRenyi(Distribution):
+    """Density of a layer proportional to ``(n_in + n_out [+ kernel sizes]) / (n_in · n_out [· kernel sizes])``.
+
+    With ``kernel`` this is ERK, the paper's proposal (section 3); without it ER (Mocanu et al. 2018), which leaves
+    the kernel sizes out. A layer whose density would exceed 1 is made dense and its surplus goes to the others, the
+    most saturated layers first, as in the reference (rigl/sparse_utils.py:90-207, commit d39fc7d).
+
+    The densities add up to the total exactly: weighted by size, the mean sparsity of all layers that are not in
+    ``custom`` is the one asked for.
+
+    Attributes:
+        kernel: Count kernel sizes (ERK) or not (ER).
+        power: Exponent on the layer's ratio ("erk_power_scale" of the reference); 0 gives the same density everywhere.
+        dense: Name patterns of layers to keep dense; the other layers make up for them.
+        custom: Name pattern -> sparsity of that layer, outside the rule and outside the total.
+
+    >>> sparsities = ErdosRenyi()({"first.weight": (10, 10), "second.weight": (30, 10)}, 0.5)
+    >>> {name: round(value, 3) for name, value in sparsities.items()}  # densities 3 : 2, as 20/100 : 40/300
+    {'first.weight': 0.333, 'second.weight': 0.556}
+    """
+
+    kernel: bool = True
+    power: float = 1.0
+    dense: tuple[str, ...] = ()
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        budget = (1 - sparsity) * sum(sizes.values())
+        ratios = {name: self._ratio(shape) ** self.power for name, shape in shapes.items()}
+        saturated = set(dense)
+        while free := [name for name in sizes if name not in saturated]:
+            left = budget - sum(sizes[name] for name in saturated)
+            _check_budget(left, budget, free, saturated)
+            scale = left / sum(ratios[name] * sizes[name] for name in free)
+            largest = max(ratios[name] for name in free)
+            if scale * largest <= 1:
+                break
+            saturated.update(name for name in free if ratios[name] == largest)
+        return {name: 0.0 if name in saturated else 1 - scale * ratios[name] for name in sizes}
+
+    def _ratio(self, shape: Sequence[int]) -> float:
+        dimensions = shape if self.kernel else shape[:2]
+        return sum(dimensions) / math.prod(dimensions)
+
+
+def _check_budget(left: float, budget: float, free: Sequence[str], saturated: Iterable[str]) -> None:
+    if left + _ROUNDING < len(free):
+        raise ValueError(
+            f"Expected a sparsity that leaves every layer a connection, got {budget:.0f} connections in all, of which "
+            f"{budget - left:.0f} go to dense layers ({', '.join(sorted(saturated)) or 'none'}) and {left:.0f} remain "
+            f"for {len(free)} sparse layers. Lower --sparse.algorithm.sparsity or shorten "
+            "--sparse.algorithm.distribution.dense."
+        )
+
+
+def _round_to_total(counts: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Whole counts within [1, size] that add up to ``total``, largest remainders rounded up first."""
+    whole = {name: min(max(math.floor(count + _ROUNDING), 1), sizes[name]) for name, count in counts.items()}
+    by_remainder = sorted(counts, key=lambda name: whole[name] - counts[name])
+    while (missing := total - sum(whole.values())) != 0:
+        change = 1 if missing > 0 else -1
+        able = [n for n in by_remainder[::change] if 1 <= whole[n] + change <= sizes[n]]
+        for name in able[: abs(missing)]:
+            whole[name] += change
+    return whole
+
+
+def _matches(patterns: Iterable[str], names: Iterable[str], setting: str) -> list[str]:
+    names = list(names)
+    return [name for pattern in patterns for name in matching_names(pattern, names, setting)]

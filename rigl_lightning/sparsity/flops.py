@@ -1,0 +1,187 @@
+"""FLOPs: what a network costs, by layer, from the sizes of its products and the density of its weights.
+
+Convention: a multiply-accumulate is 2 FLOPs; only products with weights count, so norms, activations, pooling and
+losses do not (paper, appendix "Calculation of FLOPs"). With f_S and f_D the forward FLOPs of the sparse and the
+dense network, a training step costs
+
+- ``3 f_S`` where the gradient of active weights is enough: forward, gradient of the inputs, gradient of the weights;
+- ``2 f_S + f_D`` where the dense gradient of the weights is needed: RigL on update steps, SNFS always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+
+def training_flops(sparse_forward: float, dense_forward: float, dense_gradient: bool) -> float:
+    """FLOPs of one training step (paper, appendix "Calculation of FLOPs").
+
+    Args:
+        sparse_forward: Forward FLOPs with the inactive connections left out.
+        dense_forward: Forward FLOPs with all connections.
+        dense_gradient: Whether the step needs the gradient of inactive connections.
+
+    >>> training_flops(10, 100, dense_gradient=False), training_flops(10, 100, dense_gradient=True)
+    (30, 120)
+    """
+    return 2 * sparse_forward + (dense_forward if dense_gradient else sparse_forward)
+
+
+def sparse_forward_flops(dense_flops: Mapping[str, float], density: Mapping[str, float]) -> float:
+    """Forward FLOPs with inactive connections left out.
+
+    Args:
+        dense_flops: Forward FLOPs of each weight when dense, as from `FlopCounter`.
+        density: Density of each sparse weight; a weight that is not named is dense.
+
+    >>> sparse_forward_flops({"conv": 100, "fc": 10}, {"conv": 0.1})
+    20.0
+    """
+    return sum(flops * density.get(name, 1.0) for name, flops in dense_flops.items())
+
+
+class FlopCounter(TorchFunctionMode):
+    """Counts the forward FLOPs of every weight while it is active, whatever module or function uses the weight.
+
+    It watches the calls of linear, convolution, matrix product and recurrent functions. Nothing is registered on the
+    model, and nothing it computes changes. A weight that is used several times counts each time. Enter it around
+    the forward pass only, not the backward pass: gradient checkpointing repeats the forward there.
+
+    Attributes:
+        flops: FLOPs by parameter name, summed over the batch.
+
+    Args:
+        module: Its parameters are counted.
+
+    >>> model = nn.Linear(4, 3)
+    >>> with FlopCounter(model) as counter:
+    ...     _ = model(torch.zeros(5, 4))
+    >>> counter.flops  # 2 · 4 · 3 · 5
+    {'weight': 120}
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.flops: dict[str, int] = {}
+        self._names = {id(parameter): name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the function, then count it."""
+        result = func(*args, **(kwargs or {}))
+        count = _COUNTS.get(getattr(func, "__name__", ""))
+        if count is not None:
+            for weight, flops in count(result, *args, **(kwargs or {})):
+                name = self._name_of(weight)
+                if name is not None:
+                    self.flops[name] = self.flops.get(name, 0) + flops
+        return result
+
+    def _name_of(self, weight: Tensor) -> str | None:
+        # Attention takes slices of one packed parameter, which are views of it.
+        base = weight if weight._base is None else weight._base
+        return self._names.get(id(base))
+
+
+_Counted = list[tuple[Tensor, int]]
+
+
+def _linear(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> _Counted:
+    return [(weight, 2 * weight.numel() * (input.numel() // input.shape[-1]))]
+
+
+def _convolution(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> _Counted:
+    # (out, in / groups, *kernel): each weight is used once at every output position of every sample.
+    positions = result.numel() // weight.shape[0]
+    return [(weight, 2 * weight.numel() * positions)]
+
+
+def _transposed_convolution(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> _Counted:
+    # (in, out / groups, *kernel): each weight is used once at every input position of every sample.
+    return [(weight, 2 * weight.numel() * (input.numel() // weight.shape[0]))]
+
+
+def _product(result: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> _Counted:
+    # Every element of an operand meets result / (its own other dimensions) elements: count by the inner dimension.
+    flops = 2 * result.numel() * left.shape[-1]
+    return [(left, flops), (right, flops)]
+
+
+def _added_product(result: Tensor, bias: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> _Counted:
+    return _product(result, left, right)
+
+
+def _recurrent(result: Any, input: Tensor, *rest: Any, **_: Any) -> _Counted:
+    # torch._VF passes (input, [batch sizes,] states, flat weights, ...): each matrix meets every vector of the input.
+    flat = next(a for a in rest if isinstance(a, list | tuple) and any(isinstance(w, nn.Parameter) for w in a))
+    vectors = input.numel() // input.shape[-1]
+    return [(weight, 2 * weight.numel() * vectors) for weight in flat if weight.ndim == 2]
+
+
+def _cell(result: Any, input: Tensor, state: Any, *weights: Any, **_: Any) -> _Counted:
+    vectors = math.prod(input.shape[:-1])
+    return [(w, 2 * w.numel() * vectors) for w in weights if isinstance(w, Tensor) and w.ndim == 2]
+
+
+def _attention(
+    result: Any, query: Tensor, key: Tensor, value: Tensor, embed_dim: int, heads: int, packed: Tensor | None, *rest: Any, **kw: Any
+) -> _Counted:
+    # torch's multi_head_attention_forward calls linear out of our sight. Projections only: scores have no weights.
+    out_projection = kw["out_proj_weight"] if "out_proj_weight" in kw else rest[5]
+    if kw.get("use_separate_proj_weight"):
+        projections = [(kw["q_proj_weight"], query), (kw["k_proj_weight"], key), (kw["v_proj_weight"], value)]
+    else:
+        assert packed is not None
+        projections = list(zip(packed.chunk(3), (query, key, value), strict=True))
+    return [_linear(result, x, weight)[0] for weight, x in [*projections, (out_projection, query)]]
+
+
+_COUNTS: dict[str, Callable[..., _Counted]] = {
+    "linear": _linear,
+    "multi_head_attention_forward": _attention,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
+    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _product),
+    **dict.fromkeys(("addmm", "baddbmm"), _added_product),
+    **dict.fromkeys(("rnn_tanh", "rnn_relu", "gru", "lstm"), _recurrent),
+    **dict.fromkeys(("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell"), _cell),
+}
+
+
+def trace_flops(module: nn.Module, *inputs: Any, **named_inputs: Any) -> dict[str, int]:
+    """Forward FLOPs of every weight for given inputs, found on the meta device without computing anything.
+
+    Neither the module nor the random state changes: a copy without storage is traced in evaluation mode.
+
+    Args:
+        module: Any module whose forward runs on the meta device.
+        *inputs: Its inputs; only shapes and types matter. Divide by the batch size for FLOPs per sample.
+        **named_inputs: The same, by name.
+
+    Returns:
+        FLOPs by parameter name; parameters that take part in no product are left out.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 10))
+    >>> trace_flops(model, torch.zeros(1, 3, 4, 4))  # 2 · 8 · 3 · 9 · 16 and 2 · 128 · 10
+    {'0.weight': 6912, '2.weight': 2560}
+    """
+    memo = {id(tensor): _on_meta(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    copy = deepcopy(module, memo).eval()
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (inputs, named_inputs))
+    with torch.no_grad(), FlopCounter(copy) as counter:
+        copy(*args, **kwargs)
+    return counter.flops
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

@@ -1,0 +1,42 @@
+"""Mask files: masks out of what training left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+
+
+def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Masks as plain tensors and numbers for a checkpoint: name -> {"shape", "bits"}, one bit a connection."""
+    return {name: {"shape": list(mask.shape), "bits": pack_mask(mask)} for name, mask in masks.items()}
+
+
+def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Inverse of `pack_masks`: boolean CPU tensors by name."""
+    return {name: unpack_mask(entry["bits"], entry["shape"]) for name, entry in packed.items()}
+
+
+def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
+    """Masks of a Lightning checkpoint, or of a saved `Sparsifier.state_dict`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no masks, or those of several callbacks.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"Expected a checkpoint at {checkpoint}, found no such file.")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    candidates = [content, *content.get("callbacks", {}).values()]
+    states = [state for state in candidates if isinstance(state, Mapping) and "masks" in state]
+    if len(states) != 1:
+        raise ValueError(
+            f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
+            "Was the run trained with the callback?"
+        )
+    return unpack_masks(states[0]["masks"])

@@ -1,0 +1,142 @@
+"""Boolean masks: which connections of a layer are active, chosen exactly and always alike.
+
+Every function takes and returns tensors of one layer, of any shape. A mask is ``torch.bool``, True where a
+connection is active. Counts are exact, and equal scores are decided by position: the connection that comes first
+in row-major order wins. The choice is therefore the same on every device, thread count and process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
+    """Mask with ``n_active`` active connections at random positions.
+
+    Args:
+        shape: Shape of the weight.
+        n_active: Active connections, in [0, number of connections].
+        generator: CPU generator; the mask is made on the CPU, so that it does not depend on the device.
+
+    Returns:
+        Boolean CPU tensor of ``shape``.
+
+    >>> random_mask((2, 5), 3, torch.Generator().manual_seed(0)).sum().item()
+    3
+    """
+    numel = math.prod(shape)
+    _check_count("n_active", n_active, numel)
+    if n_active == numel:
+        return torch.ones(*shape, dtype=torch.bool)
+    mask = torch.zeros(numel, dtype=torch.bool)
+    mask[torch.randperm(numel, generator=generator)[:n_active]] = True
+    return mask.view(*shape)
+
+
+def topk_mask(score: Tensor, n_active: int) -> Tensor:
+    """Mask of the ``n_active`` largest scores.
+
+    Args:
+        score: Any shape, no NaN. Infinite scores are allowed.
+        n_active: Active connections, in [0, number of connections].
+
+    Returns:
+        Boolean tensor of the score's shape and device, contiguous.
+
+    Raises:
+        ValueError: If the count does not fit, or a NaN stands in the way.
+
+    >>> topk_mask(torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0]), 3)
+    tensor([False,  True,  True,  True, False])
+    """
+    _check_count("n_active", n_active, score.numel())
+    return _largest(score.reshape(-1), n_active).view(score.shape)
+
+
+def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int) -> Tensor:
+    """Move ``n_update`` connections: drop the lowest-scored active ones, then grow the highest-scored inactive ones.
+
+    A connection that has just been dropped may grow again, as in the paper (section 3, "Grow Criterion": the
+    candidates are all connections but those that survived the drop).
+
+    Args:
+        mask: Boolean, any shape: the connections that are active now.
+        drop_score: Same shape; read where the mask is True. Low is dropped.
+        grow_score: Same shape; read everywhere but at the survivors. High is grown.
+        n_update: Connections to move, in [0, number of active connections].
+
+    Returns:
+        New mask of the same shape with the same number of active connections.
+
+    Raises:
+        ValueError: If the count does not fit, or a score holds NaN.
+
+    >>> mask = torch.tensor([True, True, True, False, False, False])
+    >>> weight = torch.tensor([0.5, 0.1, 0.9, 0.0, 0.0, 0.0])
+    >>> gradient = torch.tensor([9.0, 0.2, 9.0, 0.1, 0.4, 0.3])
+    >>> drop_and_grow(mask, weight.abs(), gradient.abs(), 1)  # drops the second, grows the fifth
+    tensor([ True, False,  True, False,  True, False])
+    """
+    flat_mask = mask.reshape(-1)
+    n_active = int(flat_mask.sum())
+    _check_count("n_update", n_update, n_active)
+    new_mask = flat_mask.clone()
+    new_mask[flat_mask] = _largest(drop_score.reshape(-1)[flat_mask], n_active - n_update)
+    candidates = ~new_mask
+    new_mask[candidates] = _largest(grow_score.reshape(-1)[candidates], n_update)
+    return new_mask.view(mask.shape)
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Mask as bits: ``uint8`` CPU tensor of ``ceil(number of connections / 8)`` bytes, in row-major order.
+
+    >>> pack_mask(torch.tensor([True, False, True, False, False, False, False, False, True]))
+    tensor([160, 128], dtype=torch.uint8)
+    """
+    return torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+
+
+def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Inverse of `pack_mask`: boolean CPU tensor of ``shape``.
+
+    Raises:
+        ValueError: If there are fewer or more bytes than the shape asks for.
+    """
+    numel = math.prod(shape)
+    if bits.numel() != -(-numel // 8):
+        raise ValueError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
+    unpacked = np.unpackbits(bits.cpu().numpy(), count=numel)
+    return torch.from_numpy(unpacked.astype(bool)).view(*shape)
+
+
+def _largest(score: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` largest of a 1-d score; the lower index wins a tie."""
+    if count == 0 or count == score.numel():
+        return torch.full_like(score, bool(count), dtype=torch.bool)
+    threshold = _kth_largest(score, count)
+    mask = score > threshold
+    n_ties = count - int(mask.sum())
+    ties = (score == threshold).nonzero().view(-1)  # ascending, on every device
+    if n_ties > ties.numel():
+        raise ValueError("Expected scores without NaN.")
+    mask[ties[:n_ties]] = True
+    return mask
+
+
+def _kth_largest(score: Tensor, k: int) -> Tensor:
+    """The k-th largest value of a 1-d tensor, counted from 1."""
+    if score.device.type == "cpu" and score.dtype in (torch.float32, torch.float64):
+        # numpy's vectorised quickselect is an order of magnitude faster than any torch operator on the CPU.
+        position = score.numel() - k
+        return torch.from_numpy(np.partition(score.detach().numpy(), position)[position : position + 1])
+    return torch.topk(score, k, sorted=False).values.min()
+
+
+def _check_count(what: str, count: int, limit: int) -> None:
+    if not 0 <= count <= limit:
+        raise ValueError(f"Expected `{what}` in [0, {limit}], got {count}.")

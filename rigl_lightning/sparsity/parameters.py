@@ -1,0 +1,118 @@
+"""Parameter selection: which tensors of a model are sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from rigl_lightning.sparsity.names import matching_names, module_of
+
+_MATRIX_MODULES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+
+def select_parameters(
+    module: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    depthwise: bool = False,
+) -> dict[str, nn.Parameter]:
+    """Trainable weights to make sparse, by name, in the order of the network.
+
+    Without ``include`` these are the weights of Linear, convolutions, RNN, GRU, LSTM and MultiheadAttention: never
+    biases, norms or embeddings, nor a tensor that is tied to an embedding. Depthwise convolutions stay dense unless
+    asked for, as in the paper (section 4.1.2). A tied tensor is one parameter. Frozen weights are left alone.
+
+    Args:
+        module: Any module. Names of compiled submodules lose their ``_orig_mod.`` prefix.
+        include: Patterns of parameter or module names, see `matching_names`; then only these, and among all
+            tensors of rank 2 and above, so an embedding or a depthwise convolution can be named too.
+        exclude: Patterns of names to leave dense.
+        depthwise: Make depthwise convolutions sparse too.
+
+    Raises:
+        ValueError: If a pattern matches nothing, nothing is left to select, or a selected layer is lazy or
+            parametrized (weight norm, spectral norm).
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 10))
+    >>> list(select_parameters(model))
+    ['0.weight', '3.weight']
+    >>> list(select_parameters(model, exclude=["3"]))
+    ['0.weight']
+    """
+    named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
+    matrices = [name for name, parameter in named.items() if _is_matrix(parameter)]
+    computed = _computed_weights(module)
+    if include is None:
+        chosen = {*_default_names(module, named, depthwise), *computed}
+    else:
+        chosen = {name for pattern in include for name in matching_names(pattern, [*matrices, *computed], "include")}
+    for pattern in exclude:
+        chosen.difference_update(matching_names(pattern, [*matrices, *computed], "exclude"))
+    _check_plain(chosen, computed, named)
+    selected = {name: named[name] for name in named if name in chosen and named[name].requires_grad}
+    if not selected:
+        raise ValueError(
+            "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
+            "attention weight is left. Set `include` or shorten `exclude`."
+        )
+    return selected
+
+
+def clean_name(name: str) -> str:
+    """Parameter name without the marks that torch.compile leaves in it."""
+    return name.replace("_orig_mod.", "")
+
+
+def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise: bool) -> Iterator[str]:
+    matrix_ids = {id(weight) for child in module.modules() for weight in _weights(child, depthwise)}
+    embeddings = {id(c.weight) for c in module.modules() if isinstance(c, nn.Embedding | nn.EmbeddingBag)}
+    return (name for name, parameter in named.items() if id(parameter) in matrix_ids - embeddings)
+
+
+def _weights(module: nn.Module, depthwise: bool) -> Iterator[nn.Parameter]:
+    if not isinstance(module, _MATRIX_MODULES) or (_is_depthwise(module) and not depthwise):
+        return
+    for name, parameter in module.named_parameters(recurse=False):
+        if "weight" in name and _is_matrix(parameter):
+            yield parameter
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, UninitializedParameter) or parameter.ndim >= 2
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels
+
+
+def _computed_weights(module: nn.Module) -> list[str]:
+    """Weights that are computed from other tensors at each forward pass (parametrize, weight norm, torch's prune)."""
+    return [
+        f"{clean_name(layer)}.{name}".lstrip(".")
+        for layer, child in module.named_modules()
+        if isinstance(child, _MATRIX_MODULES)
+        for name in _computed_tensors(child)
+    ]
+
+
+def _computed_tensors(module: nn.Module) -> list[str]:
+    plain_attributes = [n for n, value in vars(module).items() if isinstance(value, Tensor) and "weight" in n]
+    parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    return [*plain_attributes, *parametrized]
+
+
+def _check_plain(chosen: set[str], computed: Sequence[str], named: dict[str, nn.Parameter]) -> None:
+    layers = {module_of(name) for name in computed if name in chosen}
+    layers |= {module_of(name) for name in computed for other in chosen if other.startswith(f"{module_of(name)}.")}
+    if layers:
+        raise ValueError(
+            f"Expected plain weights, but those of {sorted(layers)} are computed from other tensors (weight norm, "
+            "spectral norm, torch.nn.utils.prune or the like), so that masking would not make them sparse. "
+            "Add these layers to `exclude`, or remove the parametrization."
+        )
+    lazy = sorted(name for name in chosen if isinstance(named[name], UninitializedParameter))
+    if lazy:
+        raise ValueError(f"Expected materialised weights, got lazy {lazy}. Run one forward pass of the model before.")

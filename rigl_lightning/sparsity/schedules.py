@@ -1,0 +1,156 @@
+"""Schedules: at which steps masks are updated, and by how much.
+
+A step is the number of optimizer steps completed before it, so training starts at step 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+Decay = Callable[[float], float]
+"""Progress of the update window in [0, 1] -> factor on the drop fraction in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class UpdateSchedule:
+    """Update masks at ``begin``, ``begin + interval``, ... before ``end``.
+
+    The defaults are the paper's (section 4): every 100 steps over the first three quarters of training, step 0
+    included. ``begin`` and ``end`` are steps if given as int, and fractions of all steps if given as float, so that
+    a longer training stretches its window by itself.
+
+    Attributes:
+        interval: Delta T, in optimizer steps, at least 1.
+        begin: First update step, an int, or a fraction in [0, 1].
+        end: T_end, an int, or a fraction in (0, 1]. Drop-and-grow updates stop before it; pruning reaches its
+            final sparsity at it.
+
+    >>> schedule = UpdateSchedule(interval=10, end=0.75).resolve(total_steps=40)
+    >>> schedule.end, [step for step in range(40) if schedule.is_update(step)]
+    (30, [0, 10, 20])
+    """
+
+    interval: int = 100
+    begin: int | float = 0
+    end: int | float = 0.75
+
+    def __post_init__(self) -> None:
+        if isinstance(self.interval, bool) or self.interval < 1 or self.interval != int(self.interval):
+            raise ValueError(
+                f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
+                "Set --sparse.algorithm.schedule.interval."
+            )
+        for name, value in (("begin", self.begin), ("end", self.end)):
+            if not 0 <= value or (isinstance(value, float) and value > 1):
+                raise ValueError(
+                    f"Expected `{name}` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), "
+                    f"got {value}. Set --sparse.algorithm.schedule.{name}."
+                )
+        if isinstance(self.begin, float) == isinstance(self.end, float) and self.begin > self.end:
+            raise ValueError(
+                f"Expected `begin` before `end`, got {self.begin} and {self.end}. "
+                "Set --sparse.algorithm.schedule.begin and --sparse.algorithm.schedule.end."
+            )
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether begin and end are steps already."""
+        return not isinstance(self.begin, float) and not isinstance(self.end, float)
+
+    def resolve(self, total_steps: int | None) -> UpdateSchedule:
+        """The same schedule with begin and end in steps of a training of ``total_steps``.
+
+        Raises:
+            ValueError: If a fraction is to be resolved and the length of training is not known.
+        """
+        if self.is_resolved:
+            return self
+        if total_steps is None or total_steps < 1:
+            raise ValueError(
+                f"Expected a known number of training steps to place begin={self.begin} and end={self.end}, "
+                f"got {total_steps}. Set --trainer.max_steps (or `total_steps` of Sparsifier), or give begin and end "
+                "as whole steps."
+            )
+        return replace(self, begin=_in_steps(self.begin, total_steps), end=_in_steps(self.end, total_steps))
+
+    def is_update(self, step: int) -> bool:
+        """Whether masks are updated at ``step``: ``begin <= step < end``, every ``interval`` steps from begin."""
+        begin, end = self._window()
+        return begin <= step < end and (step - begin) % self.interval == 0
+
+    def progress(self, step: int) -> float:
+        """How far the window has passed at ``step``: 0 at begin, 1 at end and after."""
+        begin, end = self._window()
+        if step >= end:
+            return 1.0
+        return max(0.0, (step - begin) / (end - begin))
+
+    def update_steps(self) -> range:
+        """All update steps, in order."""
+        begin, end = self._window()
+        return range(begin, end, self.interval)
+
+    def _window(self) -> tuple[int, int]:
+        if not self.is_resolved:
+            raise ValueError(f"Expected a resolved schedule, got {self}. Call resolve(total_steps) first.")
+        return int(self.begin), int(self.end)
+
+
+def _in_steps(point: int | float, total_steps: int) -> int:
+    return round(point * total_steps) if isinstance(point, float) else point
+
+
+def cosine(progress: float) -> float:
+    """``(1 + cos(pi · progress)) / 2``: the paper's choice (section 3, "Update Schedule").
+
+    >>> [round(cosine(p), 3) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.854, 0.5, 0.0]
+    """
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def constant(progress: float) -> float:
+    """``1`` (paper, appendix "Alternative Update Schedules").
+
+    >>> constant(0.7)
+    1.0
+    """
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """``1 - progress`` (paper, the same appendix: inverse power with k = 1).
+
+    >>> linear(0.75)
+    0.25
+    """
+    return 1 - progress
+
+
+@dataclass(frozen=True)
+class InversePower:
+    """``(1 - progress)^power`` (paper, the same appendix; its captions say "Exponential (k=3)").
+
+    >>> InversePower(3)(0.5)
+    0.125
+    """
+
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
+
+    def __call__(self, progress: float) -> float:
+        return float((1 - progress) ** self.power)
+
+
+def cubic_sparsity(progress: float, final: float) -> float:
+    """Sparsity of gradual pruning: ``final · (1 - (1 - progress)^3)`` (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
+
+    >>> [cubic_sparsity(p, 0.8) for p in (0.0, 0.5, 1.0)]
+    [0.0, 0.7000000000000001, 0.8]
+    """
+    return final * (1 - (1 - progress) ** 3)

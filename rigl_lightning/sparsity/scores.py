@@ -1,0 +1,93 @@
+"""Scores: how much a connection is worth, seen from one layer. Low is dropped, high is grown.
+
+A score is any function ``Connections -> Tensor`` of the weight's shape; a user's own function is used by its
+dotted path. It must be the same on every process, so randomness comes from ``connections.generator`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Connections:
+    """What a score may see of one layer. All tensors have the weight's shape and are not to be changed.
+
+    Attributes:
+        weight: Weights; zero at inactive connections.
+        mask: Boolean, True where a connection is active.
+        generator: CPU generator of this layer and step.
+        dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.
+        dense_grad_average: Exponential average of the dense gradients, or None if the algorithm keeps none.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    dense_grad: Tensor | None = None
+    dense_grad_average: Tensor | None = None
+
+    @property
+    def grad(self) -> Tensor:
+        """Gradient of the loss at all connections, active or not.
+
+        Raises:
+            ValueError: If the algorithm said that it needs no dense gradient at this step.
+        """
+        if self.dense_grad is None:
+            raise ValueError(
+                "This score reads the dense gradient, which the algorithm does not ask for at this step "
+                "(see `needs_dense_gradient`)."
+            )
+        return self.dense_grad
+
+    @property
+    def grad_average(self) -> Tensor:
+        """Exponential average of the dense gradients.
+
+        Raises:
+            ValueError: If the algorithm keeps no average (`grad_average_decay` is None).
+        """
+        if self.dense_grad_average is None:
+            raise ValueError("This score reads an average of dense gradients: set `grad_average_decay`, as SNFS does.")
+        return self.dense_grad_average
+
+
+Score = Callable[[Connections], Tensor]
+
+
+def weight_magnitude(c: Connections) -> Tensor:
+    """``|w|``: the drop score of SET, SNFS, RigL and magnitude pruning (paper, section 3)."""
+    return c.weight.abs()
+
+
+def gradient_magnitude(c: Connections) -> Tensor:
+    """``|dL/dw|`` of the dense gradient: the grow score of RigL (paper, section 3).
+
+    The first public code of the authors took the signed gradient; the paper says magnitude, and so do we.
+    """
+    return c.grad.abs()
+
+
+def gradient_average_magnitude(c: Connections) -> Tensor:
+    """``|m|`` of the averaged dense gradient: the grow score of SNFS (Dettmers & Zettlemoyer 2019, arXiv 1907.04840)."""
+    return c.grad_average.abs()
+
+
+def saliency(c: Connections) -> Tensor:
+    """``|w · dL/dw|``: the score of SNIP (Lee et al. 2019, arXiv 1810.02340)."""
+    return (c.weight * c.grad).abs()
+
+
+def random(c: Connections) -> Tensor:
+    """Uniform in [0, 1): the grow score of SET (Mocanu et al. 2018, arXiv 1707.04780)."""
+    return torch.rand(c.weight.shape, generator=c.generator).to(c.weight.device)
+
+
+def needs_gradient(score: Score) -> bool:
+    """Whether a score reads the dense gradient of its step. Any score we do not know is taken to read it."""
+    return score not in (weight_magnitude, gradient_average_magnitude, random)
