@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,14 +55,23 @@ def layer_table(
     final = max(algorithm.update_steps(), default=0) + 1
     sparsities = algorithm.layer_sparsities(shapes, final)
     active = active_counts(shapes, sparsities)
-    rows = [("layer", "shape", "connections", "active", "sparsity", *(("dense MFLOPs", "MFLOPs") if dense_flops else ()))]
+    rows = [
+        (
+            "layer",
+            "shape",
+            "connections",
+            "active",
+            "sparsity",
+            *(("dense MFLOPs", "MFLOPs") if dense_flops else ()),
+        )
+    ]
     for name, shape in shapes.items():
-        size = _size(shape)
+        size = math.prod(shape)
         flops = (dense_flops or {}).get(name, 0.0)
         costs = (f"{flops / 1e6:,.3f}", f"{flops * active[name] / size / 1e6:,.3f}") if dense_flops else ()
         text_shape = "x".join(map(str, shape))
         rows.append((name, text_shape, f"{size:,}", f"{active[name]:,}", f"{1 - active[name] / size:.4f}", *costs))
-    total, kept = sum(map(_size, shapes.values())), sum(active.values())
+    total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
     lines = [describe(algorithm), _schedule_line(algorithm), *_aligned(rows)]
     if dense_flops:
@@ -92,13 +102,11 @@ def _cost_line(
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for dimension in shape:
-        size *= dimension
-    return size
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join([row[0].ljust(widths[0]), *numbers])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -30,9 +31,7 @@ class TensorBatches(Dataset[Batch]):
     (tensor([7, 2]), tensor([7, 2]))
     """
 
-    def __init__(
-        self, inputs: Tensor, targets: Tensor, transform: Callable[[Batch], Batch] | None = None
-    ) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, transform: Callable[[Batch], Batch] | None = None) -> None:
         self.inputs = inputs
         self.targets = targets
         self.transform = transform
@@ -108,17 +107,17 @@ class InMemoryDataModule(pl.LightningDataModule):
             )
         position = None if trainer is None else partial(_position, trainer, n_batches, self.batch_size)
         sampler = ResumableSampler(self.train_set, self.seed, rank, world_size, position)
-        return DataLoader(
-            self.train_set, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_gathered
-        )
+        # Lightning cannot know that this loader resumes, and warns that it does not.
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")
+        return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order."""
-        return DataLoader(self.val_set, self.batch_size, collate_fn=_as_gathered)
+        return self._loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split in order."""
-        return DataLoader(self.test_set, self.batch_size, collate_fn=_as_gathered)
+        return self._loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The test split, whose targets a prediction ignores."""
@@ -132,6 +131,10 @@ class InMemoryDataModule(pl.LightningDataModule):
         """Take the checkpoint's seed, unless one was given."""
         if self._seed is None:
             self._seed = state_dict["seed"]
+
+    def _loader(self, dataset: TensorBatches, **settings: Any) -> DataLoader[Batch]:
+        # By keyword: Lightning rebuilds the loader for predict and fails on a positional batch size.
+        return DataLoader(dataset, batch_size=self.batch_size, collate_fn=_as_gathered, **settings)
 
 
 def _position(trainer: pl.Trainer, n_batches: int, batch_size: int) -> tuple[int, int]:

@@ -61,9 +61,9 @@ class ResumableSampler(DistributedSampler[int]):
 def batches_trained(trainer: pl.Trainer) -> int:
     """Training batches that went through the model since the first epoch, before any resume included.
 
-    ``processed`` is the counter that is right in every checkpoint: it moves after the optimizer's step
-    and before the hooks that save, whereas ``completed`` lags behind in checkpoints written in
-    ``on_train_batch_end`` and ``ready`` is ahead in those written after an exception.
+    ``processed`` is the counter that is right at any moment, in a checkpoint as loaded too: it moves after the
+    optimizer's step and before the hooks that save. ``completed`` lags behind in a checkpoint written in
+    ``on_train_batch_end``, and ``ready`` is ahead in one written after an exception.
     """
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 

@@ -30,9 +30,7 @@ class WideResNet(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(
-        self, depth: int = 22, width: float = 2, num_classes: int = 10, dropout: float = 0.3
-    ) -> None:
+    def __init__(self, depth: int = 22, width: float = 2, num_classes: int = 10, dropout: float = 0.3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(
@@ -42,9 +40,7 @@ class WideResNet(nn.Module):
         n_blocks = (depth - 4) // 6
         channels = [round(STEM_CHANNELS * width * factor) for factor in (1, 2, 4)]
         if channels[0] < 1:
-            raise ValueError(
-                f"Expected `width` above 1/32, got {width}. Set --model.init_args.model.init_args.width."
-            )
+            raise ValueError(f"Expected `width` above 1/32, got {width}. Set --model.init_args.model.init_args.width.")
         self.stem = nn.Conv2d(3, STEM_CHANNELS, 3, padding=1, bias=False)
         self.stages = nn.Sequential(
             _stage(n_blocks, STEM_CHANNELS, channels[0], 1, dropout),

@@ -30,7 +30,6 @@ def milestone_steps(milestones: Sequence[float], total_steps: float) -> list[int
         return []
     if not math.isfinite(total_steps) or total_steps < 0:
         raise ValueError(
-            f"Expected a training of known length for `milestones`, got {total_steps} steps. "
-            "Set --trainer.max_steps."
+            f"Expected a training of known length for `milestones`, got {total_steps} steps. Set --trainer.max_steps."
         )
     return [round(fraction * total_steps) for fraction in milestones]

@@ -74,7 +74,11 @@ class FlopCounter(TorchFunctionMode):
         self._names = {id(parameter): name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the function, then count it."""
         result = func(*args, **(kwargs or {}))
@@ -133,7 +137,15 @@ def _cell(result: Any, input: Tensor, state: Any, *weights: Any, **_: Any) -> _C
 
 
 def _attention(
-    result: Any, query: Tensor, key: Tensor, value: Tensor, embed_dim: int, heads: int, packed: Tensor | None, *rest: Any, **kw: Any
+    result: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim: int,
+    heads: int,
+    packed: Tensor | None,
+    *rest: Any,
+    **kw: Any,
 ) -> _Counted:
     # torch's multi_head_attention_forward calls linear out of our sight. Projections only: scores have no weights.
     out_projection = kw["out_proj_weight"] if "out_proj_weight" in kw else rest[5]

@@ -43,7 +43,7 @@ class UpdateSchedule:
                 "Set --sparse.algorithm.schedule.interval."
             )
         for name, value in (("begin", self.begin), ("end", self.end)):
-            if not 0 <= value or (isinstance(value, float) and value > 1):
+            if not value >= 0 or (isinstance(value, float) and value > 1):
                 raise ValueError(
                     f"Expected `{name}` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), "
                     f"got {value}. Set --sparse.algorithm.schedule.{name}."

@@ -196,7 +196,8 @@ class Sparsifier:
             )
         self.step = int(state["step"])
         self._grad_averages = {
-            name: average.to(self.parameters[name].device, copy=True) for name, average in state["grad_averages"].items()
+            name: average.to(self.parameters[name].device, copy=True)
+            for name, average in state["grad_averages"].items()
         }
         return masks
 

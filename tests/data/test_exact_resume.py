@@ -5,10 +5,12 @@ import glob
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
 
 from rigl_lightning.data import InMemoryDataModule, TensorBatches
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*heckpoint directory", "ignore:The dirpath has changed")
 
 QUIET = {
     "accelerator": "cpu",
@@ -83,7 +85,6 @@ def _assert_equal(resumed, whole, name):
         assert torch.equal(resumed.state_dict()[key], value), f"{key} differs after resuming {name}"
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
 @pytest.mark.parametrize(
     ("settings", "n_steps"),
     [
@@ -104,7 +105,6 @@ def test_resuming_any_checkpoint_gives_the_uninterrupted_run_bit_for_bit(tmp_pat
         _assert_equal(_fit(tmp_path / "resumed", path, **settings), whole, path)
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
 def test_a_run_stopped_inside_an_epoch_can_be_extended_bit_for_bit(tmp_path):
     # The schedule spans the whole training; only the data may depend on where the first run stopped.
     class Constant(TinyModel):
@@ -129,6 +129,20 @@ def test_a_run_stopped_inside_an_epoch_can_be_extended_bit_for_bit(tmp_path):
         _assert_equal(fit(13, tmp_path / f"{stop}.ckpt"), whole, stop)
 
 
+def test_a_run_that_failed_in_the_middle_of_a_step_resumes_bit_for_bit(tmp_path):
+    class Fragile(TinyModel):
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 7:
+                raise RuntimeError("power cut")
+            return super().training_step(batch, batch_idx)
+
+    checkpoint = OnExceptionCheckpoint(tmp_path, "failed")
+    trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, callbacks=[checkpoint], **QUIET)
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer.fit(Fragile(), TinyData())
+    _assert_equal(_fit(tmp_path / "resumed", tmp_path / "failed.ckpt"), _fit(tmp_path / "whole"), "failed")
+
+
 def test_another_seed_gives_another_run_and_the_same_seed_the_same(tmp_path):
     runs = [_fit(tmp_path, data=TinyData(seed=seed)) for seed in (3, 3, 4)]
     _assert_equal(runs[1], runs[0], "nothing")
@@ -143,13 +157,18 @@ def test_a_resumed_run_without_a_seed_takes_the_checkpoints(tmp_path, monkeypatc
     _assert_equal(_fit(tmp_path / "resumed", path, data=TinyData(seed=None)), whole, path)
 
 
+@pytest.mark.filterwarnings("error:You're resuming")
+def test_lightning_does_not_warn_that_the_data_cannot_resume(tmp_path):
+    _fit(tmp_path / "whole")
+    _fit(tmp_path / "resumed", tmp_path / "whole" / "step=2.ckpt")
+
+
 def test_validation_does_not_disturb_training(tmp_path):
     with_validation = _fit(tmp_path / "a")
     without = _fit(tmp_path / "b", limit_val_batches=0)
     _assert_equal(without, with_validation, "nothing")
 
 
-@pytest.mark.slow
 def test_two_processes_of_batch_2_train_on_what_one_of_batch_4_trains_on(tmp_path):
     class Sorted(TinyData):
         def augment(self, batch):

@@ -70,7 +70,9 @@ def test_follows_the_authors_code_mask_for_mask(path):
     weights = [nn.Parameter(torch.from_numpy(trace[f"W0_{i}"]).clone()) for i in range(3)]
     algorithm, schedule, batch = build(trace)
     optimizer = torch.optim.SGD(weights, lr=float(trace["lr"]), momentum=float(trace["momentum"]))
-    sparsifier = Sparsifier({str(i): w for i, w in enumerate(weights)}, algorithm, state=initial_state(trace, algorithm))
+    sparsifier = Sparsifier(
+        {str(i): w for i, w in enumerate(weights)}, algorithm, state=initial_state(trace, algorithm)
+    )
 
     counted, worst, moved = 0, 0.0, 0
     for now, (x, y) in enumerate(zip(trace["X"], trace["Y"], strict=True)):

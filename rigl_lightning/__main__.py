@@ -1,0 +1,5 @@
+"""``python -m rigl_lightning``."""
+
+from rigl_lightning.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""SparseTrainingCallback: sparse training of any LightningModule, by telling a Sparsifier when."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+from torch.optim import Optimizer
+
+from rigl_lightning.reporting import TrainingCost, layer_table
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
+from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
+from rigl_lightning.trainer_access import (
+    compare_ranks,
+    example_flops,
+    is_compiled,
+    optimizer_of,
+    refuse_unsupported_strategy,
+    total_steps,
+    unscale_fused,
+)
+
+
+def _callback_flavours() -> tuple[type, ...]:
+    """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
+    if importlib.util.find_spec("lightning") is None:
+        return (pl.Callback,)
+    import lightning.pytorch  # type: ignore[import-not-found,unused-ignore]
+
+    return (pl.Callback, lightning.pytorch.Callback)
+
+
+class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
+    """Trains the weights of any LightningModule sparse; the module itself needs no change.
+
+    Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor:
+    ``sparse/density``, ``sparse/churn`` (fraction of active connections that are new), ``sparse/drop_fraction``, and
+    ``sparse/train_flops``, ``sparse/inference_flops`` relative to the dense network.
+
+    A checkpoint holds the masks in the callback's own state; its ``state_dict`` is that of the plain dense module.
+    Resuming it with the same callback continues exactly.
+
+    Args:
+        algorithm: What to do: `RigL`, `SET`, `Static`, ... with its settings.
+        include: Name patterns of the weights to make sparse, see `select_parameters`; None for the usual ones.
+        exclude: Name patterns of weights to leave dense.
+        depthwise: Make depthwise convolutions sparse too.
+        seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
+        name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own.
+
+    Example::
+
+        trainer = pl.Trainer(callbacks=SparseTrainingCallback(RigL(sparsity=0.9)), max_epochs=10)
+        trainer.fit(model, data)
+    """
+
+    def __init__(
+        self,
+        algorithm: SparseAlgorithm,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        depthwise: bool = False,
+        seed: int | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.algorithm = algorithm
+        self.include = include
+        self.exclude = exclude
+        self.depthwise = depthwise
+        self.seed = seed
+        self.name = name
+        self.sparsifier: Sparsifier | None = None
+        self.cost = TrainingCost()
+        self.dense_flops: dict[str, float] = {}
+        self._restored: dict[str, Any] | None = None
+        self._counter: FlopCounter | None = None
+        self._optimizer: Optimizer | None = None
+        self._post_hook: Any = None
+        self._shown_update: MaskUpdate | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Key of the masks in a checkpoint; settings are not part of it, so changing one does not lose the masks."""
+        return f"SparseTrainingCallback[{self.name}]" if self.name else "SparseTrainingCallback"
+
+    # ---- start and end -----------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Build the masks, or take up those of the checkpoint; parameters are placed and equal on all ranks here."""
+        refuse_unsupported_strategy(trainer)
+        parameters = self.select(pl_module)
+        self._optimizer = optimizer_of(trainer, parameters)
+        if self._restored is not None or not self._continues(parameters):
+            self._build(trainer, pl_module, parameters)
+        # The optimizer's own hook: before any other callback sees the weights, and only after real steps.
+        self._post_hook = self._optimizer.register_step_post_hook(lambda opt, *_: self._active().after_step(opt))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
+        sparsifier = self._active()
+        if self._optimizer is not None:
+            sparsifier.mask_optimizer_state(self._optimizer)
+        if trainer.global_step > 0 and sparsifier.step == 0:
+            rank_zero_warn(
+                f"The checkpoint holds no masks of {self.state_key}: sparse training starts with new masks at step "
+                f"{trainer.global_step}. To start from a sparse network, use FixedMasks with its checkpoint."
+            )
+            sparsifier.step = trainer.global_step
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go of the optimizer."""
+        self._remove_hooks()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go of the optimizer."""
+        self._remove_hooks()
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count FLOPs on the first batch if the module has no example input to count them on."""
+        if not self.dense_flops and self._counter is None and not is_compiled(pl_module):
+            self._counter = FlopCounter(pl_module)
+            self._counter.__enter__()
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """The forward pass is over."""
+        self._stop_counter()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In manual optimization users clip before the optimizer steps, so mask before they do."""
+        sparsifier = self._active()
+        if not pl_module.automatic_optimization and not sparsifier.algorithm.needs_dense_gradient(sparsifier.step):
+            sparsifier.mask_gradients()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, *_: Any
+    ) -> None:
+        """Gradients are accumulated, reduced over ranks, unscaled and not yet clipped here."""
+        if optimizer is self._optimizer:
+            unscale_fused(trainer, optimizer)
+            self._count_cost()
+            self._active().before_step(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After a mask update: compare the ranks, and show what changed."""
+        update = self._active().last_update
+        if update is not self._shown_update:
+            compare_ranks(trainer, self._active())
+            self._log_metrics(trainer)
+            pl_module.log("sparse/density", self.metrics()["sparse/density"], prog_bar=True, logger=False)
+            self._shown_update = update
+
+    # ---- what is shown -----------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged, as it stands now."""
+        sparsifier = self._active()
+        update = sparsifier.last_update
+        total = sum(mask.numel() for mask in sparsifier.masks.values())
+        values = {
+            "sparse/density": sum(sparsifier.n_active.values()) / total,
+            "sparse/churn": update.churn if update else 0.0,
+            "sparse/drop_fraction": update.drop_fraction if update else 0.0,
+        }
+        if self.dense_flops:
+            values["sparse/train_flops"] = self.cost.relative
+            values["sparse/inference_flops"] = self._sparse_forward() / sum(self.dense_flops.values())
+        return values
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the values available to other callbacks."""
+        pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the final values."""
+        self._log_metrics(trainer)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and counters as plain tensors and numbers."""
+        if self.sparsifier is None:
+            return self._restored or {}
+        return {
+            **self.sparsifier.state_dict(),
+            "flops_spent": self.cost.spent,
+            "flops_dense": self.cost.dense,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Keep the state until the parameters are in place (`on_fit_start`)."""
+        self._restored = dict(state_dict)
+
+    # ---- parts -------------------------------------------------------------------------------------------------
+
+    def select(self, pl_module: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights of ``pl_module`` that this callback makes sparse, by name."""
+        return select_parameters(pl_module, self.include, self.exclude, self.depthwise)
+
+    def _build(self, trainer: pl.Trainer, pl_module: pl.LightningModule, parameters: dict[str, nn.Parameter]) -> None:
+        length = None if self._restored else total_steps(trainer)
+        self.sparsifier = Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
+        state, self._restored = self._restored or {}, None
+        self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
+        self.dense_flops = example_flops(pl_module)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        table = layer_table(self.sparsifier.algorithm, shapes, self.sparsifier.total_steps, self.dense_flops)
+        rank_zero_info(f"\n{table}")
+        if state:
+            rank_zero_info(f"masks restored at step {self.sparsifier.step}")
+
+    def _continues(self, parameters: Mapping[str, nn.Parameter]) -> bool:
+        """Whether this fit goes on with the network of the previous one."""
+        previous = {} if self.sparsifier is None else self.sparsifier.parameters
+        return previous.keys() == parameters.keys() and all(previous[name] is parameters[name] for name in previous)
+
+    def _active(self) -> Sparsifier:
+        if self.sparsifier is None:
+            raise RuntimeError("SparseTrainingCallback has no masks yet: they are made when fit starts.")
+        return self.sparsifier
+
+    def _seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+    def _sparse_forward(self) -> float:
+        return sparse_forward_flops(self.dense_flops, self._active().density())
+
+    def _count_cost(self) -> None:
+        sparsifier = self._active()
+        if self.dense_flops:
+            needs_dense = sparsifier.algorithm.needs_dense_gradient(sparsifier.step)
+            self.cost.add(self._sparse_forward(), sum(self.dense_flops.values()), needs_dense)
+
+    def _stop_counter(self) -> None:
+        if self._counter is not None and not self.dense_flops:
+            self._counter.__exit__(None, None, None)
+            self.dense_flops = dict(self._counter.flops)
+
+    def _log_metrics(self, trainer: pl.Trainer) -> None:
+        # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            for logger in trainer.loggers:
+                logger.log_metrics(self.metrics(), step=step)
+
+    def _remove_hooks(self) -> None:
+        self._stop_counter()
+        if self._post_hook is not None:
+            self._post_hook.remove()
+        self._post_hook = self._optimizer = None

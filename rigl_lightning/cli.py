@@ -1,0 +1,118 @@
+"""Command line: ``python -m rigl_lightning {fit,validate,test,predict,inspect}``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from rigl_lightning.callback import SparseTrainingCallback
+from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
+from rigl_lightning.reporting import layer_table
+from rigl_lightning.trainer_access import example_flops
+
+TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer that can also show what a training would do."""
+
+    def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
+        """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
+        callback = next(c for c in self.callbacks if isinstance(c, SparseTrainingCallback))
+        parameters = callback.select(model)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        total_steps = self._planned_steps(model, datamodule)
+        algorithm = callback.algorithm.resolve(total_steps)
+        print(layer_table(algorithm, shapes, total_steps, example_flops(model)))
+
+    def _planned_steps(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None) -> int | None:
+        """Optimizer steps of the training; the data is read only if they are counted in epochs."""
+        if self.max_epochs in (None, -1) and self.max_steps > 0:
+            return self.max_steps
+        self.strategy.connect(model)
+        self._data_connector.attach_data(model, datamodule=datamodule)
+        self._data_connector.prepare_data()
+        if datamodule is not None:
+            datamodule.setup("fit")
+        steps = self.estimated_stepping_batches
+        return int(steps) if steps < float("inf") else None
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in a line or two instead of sixty."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Print the cause and exit with status 2."""
+        if os.environ.get(TRACEBACK_VARIABLE) and ex is not None:
+            raise ex
+        parser = getattr(ex, "subcommand_parser", None) or self
+        _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
+
+
+class _SaveFitConfig(SaveConfigCallback):
+    """Saves the configuration of fit only, so that a later test cannot write over it."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class SparseCLI(LightningCLI):
+    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the group ``sparse``."""
+        parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and ``inspect``."""
+        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the checkpoint's hyper-parameters override the command line; a resumed run is given its own.
+        if self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; None for those of the process.
+
+    A wrong setting ends it with status 2 and one line that names the setting; set RIGL_LIGHTNING_TRACEBACK=1 for the
+    traceback. The current directory is importable, so that a user's own ``mine.py`` can be named by dotted path.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        SparseCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            save_config_callback=_SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            args=None if args is None else list(args),
+        )
+    except (ValueError, FileNotFoundError, RuntimeError, MisconfigurationException) as error:
+        message = explain_run_error(error)
+        if message is None or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        _fail(message)
+
+
+def _fail(message: str) -> Any:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

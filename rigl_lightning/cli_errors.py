@@ -1,0 +1,75 @@
+"""What went wrong on the command line, in one line that names the setting."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution
+
+_CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution}
+
+
+def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
+    """A parser's message as one line, with the closest known name where a name is wrong.
+
+    Args:
+        message: What jsonargparse says, often over many lines.
+        options: All options of the command, such as ``--sparse.algorithm``.
+
+    >>> explain_parse_error("unrecognized arguments: --sparse.algoritm RigL", ["--sparse.algorithm"])
+    "unrecognized arguments: --sparse.algoritm RigL. Did you mean '--sparse.algorithm'?"
+    """
+    for key, base in _CLASSES.items():
+        unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*dot import path string: (\S+)', message, re.DOTALL)
+        if unknown:
+            names = sorted(c.__name__ for c in _subclasses(base))
+            return _with_suggestion(
+                f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
+                f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}",
+                unknown[1],
+                names,
+            )
+    line = " ".join(message.split())
+    option = re.search(r"[Oo]ption '([\w.-]+)' is not accepted|unrecognized arguments: --([\w.-]+)", line)
+    if option:
+        wrong = option[1] or f"--{option[2]}"
+        known = [*options, *_setting_names()]
+        return _with_suggestion(line.rstrip("."), wrong, known)
+    return line
+
+
+def explain_run_error(error: Exception) -> str | None:
+    """One line for an error that a setting caused, or None for one that deserves its traceback.
+
+    Errors of settings, here and in Lightning, say what was expected, or that something is not where it was named.
+    """
+    message = str(error)
+    if message.startswith("Error(s) in loading state_dict"):
+        first = message.splitlines()[1].strip() if "\n" in message else message
+        return (
+            "Expected a checkpoint of this model, but its weights do not fit: "
+            f"{first.rstrip('. ')}. Set --ckpt_path, or the model as in the run of the checkpoint."
+        )
+    if isinstance(error, FileNotFoundError | MisconfigurationException) or message.startswith("Expected"):
+        return " ".join(message.split())
+    return None
+
+
+def _setting_names() -> list[str]:
+    classes = [c for base in _CLASSES.values() for c in _subclasses(base)]
+    return sorted({name for c in classes for name in getattr(c, "__dataclass_fields__", ())})
+
+
+def _subclasses(base: type) -> set[type]:
+    direct = base.__subclasses__()
+    return {*direct, *(c for child in direct for c in _subclasses(child))}
+
+
+def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"{line}. Did you mean {close[0]!r}?" if close else f"{line}."

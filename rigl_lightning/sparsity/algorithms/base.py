@@ -1,0 +1,111 @@
+"""What a sparse training algorithm is: settings, and four questions answered by pure functions.
+
+How many connections each layer has (`layer_sparsities`), when to change them (`is_update`), which come next
+(`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.masks import random_mask
+from rigl_lightning.sparsity.scores import Connections
+
+Masks = dict[str, Tensor]
+GeneratorOf = Callable[[str], torch.Generator]
+
+
+class SparseAlgorithm(ABC):
+    """Base of all algorithms. A subclass is a frozen dataclass of settings; what it does not override never happens.
+
+    Attributes:
+        replaces_step: The mask update is made instead of the gradient step (RigL, SNIP: paper, Algorithm 1), or
+            after it (SET, SNFS, pruning), as in the reference (sparse_optimizers_base.py:118-146, 487-521).
+        grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
+    """
+
+    replaces_step: ClassVar[bool] = False
+    grad_average_decay: float | None = None
+
+    def resolve(self, total_steps: int | None) -> SparseAlgorithm:
+        """The same algorithm for a training of ``total_steps`` optimizer steps."""
+        return self
+
+    @abstractmethod
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Sparsity of each layer while the gradients of ``step`` are computed.
+
+        Args:
+            shapes: Shape of each sparse layer by name, in the order of the network.
+            step: Optimizer steps completed; any number past the end of training gives the final sparsities.
+        """
+
+    def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
+        """Masks at step 0: random ones with exact counts.
+
+        Args:
+            shapes: Shape of each sparse layer by name, in the order of the network.
+            generator: Layer name -> CPU generator.
+        """
+        counts = active_counts(shapes, self.layer_sparsities(shapes, 0))
+        return {name: random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()}
+
+    def is_update(self, step: int) -> bool:
+        """Whether masks are updated at ``step``."""
+        return False
+
+    def drop_fraction_at(self, step: int) -> float:
+        """Fraction of the active connections that an update at ``step`` drops."""
+        return 0.0
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        """Whether the gradient of inactive connections is read at ``step``. It decides what the step costs."""
+        return self.grad_average_decay is not None
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+        """New masks of all layers. A layer that had no gradient, because the batch did not use it, has None there.
+
+        Raises:
+            NotImplementedError: If the algorithm never updates.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no mask updates.")
+
+    def grow_init(self, layer: Connections) -> Tensor | None:
+        """Values of the layer's newly grown connections as a tensor of the weight's shape; None for zero."""
+        return None
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps at which masks are updated, in order."""
+        return ()
+
+
+def describe(value: Any) -> str:
+    """An algorithm in words: its class and the settings that differ from their defaults.
+
+    >>> from rigl_lightning import RigL, UpdateSchedule
+    >>> describe(RigL(sparsity=0.8, schedule=UpdateSchedule(interval=50)))
+    'RigL(sparsity=0.8, schedule=UpdateSchedule(interval=50))'
+    """
+    if is_dataclass(value):
+        settings = ", ".join(
+            f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if not _is_default(value, f)
+        )
+        return f"{type(value).__name__}({settings})"
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _is_default(value: Any, setting: Any) -> bool:
+    if setting.default is not MISSING:
+        default = setting.default
+    elif setting.default_factory is not MISSING:
+        default = setting.default_factory()
+    else:
+        return False
+    return bool(getattr(value, setting.name) == default)

@@ -1,0 +1,131 @@
+"""Drop and grow: SET, SNFS and RigL are one algorithm with different scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import Masks, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.masks import drop_and_grow
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
+from rigl_lightning.sparsity.scores import Connections, Score
+
+
+@dataclass(frozen=True)
+class DropGrow(SparseAlgorithm):
+    """Drop the connections with the lowest drop score and grow as many with the highest grow score, layer by layer.
+
+    SET, SNFS and RigL are this with other scores; so is a user's own method.
+
+    Attributes:
+        sparsity: Total fraction of inactive connections, in [0, 1). It never changes during training.
+        distribution: How it is shared among the layers.
+        schedule: When to update: Delta T and T_end.
+        drop_fraction: alpha: fraction of the active connections dropped at the first update, in [0, 1].
+        decay: Factor on the drop fraction over the update window.
+        drop_score: Low is dropped.
+        grow_score: High is grown.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    schedule: UpdateSchedule = field(default_factory=UpdateSchedule)
+    drop_fraction: float = 0.3
+    decay: Decay = cosine
+    drop_score: Score = scores.weight_magnitude
+    grow_score: Score = scores.random
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        if not 0 <= self.drop_fraction <= 1:
+            raise ValueError(
+                f"Expected `drop_fraction` in [0, 1], got {self.drop_fraction}. Set --sparse.algorithm.drop_fraction."
+            )
+
+    def resolve(self, total_steps: int | None) -> DropGrow:
+        """The same algorithm with its update window in steps."""
+        return replace(self, schedule=self.schedule.resolve(total_steps))
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the distribution, from the first step to the last."""
+        return self.distribution(shapes, self.sparsity)
+
+    def is_update(self, step: int) -> bool:
+        """Every Delta T steps before T_end, step 0 included."""
+        return self.schedule.is_update(step)
+
+    def drop_fraction_at(self, step: int) -> float:
+        """``alpha · decay(progress)``: f_decay of the paper (section 3)."""
+        return self.drop_fraction * self.decay(self.schedule.progress(step))
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        """On update steps if a score reads the gradient; always if its average is kept."""
+        return super().needs_dense_gradient(step) or (self._reads_gradient and self.is_update(step))
+
+    @property
+    def _reads_gradient(self) -> bool:
+        return scores.needs_gradient(self.drop_score) or scores.needs_gradient(self.grow_score)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+        """Drop and grow in each layer."""
+        fraction = self.drop_fraction_at(step)
+        return {name: self._update_mask(layer, fraction) for name, layer in layers.items()}
+
+    def _update_mask(self, layer: Connections, fraction: float) -> Tensor:
+        if self._reads_gradient and layer.dense_grad is None:
+            return layer.mask
+        if self.grad_average_decay is not None and layer.dense_grad_average is None:
+            return layer.mask
+        n_active = int(layer.mask.sum())
+        # Truncated in float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
+        n_update = int(np.float32(n_active) * np.float32(fraction))
+        if n_update == 0 or n_active == layer.mask.numel():
+            return layer.mask
+        return drop_and_grow(layer.mask, self.drop_score(layer), self.grow_score(layer), n_update)
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule."""
+        return self.schedule.update_steps()
+
+
+@dataclass(frozen=True)
+class SET(DropGrow):
+    """Drop by magnitude, grow at random, after the gradient step (Mocanu et al. 2018, arXiv 1707.04780)."""
+
+
+@dataclass(frozen=True)
+class SNFS(DropGrow):
+    """Drop by magnitude, grow by the averaged dense gradient (Dettmers & Zettlemoyer 2019, arXiv 1907.04840).
+
+    As in the paper's comparison (section 2) there is no redistribution among layers; the average is kept at every
+    step, without bias correction (reference: sparse_optimizers.py:126-214), so every step needs the dense gradient.
+
+    Attributes:
+        grad_average_decay: beta of ``m = beta · m + (1 - beta) · g``, in [0, 1).
+    """
+
+    grow_score: Score = scores.gradient_average_magnitude
+    grad_average_decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.grad_average_decay < 1:
+            raise ValueError(
+                f"Expected `grad_average_decay` in [0, 1), got {self.grad_average_decay}. "
+                "Set --sparse.algorithm.grad_average_decay."
+            )
+
+
+@dataclass(frozen=True)
+class RigL(DropGrow):
+    """Drop by magnitude, grow by gradient magnitude, instead of the gradient step (the paper, Algorithm 1)."""
+
+    replaces_step: ClassVar[bool] = True
+
+    grow_score: Score = scores.gradient_magnitude

@@ -1,0 +1,74 @@
+"""Algorithms whose masks never change: dense, random, or taken from an earlier run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.mask_files import read_masks
+
+
+@dataclass(frozen=True)
+class Dense(SparseAlgorithm):
+    """No sparsity: the dense baseline through the same code."""
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """All zero."""
+        return dict.fromkeys(shapes, 0.0)
+
+
+@dataclass(frozen=True)
+class Static(SparseAlgorithm):
+    """Random masks that never change (paper, section 4.1.1, "Static").
+
+    Attributes:
+        sparsity: Total fraction of inactive connections, in [0, 1).
+        distribution: How it is shared among the layers.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the distribution, from the first step to the last."""
+        return self.distribution(shapes, self.sparsity)
+
+
+@dataclass(frozen=True)
+class FixedMasks(SparseAlgorithm):
+    """The masks of an earlier run, unchanged: fine-tuning a sparse network, or a lottery ticket (paper, appendix E).
+
+    Attributes:
+        checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a file with
+            `Sparsifier.state_dict` saved by ``torch.save``.
+    """
+
+    checkpoint: str | Path
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the checkpoint's masks."""
+        masks = read_masks(self.checkpoint)
+        return {name: 1 - float(mask.float().mean()) for name, mask in masks.items()}
+
+    def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
+        """Masks of the checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint has other layers or shapes.
+        """
+        masks = read_masks(self.checkpoint)
+        expected = {name: tuple(shape) for name, shape in shapes.items()}
+        got = {name: tuple(mask.shape) for name, mask in masks.items()}
+        wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+        if wrong:
+            raise ValueError(
+                f"Expected the masks in {self.checkpoint} to fit the model, but layer {wrong[0]!r} has shape "
+                f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint "
+                f"({len(wrong)} layers differ). Set --sparse.algorithm.checkpoint, or include/exclude as in that run."
+            )
+        return masks

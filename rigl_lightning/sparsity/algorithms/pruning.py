@@ -1,0 +1,89 @@
+"""Gradual pruning: dense at first, sparser with every update."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import Masks, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts, check_sparsity
+from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.schedules import UpdateSchedule, cubic_sparsity
+from rigl_lightning.sparsity.scores import Connections, Score
+
+
+@dataclass(frozen=True)
+class GradualMagnitudePruning(SparseAlgorithm):
+    """Dense at first, then pruned on a cubic ramp (Zhu & Gupta 2017, arXiv 1710.01878).
+
+    The last update is made at the schedule's end whatever the interval, so that the final sparsity is always reached.
+    The default distribution has the same target in every layer but the first, as in the reference.
+
+    Attributes:
+        sparsity: Final fraction of inactive connections, in [0, 1).
+        distribution: How the final sparsity is shared among the layers; all follow the same ramp.
+        schedule: When to prune; begin and end of the ramp.
+        score: Low is pruned.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=Uniform)
+    schedule: UpdateSchedule = field(default_factory=lambda: UpdateSchedule(interval=100, begin=0.2, end=0.75))
+    score: Score = scores.weight_magnitude
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+
+    def resolve(self, total_steps: int | None) -> GradualMagnitudePruning:
+        """The same algorithm with its ramp in steps, ending at the last step at the latest.
+
+        Raises:
+            ValueError: If the ramp's end is given in steps and training ends before it.
+        """
+        schedule = self.schedule.resolve(total_steps)
+        if total_steps is not None and schedule.end >= total_steps:
+            if not isinstance(self.schedule.end, float):
+                raise ValueError(
+                    f"Expected pruning to end before training, got end={schedule.end} and {total_steps} training steps: "
+                    "the final sparsity would not be reached. Set --sparse.algorithm.schedule.end, for example to a "
+                    "fraction such as 0.75."
+                )
+            last = total_steps - 1
+            schedule = replace(schedule, begin=min(schedule.begin, last), end=last)
+        return replace(self, schedule=schedule)
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the last update before ``step``."""
+        final = self.distribution(shapes, self.sparsity)
+        updates = self.update_steps()
+        n_done = bisect_left(updates, step)
+        progress = self.schedule.progress(updates[n_done - 1]) if n_done else 0.0
+        return {name: cubic_sparsity(progress, final[name]) for name in shapes}
+
+    def is_update(self, step: int) -> bool:
+        """Every interval of the schedule, and at its end."""
+        return self.schedule.is_update(step) or step == self.schedule.end
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        """On update steps if the score reads the gradient."""
+        return scores.needs_gradient(self.score) and self.is_update(step)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+        """Keep the highest-scored of the connections that are still active."""
+        shapes = {name: layer.weight.shape for name, layer in layers.items()}
+        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+        return {name: _prune(layer, self.score(layer), counts[name]) for name, layer in layers.items()}
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule, and its end."""
+        return (*self.schedule.update_steps(), int(self.schedule.end))
+
+
+def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:
+    still_active = int(layer.mask.sum())
+    return topk_mask(score.masked_fill(~layer.mask, -torch.inf), min(n_active, still_active))

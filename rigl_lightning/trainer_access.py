@@ -1,0 +1,120 @@
+"""Trainer access: what the callback has to know of a Trainer, and what it refuses to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+
+from rigl_lightning.sparsity.flops import trace_flops
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+_REFUSED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
+    """Refuse strategies that split parameters over devices.
+
+    Raises:
+        ValueError: Naming the strategy and what to set instead.
+    """
+    strategy = type(trainer.strategy).__name__
+    if strategy in _REFUSED_STRATEGIES:
+        raise ValueError(
+            f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy}, which shards "
+            "them. Set --trainer.strategy ddp."
+        )
+
+
+def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
+    """The optimizer that updates all sparse parameters.
+
+    Raises:
+        ValueError: If there is none, more than one, or one that masks cannot work with (LBFGS).
+    """
+    optimizers = trainer.strategy.optimizers
+    owned = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
+    homes = {name: next((i for i, ids in enumerate(owned) if id(p) in ids), None) for name, p in parameters.items()}
+    homeless = [name for name, home in homes.items() if home is None]
+    if homeless:
+        raise ValueError(
+            f"Expected every sparse weight in an optimizer, but no optimizer updates {homeless[0]!r} "
+            f"({len(homeless)} such weights). Add it to configure_optimizers, or to --sparse.exclude."
+        )
+    indices = {home for home in homes.values() if home is not None}
+    if len(indices) != 1:
+        raise ValueError(
+            f"Expected one optimizer for all sparse weights, got {len(indices)}. Use one SparseTrainingCallback for "
+            "each optimizer, with a `name` and the `include` patterns of its weights."
+        )
+    optimizer = optimizers[indices.pop()]
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
+    return optimizer
+
+
+def total_steps(trainer: pl.Trainer) -> int | None:
+    """Optimizer steps of the whole training, or None if nobody knows."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < float("inf") else None
+
+
+def unscale_fused(trainer: pl.Trainer, optimizer: Optimizer) -> None:
+    """Unscale the gradients of a fused optimizer under a GradScaler.
+
+    Lightning leaves them scaled, and the scaler cannot bear that gradients are dropped before it has looked at them.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
+
+
+def is_compiled(pl_module: nn.Module) -> bool:
+    """Whether any part of the module goes through torch.compile."""
+    compiled = (
+        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()
+    )
+    return getattr(pl_module, "_compiler_ctx", None) is not None or any(compiled)
+
+
+def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
+    """Stop if the masks of any two processes differ; nothing else would notice.
+
+    Raises:
+        RuntimeError: Naming the first layer that differs.
+    """
+    if trainer.world_size == 1:
+        return
+    checksums = sparsifier.checksums()
+    mine = torch.tensor(list(checksums.values()), device=trainer.strategy.root_device)
+    everyone = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
+    different = (everyone != everyone[0]).any(dim=0)
+    if different.any():
+        layer = list(checksums)[int(different.nonzero()[0])]
+        raise RuntimeError(
+            f"The masks of layer {layer!r} differ between processes after the update at step {sparsifier.step}. "
+            "Scores must be the same on every process: use no random numbers but `connections.generator`, and no "
+            "communication hook that leaves gradients different between ranks."
+        )
+
+
+def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:
+    """Forward FLOPs of every weight per sample, counted on ``example_input_array``; empty if that is not possible."""
+    example = pl_module.example_input_array
+    if example is None:
+        return {}
+    kwargs = example if isinstance(example, dict) else {}
+    args = () if kwargs else example if isinstance(example, tuple) else (example,)
+    try:
+        flops = trace_flops(pl_module, *args, **kwargs)
+    except Exception as error:  # any user's forward; training itself does not depend on it
+        rank_zero_warn(
+            f"FLOPs cannot be counted on example_input_array ({error}); they are counted on the first batch."
+        )
+        return {}
+    first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    return {name: count / len(first) for name, count in flops.items()}
