@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Shapes
@@ -43,7 +44,7 @@ def planned_training_flops(
     changes = sorted({0, total_steps, *updates, *(step + 1 for step in updates)})
     dense = sum(dense_flops.values())
     total = 0.0
-    for start, stop in zip(changes, changes[1:], strict=False):
+    for start, stop in pairwise(changes):
         forward = _forward(algorithm, shapes, dense_flops, start)
         total += (stop - start) * training_flops(forward, dense, algorithm.needs_dense_gradient(start))
     return total / (total_steps * training_flops(dense, dense, dense_gradient=True))

@@ -4,8 +4,6 @@ A distribution is called with the shapes of the sparse layers, in the order of t
 and returns the sparsity of each layer. Shapes are torch's: (out, in) or (out, in / groups, *kernel).
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A step is the number of optimizer steps completed before it, so training starts at step 0.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,18 +38,17 @@ class UpdateSchedule:
         if isinstance(self.interval, bool) or self.interval < 1 or self.interval != int(self.interval):
             raise ValueError(
                 f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
-                "Set --sparse.algorithm.schedule.interval."
+                "Set the schedule's interval."
             )
         for name, value in (("begin", self.begin), ("end", self.end)):
             if not value >= 0 or (isinstance(value, float) and value > 1):
                 raise ValueError(
                     f"Expected `{name}` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), "
-                    f"got {value}. Set --sparse.algorithm.schedule.{name}."
+                    f"got {value}. Set the schedule's {name}."
                 )
         if isinstance(self.begin, float) == isinstance(self.end, float) and self.begin > self.end:
             raise ValueError(
-                f"Expected `begin` before `end`, got {self.begin} and {self.end}. "
-                "Set --sparse.algorithm.schedule.begin and --sparse.algorithm.schedule.end."
+                f"Expected `begin` before `end`, got {self.begin} and {self.end}. Set the schedule's begin and end."
             )
 
     @property
@@ -59,7 +56,7 @@ class UpdateSchedule:
         """Whether begin and end are steps already."""
         return not isinstance(self.begin, float) and not isinstance(self.end, float)
 
-    def resolve(self, total_steps: int | None) -> UpdateSchedule:
+    def resolve(self, total_steps: int | None) -> "UpdateSchedule":
         """The same schedule with begin and end in steps of a training of ``total_steps``.
 
         Raises:
@@ -144,6 +141,7 @@ class InversePower:
             raise ValueError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
 
     def __call__(self, progress: float) -> float:
+        """Factor at ``progress`` in [0, 1]."""
         return float((1 - progress) ** self.power)
 
 

@@ -74,7 +74,7 @@ def gradient_magnitude(c: Connections) -> Tensor:
 
 
 def gradient_average_magnitude(c: Connections) -> Tensor:
-    """``|m|`` of the averaged dense gradient: the grow score of SNFS (Dettmers & Zettlemoyer 2019, arXiv 1907.04840)."""
+    """``|m|`` of the averaged dense gradient: the grow score of SNFS (Dettmers & Zettlemoyer 2019, 1907.04840)."""
     return c.grad_average.abs()
 
 

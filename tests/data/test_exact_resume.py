@@ -137,7 +137,7 @@ def test_a_run_that_failed_in_the_middle_of_a_step_resumes_bit_for_bit(tmp_path)
             return super().training_step(batch, batch_idx)
 
     checkpoint = OnExceptionCheckpoint(tmp_path, "failed")
-    trainer = pl.Trainer(max_epochs=3, enable_checkpointing=False, callbacks=[checkpoint], **QUIET)
+    trainer = pl.Trainer(max_epochs=3, callbacks=[checkpoint], **QUIET)
     with pytest.raises(RuntimeError, match="power cut"):
         trainer.fit(Fragile(), TinyData())
     _assert_equal(_fit(tmp_path / "resumed", tmp_path / "failed.ckpt"), _fit(tmp_path / "whole"), "failed")

@@ -4,12 +4,13 @@ How many connections each layer has (`layer_sparsities`), when to change them (`
 (`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does.
 """
 
-from __future__ import annotations
+# No postponed annotations here and in the other algorithms: the command line reads the types of settings, also those
+# of a user's subclass, whose module does not know our names.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +32,10 @@ class SparseAlgorithm(ABC):
         grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
     """
 
-    replaces_step: ClassVar[bool] = False
+    replaces_step = False
     grad_average_decay: float | None = None
 
-    def resolve(self, total_steps: int | None) -> SparseAlgorithm:
+    def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
         return self
 

@@ -1,10 +1,7 @@
 """Drop and grow: SET, SNFS and RigL are one algorithm with different scores."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -48,7 +45,7 @@ class DropGrow(SparseAlgorithm):
                 f"Expected `drop_fraction` in [0, 1], got {self.drop_fraction}. Set --sparse.algorithm.drop_fraction."
             )
 
-    def resolve(self, total_steps: int | None) -> DropGrow:
+    def resolve(self, total_steps: int | None) -> "DropGrow":
         """The same algorithm with its update window in steps."""
         return replace(self, schedule=self.schedule.resolve(total_steps))
 
@@ -126,6 +123,6 @@ class SNFS(DropGrow):
 class RigL(DropGrow):
     """Drop by magnitude, grow by gradient magnitude, instead of the gradient step (the paper, Algorithm 1)."""
 
-    replaces_step: ClassVar[bool] = True
+    replaces_step = True
 
     grow_score: Score = scores.gradient_magnitude

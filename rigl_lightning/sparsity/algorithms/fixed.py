@@ -1,7 +1,5 @@
 """Algorithms whose masks never change: dense, random, or taken from an earlier run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

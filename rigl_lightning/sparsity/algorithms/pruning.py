@@ -1,10 +1,9 @@
 """Gradual pruning: dense at first, sparser with every update."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,47 +26,48 @@ class GradualMagnitudePruning(SparseAlgorithm):
     Attributes:
         sparsity: Final fraction of inactive connections, in [0, 1).
         distribution: How the final sparsity is shared among the layers; all follow the same ramp.
-        schedule: When to prune; begin and end of the ramp.
+        ramp: When to prune: begin, end and interval. Not called schedule, because a drop-and-grow schedule, which
+            begins at step 0, must not carry over to pruning when only the algorithm of a configuration changes.
         score: Low is pruned.
     """
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=Uniform)
-    schedule: UpdateSchedule = field(default_factory=lambda: UpdateSchedule(interval=100, begin=0.2, end=0.75))
+    ramp: UpdateSchedule = field(default_factory=partial(UpdateSchedule, begin=0.2))
     score: Score = scores.weight_magnitude
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
-    def resolve(self, total_steps: int | None) -> GradualMagnitudePruning:
+    def resolve(self, total_steps: int | None) -> "GradualMagnitudePruning":
         """The same algorithm with its ramp in steps, ending at the last step at the latest.
 
         Raises:
             ValueError: If the ramp's end is given in steps and training ends before it.
         """
-        schedule = self.schedule.resolve(total_steps)
-        if total_steps is not None and schedule.end >= total_steps:
-            if not isinstance(self.schedule.end, float):
+        ramp = self.ramp.resolve(total_steps)
+        if total_steps is not None and ramp.end >= total_steps:
+            if not isinstance(self.ramp.end, float):
                 raise ValueError(
-                    f"Expected pruning to end before training, got end={schedule.end} and {total_steps} training steps: "
-                    "the final sparsity would not be reached. Set --sparse.algorithm.schedule.end, for example to a "
+                    f"Expected pruning to end before training, got end={ramp.end} and {total_steps} steps: "
+                    "the final sparsity would not be reached. Set --sparse.algorithm.ramp.end, for example to a "
                     "fraction such as 0.75."
                 )
             last = total_steps - 1
-            schedule = replace(schedule, begin=min(schedule.begin, last), end=last)
-        return replace(self, schedule=schedule)
+            ramp = replace(ramp, begin=min(ramp.begin, last), end=last)
+        return replace(self, ramp=ramp)
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the last update before ``step``."""
         final = self.distribution(shapes, self.sparsity)
         updates = self.update_steps()
         n_done = bisect_left(updates, step)
-        progress = self.schedule.progress(updates[n_done - 1]) if n_done else 0.0
+        progress = self.ramp.progress(updates[n_done - 1]) if n_done else 0.0
         return {name: cubic_sparsity(progress, final[name]) for name in shapes}
 
     def is_update(self, step: int) -> bool:
         """Every interval of the schedule, and at its end."""
-        return self.schedule.is_update(step) or step == self.schedule.end
+        return self.ramp.is_update(step) or step == self.ramp.end
 
     def needs_dense_gradient(self, step: int) -> bool:
         """On update steps if the score reads the gradient."""
@@ -81,7 +81,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule, and its end."""
-        return (*self.schedule.update_steps(), int(self.schedule.end))
+        return (*self.ramp.update_steps(), int(self.ramp.end))
 
 
 def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:

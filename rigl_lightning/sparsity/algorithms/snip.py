@@ -1,10 +1,7 @@
 """SNIP: one ranking of the connections on the first batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +33,7 @@ class SNIP(SparseAlgorithm):
         score: The criterion.
     """
 
-    replaces_step: ClassVar[bool] = True
+    replaces_step = True
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
