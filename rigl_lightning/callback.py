@@ -21,11 +21,11 @@ from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.trainer_access import (
     compare_ranks,
     example_flops,
+    fused_step_overflowed,
     is_compiled,
     optimizer_of,
     refuse_unsupported_strategy,
     total_steps,
-    unscale_fused,
 )
 
 
@@ -130,7 +130,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count FLOPs on the first batch if the module has no example input to count them on."""
-        if not self.dense_flops and self._counter is None and not is_compiled(pl_module):
+        if not self.dense_flops and not is_compiled(pl_module):
             self._counter = FlopCounter(pl_module)
             self._counter.__enter__()
 
@@ -148,8 +148,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, *_: Any
     ) -> None:
         """Gradients are accumulated, reduced over ranks, unscaled and not yet clipped here."""
-        if optimizer is self._optimizer:
-            unscale_fused(trainer, optimizer)
+        if optimizer is self._optimizer and not fused_step_overflowed(trainer, optimizer):
             self._count_cost()
             self._active().before_step(optimizer)
 
@@ -246,9 +245,10 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
             self.cost.add(self._sparse_forward(), sum(self.dense_flops.values()), needs_dense)
 
     def _stop_counter(self) -> None:
-        if self._counter is not None and not self.dense_flops:
+        if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self.dense_flops = dict(self._counter.flops)
+            self._counter = None
 
     def _log_metrics(self, trainer: pl.Trainer) -> None:
         # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.

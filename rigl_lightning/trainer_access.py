@@ -63,14 +63,21 @@ def total_steps(trainer: pl.Trainer) -> int | None:
     return int(steps) if 0 < steps < float("inf") else None
 
 
-def unscale_fused(trainer: pl.Trainer, optimizer: Optimizer) -> None:
-    """Unscale the gradients of a fused optimizer under a GradScaler.
+def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
+    """Unscale the gradients of a fused optimizer under a GradScaler, and skip its step if they overflowed.
 
-    Lightning leaves them scaled, and the scaler cannot bear that gradients are dropped before it has looked at them.
+    Lightning leaves the gradients of fused optimizers scaled. A fused optimizer skips an overflowed step inside its
+    kernel, where nobody can see it, and keeps uninitialised momenta if it was the first. So look before it does.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-        scaler.unscale_(optimizer)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return False
+    scaler.unscale_(optimizer)
+    found = scaler._found_inf_per_device(optimizer).values()
+    if not any(value.item() for value in found):
+        return False
+    optimizer.zero_grad(set_to_none=True)
+    return True
 
 
 def is_compiled(pl_module: nn.Module) -> bool:

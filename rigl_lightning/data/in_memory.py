@@ -86,7 +86,8 @@ class InMemoryDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Seed and augment training batches; leave the others alone."""
         trainer = self.trainer
-        if trainer is None or not trainer.training:
+        # Lightning's model summary sends the module's example input, a bare tensor, through here too.
+        if trainer is None or not trainer.training or isinstance(batch, Tensor):
             return batch
         torch.manual_seed(batch_seed(self.seed, trainer.global_rank, batches_trained(trainer)))
         return self.augment(batch)

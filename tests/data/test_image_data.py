@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,3 +158,12 @@ def test_a_network_learns_the_digits():
     trainer.fit(model, DigitsDataModule(seed=0))
     assert trainer.callback_metrics["val/accuracy"] > 0.95
     assert len(torch.cat(trainer.predict(model, DigitsDataModule()))) == 360
+
+
+def test_the_example_input_of_a_model_summary_is_no_training_batch():
+    data = DigitsDataModule()
+    data.trainer = SimpleNamespace(training=True)
+    example = torch.zeros(1, 1, 8, 8)
+    state = torch.get_rng_state()
+    assert data.on_after_batch_transfer(example, 0) is example
+    assert torch.equal(torch.get_rng_state(), state)

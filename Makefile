@@ -1,0 +1,45 @@
+# Everything a fresh machine needs is Python >= 3.10 with venv; each target sets itself up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export JSONARGPARSE_DEPRECATION_WARNINGS := off
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint figures bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv with the package and its tools
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train dense, static and RigL networks on embedded data: a table and a picture
+	$(BIN)/python examples/demo.py
+
+test: lint  ## what CI runs: lint, types, doctests and all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the tests without those marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: $(READY)  ## draw the paper's figures from the committed results
+	$(BIN)/python paper/make_figures.py
+
+bench: $(READY)  ## measure mask updates and step overhead, as ratios
+	$(BIN)/python benchmarks/mask_update.py
+	$(BIN)/python benchmarks/step_overhead.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

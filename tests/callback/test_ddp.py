@@ -1,0 +1,77 @@
+"""Several processes have the same masks, and the masks of one process on the joint batch."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_runs import QUIET, SCHEDULE, SmallData, SmallModel
+
+from rigl_lightning import SET, SNFS, SNIP, GradualMagnitudePruning, RigL, SparseTrainingCallback, UpdateSchedule
+
+ALGORITHMS = {
+    "rigl": RigL(0.7, schedule=SCHEDULE),
+    "set": SET(0.7, schedule=SCHEDULE),
+    "snfs": SNFS(0.7, schedule=SCHEDULE),
+    "snip": SNIP(0.7),
+    "pruning": GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=0.1, end=0.7)),
+}
+
+
+class SaveAtEnd(pl.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        sparsifier = trainer.callbacks[0].sparsifier
+        content = {"masks": sparsifier.masks, "weights": pl_module.state_dict(), "step": sparsifier.step}
+        torch.save(content, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
+
+
+def train(folder, algorithm, devices, **settings):
+    trainer = pl.Trainer(
+        callbacks=[SparseTrainingCallback(algorithm, seed=5), SaveAtEnd(folder)],
+        max_epochs=3,
+        devices=devices,
+        strategy="ddp_fork" if devices > 1 else "auto",
+        enable_checkpointing=False,
+        **QUIET,
+        **settings,
+    )
+    trainer.fit(SmallModel(dropout=0.0), SmallData(batch_size=4 // devices))
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}], ids=["plain", "accumulated"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_two_processes_end_with_the_masks_of_one(tmp_path, name, settings):
+    for devices in (1, 2):
+        train(tmp_path, ALGORITHMS[name], devices, **settings)
+    one, *two = (torch.load(tmp_path / f"{run}.pt") for run in ("1-0", "2-0", "2-1"))
+    assert one["step"] == two[0]["step"] == (18 if not settings else 9)
+    for rank in two:
+        for layer, mask in one["masks"].items():
+            assert torch.equal(rank["masks"][layer], mask), layer
+        for key, weight in one["weights"].items():
+            torch.testing.assert_close(rank["weights"][key], weight, rtol=1e-4, atol=1e-6)
+    for key, weight in two[0]["weights"].items():
+        assert torch.equal(two[1]["weights"][key], weight), key
+
+
+def local_noise(connections):
+    """A grow score that breaks the rule: randomness of the process instead of the connections' generator."""
+    return torch.rand(connections.weight.shape)
+
+
+def test_masks_that_differ_between_processes_are_an_error_that_names_the_layer(tmp_path):
+    class DifferentSeeds(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            torch.manual_seed(trainer.global_rank)
+
+    trainer = pl.Trainer(
+        callbacks=[SparseTrainingCallback(SET(0.7, schedule=SCHEDULE, grow_score=local_noise)), DifferentSeeds()],
+        max_epochs=1,
+        devices=2,
+        strategy="ddp_fork",
+        enable_checkpointing=False,
+        **QUIET,
+    )
+    with pytest.raises(Exception, match=r"masks of layer 'net\.\d\.weight' differ between processes"):
+        trainer.fit(SmallModel(), SmallData(batch_size=2))

@@ -1,0 +1,44 @@
+"""Mixed precision: gradients are unscaled before they are scored, and an overflow moves an update, not a mask."""
+
+import pytest
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from small_runs import SCHEDULE, SmallModel, fit
+from torch.nn import functional as F
+
+from rigl_lightning import SET, SNFS, RigL
+
+
+class Overflows(SmallModel):
+    """The loss of some batches is too large for half precision."""
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        return loss * (float("inf") if self.trainer.fit_loop.total_batch_idx in (0, 3, 4) else 1.0)
+
+
+def half(scaler_settings=None):
+    scaler = torch.amp.GradScaler("cpu", **(scaler_settings or {"init_scale": 1024.0}))
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("algorithm", [RigL(0.7, schedule=SCHEDULE), SET(0.7, schedule=SCHEDULE)], ids=["rigl", "set"])
+def test_an_overflow_postpones_the_update_to_the_next_step(algorithm, fused):
+    model = Overflows(lr=0.1, momentum=0.9, fused=fused)
+    model, sparse, watch = fit(algorithm, model, **half())
+    assert watch.updates == [0, 3, 6, 9]
+    assert sparse.sparsifier.step == 18 - 3  # steps that were skipped do not count
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_an_overflow_does_not_enter_the_gradient_average():
+    _, sparse, _ = fit(SNFS(0.7, schedule=SCHEDULE), Overflows(lr=0.1), **half())
+    assert all(average.isfinite().all() for average in sparse.sparsifier._grad_averages.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_keep_the_masks(precision):
+    _, sparse, watch = fit(RigL(0.7, schedule=SCHEDULE), precision=precision)
+    assert set(watch.densities) == {44 / 144}
+    assert watch.updates == [0, 3, 6, 9]

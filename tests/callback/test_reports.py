@@ -1,0 +1,87 @@
+"""What a user is shown: the table before training, the logs, and FLOPs that agree with each other."""
+
+import csv
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from small_runs import ALGORITHMS, SCHEDULE, SmallModel, fit
+
+from rigl_lightning import RigL, Static
+from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
+
+
+class WithExample(SmallModel):
+    def __init__(self):
+        super().__init__()
+        self.example_input_array = torch.zeros(2, 6)
+
+
+def rows(folder):
+    with open(folder / "lightning_logs" / "version_0" / "metrics.csv", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row.get("sparse/churn")]
+
+
+def test_values_are_logged_at_the_update_steps(tmp_path):
+    fit(RigL(0.7, schedule=SCHEDULE), WithExample(), logger=CSVLogger(tmp_path))
+    logged = rows(tmp_path)
+    assert [int(row["step"]) for row in logged] == [0, 3, 6, 9, 18]  # the last row is written when training ends
+    assert [float(row["sparse/density"]) for row in logged] == pytest.approx([44 / 144] * 5)
+    # alpha · (1 + cos(pi · t / 12)) / 2 with alpha = 0.3
+    assert [float(row["sparse/drop_fraction"]) for row in logged[:4]] == pytest.approx([0.3, 0.25607, 0.15, 0.04393], abs=1e-5)
+    assert all(0 <= float(row["sparse/churn"]) <= 0.3 for row in logged)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_counted_flops_equal_planned_ones(name):
+    _, sparse, _ = fit(ALGORITHMS[name], WithExample())
+    algorithm = sparse.sparsifier.algorithm
+    shapes = {layer: mask.shape for layer, mask in sparse.sparsifier.masks.items()}
+    planned = planned_training_flops(algorithm, shapes, sparse.dense_flops, 18)
+    tolerance = {"snip_global": 0.25}.get(name, 0.01)  # a global ranking has no planned share for each layer
+    assert sparse.metrics()["sparse/train_flops"] == pytest.approx(planned, abs=tolerance)
+    final = planned_inference_flops(algorithm, shapes, sparse.dense_flops)
+    assert sparse.metrics()["sparse/inference_flops"] == pytest.approx(final, abs=tolerance)
+
+
+def test_flops_are_counted_on_the_first_batch_where_there_is_no_example_input():
+    _, with_example, _ = fit(Static(0.7), WithExample())
+    _, without, _ = fit(Static(0.7), SmallModel())
+    assert with_example.dense_flops == {"net.0.weight": 2 * 96, "net.3.weight": 2 * 48}  # of one sample
+    assert without.dense_flops == {"net.0.weight": 2 * 96 * 4, "net.3.weight": 2 * 48 * 4}  # of the batch
+    assert without.metrics() == pytest.approx(with_example.metrics())
+
+
+def test_an_example_input_that_the_network_cannot_take_is_a_warning_only():
+    class Wrong(SmallModel):
+        def __init__(self):
+            super().__init__()
+            self.example_input_array = torch.zeros(2, 7)
+
+    with pytest.warns(UserWarning, match="FLOPs cannot be counted on example_input_array"):
+        _, sparse, _ = fit(Static(0.7), Wrong())
+    assert sparse.metrics()["sparse/inference_flops"] == pytest.approx(44 / 144, abs=0.05)
+
+
+def test_the_table_before_training_shows_each_layer(caplog):
+    with caplog.at_level("INFO", logger="pytorch_lightning"):
+        fit(RigL(0.7, schedule=SCHEDULE), WithExample())
+    table = next(record.message for record in caplog.records if "net.0.weight" in record.message)
+    lines = table.strip().splitlines()
+    assert lines[0].startswith("RigL(sparsity=0.7")
+    assert lines[1] == "4 mask updates, at steps 0, 3, 6, 9"
+    assert "16x6" in table
+    assert lines[-2].split() == ["total", "144", "44", "0.6944"]
+    assert lines[-1].startswith("inference: 0.000 of 0.000 MFLOPs per sample = 0.")
+
+
+def test_values_reach_other_callbacks():
+    class Reads(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.metrics = dict(trainer.callback_metrics)
+
+    reads = Reads()
+    fit(RigL(0.7, schedule=SCHEDULE), WithExample(), callbacks=[reads])
+    assert float(reads.metrics["sparse/density"]) == pytest.approx(44 / 144)
+    assert 0 < float(reads.metrics["sparse/train_flops"]) < 1
