@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 
 from rigl_lightning import Dense, RigL, SparseAlgorithm, SparseTrainingCallback, Static, UpdateSchedule
 from rigl_lightning.data import DigitsDataModule
@@ -101,7 +102,7 @@ def table(results: dict[str, list[Result]]) -> str:
     return "\n".join(lines)
 
 
-def picture(results: dict[str, list[Result]], sparsity: float) -> plt.Figure:
+def picture(results: dict[str, list[Result]], sparsity: float) -> Figure:
     """Accuracy over epochs; and how many connections each input pixel has before and after RigL."""
     figure = plt.figure(figsize=(10, 3.4), layout="constrained")
     curves, before, after = figure.subplots(1, 3, width_ratios=[1.7, 1, 1])

@@ -252,7 +252,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
 
     def _log_metrics(self, trainer: pl.Trainer) -> None:
         # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in trainer.loggers:
                 logger.log_metrics(self.metrics(), step=step)

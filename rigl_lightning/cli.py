@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
@@ -24,7 +24,8 @@ class Trainer(pl.Trainer):
 
     def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
-        callback = next(c for c in self.callbacks if isinstance(c, SparseTrainingCallback))
+        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
+        callback = next(c for c in callbacks if isinstance(c, SparseTrainingCallback))
         parameters = callback.select(model)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         total_steps = self._planned_steps(model, datamodule)

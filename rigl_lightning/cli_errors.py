@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
@@ -66,7 +66,7 @@ def _setting_names() -> list[str]:
 
 
 def _subclasses(base: type) -> set[type]:
-    direct = base.__subclasses__()
+    direct: list[type] = base.__subclasses__()
     return {*direct, *(c for child in direct for c in _subclasses(child))}
 
 

@@ -30,7 +30,9 @@ def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
         ValueError: If it holds no masks, or those of several callbacks.
     """
     if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"Expected a checkpoint at {checkpoint}, found no such file.")
+        raise FileNotFoundError(
+            f"Expected a checkpoint at {checkpoint}, found no such file. Set --sparse.algorithm.checkpoint."
+        )
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     candidates = [content, *content.get("callbacks", {}).values()]
     states = [state for state in candidates if isinstance(state, Mapping) and "masks" in state]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ class Connections:
         return self.dense_grad_average
 
 
-Score = Callable[[Connections], Tensor]
+# It returns a Tensor; said so, the command line would refuse a user's function without a return annotation.
+Score = Callable[[Connections], Any]
 
 
 def weight_magnitude(c: Connections) -> Tensor:

@@ -39,7 +39,9 @@ def train(folder, algorithm, devices, **settings):
     trainer.fit(SmallModel(dropout=0.0), SmallData(batch_size=4 // devices))
 
 
-@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}], ids=["plain", "accumulated"]
+)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_processes_end_with_the_masks_of_one(tmp_path, name, settings):
     for devices in (1, 2):

@@ -39,6 +39,6 @@ def test_an_overflow_does_not_enter_the_gradient_average():
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_keep_the_masks(precision):
-    _, sparse, watch = fit(RigL(0.7, schedule=SCHEDULE), precision=precision)
+    _, _, watch = fit(RigL(0.7, schedule=SCHEDULE), precision=precision)
     assert set(watch.densities) == {44 / 144}
     assert watch.updates == [0, 3, 6, 9]

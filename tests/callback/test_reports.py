@@ -29,7 +29,9 @@ def test_values_are_logged_at_the_update_steps(tmp_path):
     assert [int(row["step"]) for row in logged] == [0, 3, 6, 9, 18]  # the last row is written when training ends
     assert [float(row["sparse/density"]) for row in logged] == pytest.approx([44 / 144] * 5)
     # alpha · (1 + cos(pi · t / 12)) / 2 with alpha = 0.3
-    assert [float(row["sparse/drop_fraction"]) for row in logged[:4]] == pytest.approx([0.3, 0.25607, 0.15, 0.04393], abs=1e-5)
+    assert [float(row["sparse/drop_fraction"]) for row in logged[:4]] == pytest.approx(
+        [0.3, 0.25607, 0.15, 0.04393], abs=1e-5
+    )
     assert all(0 <= float(row["sparse/churn"]) <= 0.3 for row in logged)
 
 

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
-from rigl_lightning import FixedMasks, RigL, Sparsifier, SparseTrainingCallback, Static
+from rigl_lightning import FixedMasks, RigL, SparseTrainingCallback, Sparsifier, Static
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}),

@@ -20,9 +20,12 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_nothing_leaks_outside_the_masks_and_the_density_is_exact(name, optimizer):
     kind, settings = OPTIMIZERS[optimizer]
-    model, sparse, watch = fit(ALGORITHMS[name], SmallModel(kind, **settings))
+    _, sparse, watch = fit(ALGORITHMS[name], SmallModel(kind, **settings))
     assert sparse.sparsifier.step == 18
-    expected = {"dense": 144, "rigl_uniform": 96 + 14}.get(name, 44)  # 144 · 0.7 = 100.8 zeros, rounded down; (16 x 6) + 48 · 0.3
+    # 144 · 0.7 = 100.8 zeros, rounded down, leave 44; dense first layer: 16 · 6, and 14 of the other 48
+    expected = {"dense": 144, "rigl_uniform": 96 + 14}.get(name, 44)
+        name, 44
+    )  # 144 · 0.7 = 100.8 zeros, rounded down; (16 x 6) + 48 · 0.3
     final = 96 + 14 if name == "pruning" else expected
     assert sum(sparse.sparsifier.n_active.values()) == pytest.approx(final, abs=1)
     constant = watch.densities[1:] if name.startswith("snip") else watch.densities
@@ -38,7 +41,7 @@ def test_nothing_leaks_outside_the_masks_and_the_density_is_exact(name, optimize
 
 
 def test_accumulation_counts_optimizer_steps_and_the_last_partial_window():
-    model, sparse, watch = fit(RigL(0.7, schedule=SCHEDULE), accumulate_grad_batches=4, max_epochs=5)
+    _, sparse, watch = fit(RigL(0.7, schedule=SCHEDULE), accumulate_grad_batches=4, max_epochs=5)
     assert sparse.sparsifier.step == 10  # windows of 4 and 2 in each of 5 epochs
     assert watch.updates == [0, 3, 6, 9]
 

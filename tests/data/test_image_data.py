@@ -1,7 +1,5 @@
 """CIFAR-10, MNIST and the digits arrive as the paper has them; what is missing is said before training."""
 
-import pickle
-import struct
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,38 +12,6 @@ from rigl_lightning.data import CIFAR10DataModule, DigitsDataModule, MNISTDataMo
 from rigl_lightning.data.augmentation import standardise
 from rigl_lightning.models import LeNet300100
 from rigl_lightning.modules import ImageClassifier
-
-N_PER_FILE = 4
-
-
-@pytest.fixture
-def cifar_root(tmp_path, monkeypatch):
-    """A CIFAR-10 of 20 + 4 random images in the official format, past torchvision's checksums."""
-    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(CIFAR10, "_load_meta", lambda self: None)
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        data = random.integers(0, 256, (N_PER_FILE, 3072), dtype=np.uint8)
-        content = {"data": data, "labels": random.integers(0, 10, N_PER_FILE).tolist()}
-        (folder / name).write_bytes(pickle.dumps(content))
-    return tmp_path
-
-
-@pytest.fixture
-def mnist_root(tmp_path):
-    """An MNIST of 6 + 3 images whose pixels are 0 and 255, in the official format."""
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for name, n in (("train", 6), ("t10k", 3)):
-        pixels = np.zeros((n, 28, 28), dtype=np.uint8)
-        pixels[:, 0, 1] = 255
-        images = struct.pack(">iiii", 0x803, n, 28, 28) + pixels.tobytes()
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(images)
-        labels = struct.pack(">ii", 0x801, n) + bytes(range(n))
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(labels)
-    return tmp_path
 
 
 def _ready(data):

@@ -53,7 +53,7 @@ def initial_state(trace, algorithm):
 def build(trace):
     schedule = ReferenceSchedule(trace)
     decay = cosine if str(trace["anneal"]) == "cosine" else InversePower(3)
-    settings = dict(schedule=schedule, drop_fraction=float(trace["frac"]), decay=decay)
+    settings = {"schedule": schedule, "drop_fraction": float(trace["frac"]), "decay": decay}
     batch = {}
     method = str(trace["method"])
     if method == "rigl":

@@ -1,3 +1,5 @@
+from types import MappingProxyType
+
 import pytest
 import torch
 
@@ -23,8 +25,8 @@ class TestByHand:
     """One sparse layer of 200 FLOPs, of which a tenth is active, beside one of 100 FLOPs that is always dense."""
 
     # f_S = 20 + 100 = 120, f_D = 300. A dense step costs 900, a static one 360, one with dense gradient 540.
-    shapes = {"sparse": (10, 10)}
-    flops = {"sparse": 200, "dense": 100}
+    shapes = MappingProxyType({"sparse": (10, 10)})
+    flops = MappingProxyType({"sparse": 200, "dense": 100})
 
     @pytest.mark.parametrize(
         ("algorithm", "inference", "ten_steps"),

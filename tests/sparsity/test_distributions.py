@@ -1,5 +1,6 @@
 import itertools
 import math
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ class TestUniform:
 
 class TestErdosRenyiByHand:
     # a: 20 / 100 = .2, b: 40 / 300 = .1333; budget 200 = eps (20 + 40), eps = 10/3; densities 2/3 and 4/9.
-    shapes = {"a": (10, 10), "b": (30, 10)}
+    shapes = MappingProxyType({"a": (10, 10), "b": (30, 10)})
 
     def test_density_follows_the_ratio(self):
         assert ErdosRenyi()(self.shapes, 0.5) == pytest.approx({"a": 1 / 3, "b": 5 / 9})
@@ -199,7 +200,7 @@ RESNET50 = {
                     (0.900, 0.917, 0.985, 0.917, 0.950), (0.950, 0.958, 0.993, 0.958, 0.975)], 0.975),
 }  # fmt: skip
 
-# skip, first 3x3, other 3x3s of each stage; the stem has no mask there ("prune_first_layer=False"), the logits are dense.
+# Skip, first 3x3, other 3x3s of each stage. The stem has no mask there (prune_first_layer=False); logits are dense.
 WRN_22_2 = {
     0.5: [(0, 0, 0), (0, 0, 0.237), (0, 0.436, 0.627)],
     0.8: [(0, 0.113, 0.425), (0, 0.581, 0.725), (0, 0.797, 0.865)],

@@ -30,7 +30,9 @@ def test_fixed_masks_are_those_of_the_file_from_first_to_last(ticket):
 
 def test_fixed_masks_of_another_model_are_refused(ticket):
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 4))
-    with pytest.raises(ValueError, match=r"layer '2.weight' has shape \(4, 16\) in the model and None.*2 layers differ"):
+    with pytest.raises(
+        ValueError, match=r"layer '2.weight' has shape \(4, 16\) in the model and None.*2 layers differ"
+    ):
         sparsify(model, FixedMasks(ticket[1]))
 
 
@@ -43,7 +45,7 @@ def test_a_resumed_run_does_not_need_the_file_any_more(ticket):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.pt"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         sparsify(small_network(), FixedMasks(tmp_path / "nowhere.pt"))
 
 

@@ -115,7 +115,7 @@ class TestByHand:
             lambda w, x: torch.matmul(x, other=w.t()),
             lambda w, x: torch.einsum("bi,oi->bo", x, w),
         ],
-        ids="x@w.t w@x matmul mm .mm addmm F.linear bmm matmul(other=) einsum".split(),
+        ids=["x@w.t", "w@x", "matmul", "mm", ".mm", "addmm", "F.linear", "bmm", "matmul(other=)", "einsum"],
     )
     def test_products_with_a_parameter(self, function):
         model, x = Uses(function), torch.zeros(5, 4)

@@ -23,7 +23,10 @@ def test_a_connection_takes_a_bit():
     "wrap",
     [
         lambda state: state,
-        lambda state: {"state_dict": {}, "callbacks": {"SparseTrainingCallback": state, "ModelCheckpoint": {"best": 1}}},
+        lambda state: {
+            "state_dict": {},
+            "callbacks": {"SparseTrainingCallback": state, "ModelCheckpoint": {"best": 1}},
+        },
     ],
     ids=["state of a Sparsifier", "Lightning checkpoint"],
 )
@@ -44,5 +47,5 @@ def test_a_checkpoint_without_the_masks_of_one_run_is_refused(tmp_path, callback
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.ckpt"):
         read_masks(tmp_path / "missing.ckpt")

@@ -36,14 +36,14 @@ def test_a_module_prefix_alone_is_no_match():
     [("fc.wieght", "'fc.weight'"), ("stme", "'stem'"), ("layer1.0.con1.weight", "'layer1.0.conv1.weight'")],
 )
 def test_a_misspelt_name_gets_the_closest_ones_and_the_setting(typo, suggestion):
-    with pytest.raises(ValueError, match="distribution.custom") as error:
+    with pytest.raises(ValueError, match=r"distribution\.custom") as error:
         matching_names(typo, NAMES, "distribution.custom")
     assert suggestion in str(error.value)
     assert repr(typo) in str(error.value)
 
 
 def test_a_name_like_no_other_gets_examples():
-    with pytest.raises(ValueError, match="stem.weight, layer1.0.conv1.weight"):
+    with pytest.raises(ValueError, match=r"stem\.weight, layer1\.0\.conv1\.weight"):
         matching_names("zzzzzzzz", NAMES, "include")
 
 

@@ -78,7 +78,7 @@ class TestFractions:
 class TestErrors:
     @pytest.mark.parametrize("interval", [0, -5, 2.5, True])
     def test_an_interval_is_a_whole_positive_number(self, interval):
-        with pytest.raises(ValueError, match="`interval` to be a whole number .*Set .*interval"):
+        with pytest.raises(ValueError, match=r"`interval` to be a whole number .*Set .*interval"):
             UpdateSchedule(interval=interval)
 
     def test_an_interval_that_is_accepted_works(self):

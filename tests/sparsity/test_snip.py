@@ -40,7 +40,7 @@ def first_step(algorithm):
 
 
 def test_each_layer_ranks_its_own_connections():
-    model, sparsifier, _ = first_step(SNIP(0.5, EVERYWHERE))
+    _, sparsifier, _ = first_step(SNIP(0.5, EVERYWHERE))
     assert written(sparsifier.masks["first"]) == ".1.1"  # 3 and 40
     assert written(sparsifier.masks["second"]) == ".1"  # 38
 

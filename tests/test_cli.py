@@ -1,0 +1,227 @@
+"""The command line as its users type it: what it trains, what it shows, and what it says when a setting is wrong."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rigl_lightning.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+DIGITS = """
+seed_everything: 0
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  enable_progress_bar: false
+  logger:
+    class_path: pytorch_lightning.loggers.CSVLogger
+    init_args: {save_dir: runs, name: digits}
+  callbacks:
+    - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+      init_args: {save_last: true, every_n_train_steps: 10}
+model:
+  class_path: rigl_lightning.modules.ImageClassifier
+  init_args:
+    model:
+      class_path: rigl_lightning.models.LeNet300100
+      init_args: {in_features: 64}
+    num_classes: 10
+    input_shape: [1, 8, 8]
+    learning_rate: 0.1
+    milestones: [0.5]
+data:
+  class_path: rigl_lightning.data.DigitsDataModule
+sparse:
+  algorithm:
+    class_path: rigl_lightning.RigL
+    init_args:
+      sparsity: 0.9
+      schedule: {interval: 10}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every command runs in an empty folder that holds one configuration."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["rigl_lightning"])
+    Path("digits.yaml").write_text(DIGITS, encoding="utf-8")
+    torch.set_num_threads(1)
+    return tmp_path
+
+
+def run(*args, command="fit", config="digits.yaml"):
+    main([command, "--config", str(config), *args])
+
+
+def error(capsys, *args, **settings):
+    """The one line that a wrong command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*args, **settings)
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def last_metrics(version=0):
+    with open(f"runs/digits/version_{version}/metrics.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: value for row in rows for key, value in row.items() if value}
+
+
+def test_fit_trains_saves_its_configuration_and_resumes_to_the_same_end():
+    run()
+    metrics = last_metrics()
+    assert float(metrics["val/accuracy"]) > 0.5
+    assert float(metrics["sparse/density"]) == pytest.approx(0.1, abs=1e-3)
+    saved = yaml.safe_load(Path("runs/digits/version_0/config.yaml").read_text(encoding="utf-8"))
+    assert saved["sparse"]["algorithm"]["init_args"]["schedule"]["interval"] == 10
+
+    folder = Path("runs/digits/version_0/checkpoints")
+    step_50 = next(folder.glob("*step=50.ckpt"))
+    whole = torch.load(folder / "last.ckpt", weights_only=True)
+    run("--ckpt_path", str(step_50), "--trainer.max_epochs", "2")
+    assert float(last_metrics(1)["val/accuracy"]) == float(metrics["val/accuracy"])
+    assert whole["global_step"] == 50
+
+
+def test_a_saved_configuration_trains_again_and_tests_a_checkpoint(capsys):
+    run()
+    saved = Path("runs/digits/version_0/config.yaml")
+    before = saved.read_text(encoding="utf-8")
+    run(config=saved)
+    assert last_metrics(0)["val/loss"] == last_metrics(1)["val/loss"]
+    checkpoint = "runs/digits/version_0/checkpoints/last.ckpt"
+    for command in ("validate", "test", "predict"):
+        run("--ckpt_path", checkpoint, command=command)
+    assert "test/accuracy" in capsys.readouterr().out
+    assert saved.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["Dense", "Static", "SNIP", "SET", "SNFS", "RigL", "GradualMagnitudePruning", "DropGrow"]
+)
+def test_a_flag_changes_the_algorithm_and_keeps_its_settings(algorithm, capsys):
+    run("--sparse.algorithm", algorithm, command="inspect")
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].startswith(algorithm)
+    if algorithm in ("SET", "SNFS", "RigL", "DropGrow"):
+        assert "5 mask updates, at steps 0, 10, 20, ..., 40" in shown  # interval 10 of 56 steps, T_end = 42
+    sparsity = {"Dense": "0.0000", "GradualMagnitudePruning": "0.5558"}.get(algorithm, "0.9000")
+    assert shown.splitlines()[-2].split()[-1] == sparsity
+
+
+def test_inspect_shows_shapes_connections_and_flops_without_training(capsys):
+    run(command="inspect")
+    shown = capsys.readouterr().out
+    row = next(line.split() for line in shown.splitlines() if line.startswith("model.3.weight"))
+    assert row[:3] == ["model.3.weight", "100x300", "30,000"]
+    assert row[5] == "0.060"  # 2 · 30,000
+    assert "training of 56 steps" in shown
+    assert not Path("runs").exists()
+
+
+def test_a_grow_criterion_of_ones_own_is_used_by_its_dotted_path(capsys):
+    Path("mine.py").write_text(
+        "def saliency_grow(c):\n    print('mine was asked')\n    return c.grad.abs() * c.weight.abs().mean()\n",
+        encoding="utf-8",
+    )
+    for algorithm in ("RigL", "SET"):
+        run("--sparse.algorithm", algorithm, "--sparse.algorithm.grow_score", "mine.saliency_grow")
+        assert "mine was asked" in capsys.readouterr().out
+
+
+def test_an_algorithm_of_ones_own_is_used_by_its_dotted_path(capsys):
+    Path("own_algorithm.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from rigl_lightning import RigL\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Bolder(RigL):\n"
+        "    boldness: float = 2.0\n\n"
+        "    def drop_fraction_at(self, step):\n"
+        "        return min(1.0, self.boldness * super().drop_fraction_at(step))\n",
+        encoding="utf-8",
+    )
+    run("--sparse.algorithm", "own_algorithm.Bolder", "--sparse.algorithm.boldness", "1.5", command="inspect")
+    assert capsys.readouterr().out.startswith("Bolder(schedule=UpdateSchedule(interval=10, end=42), boldness=1.5)")
+
+
+def test_print_config_is_a_configuration(capsys):
+    with pytest.raises(SystemExit):
+        run("--print_config")
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["sparse"]["algorithm"]["class_path"].endswith("RigL")
+    assert printed["sparse"]["algorithm"]["init_args"]["decay"].endswith("schedules.cosine")
+    Path("printed.yaml").write_text(yaml.safe_dump(printed), encoding="utf-8")
+    run("--trainer.max_steps", "2", config="printed.yaml")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--sparse.algorithm.sparsity", "1.2"], "`sparsity` in [0, 1), got 1.2. Set --sparse.algorithm.sparsity"),
+        (["--sparse.algorithm.sparsity", "-1"], "`sparsity` in [0, 1), got -1.0. Set --sparse.algorithm.sparsity"),
+        (["--sparse.algorithm.sparsity", "many"], "sparsity"),
+        (["--sparse.algorithm", "Rigl"], "got 'Rigl'. Did you mean 'RigL'?"),
+        (["--sparse.algorithm.sparcity", "0.9"], "'sparcity' is not accepted. Did you mean 'sparsity'?"),
+        (["--sparse.algoritm", "RigL"], "Did you mean '--sparse.algorithm'?"),
+        (["--sparse.algorithm.distribution", "Unifrom"], "Did you mean 'Uniform'?"),
+        (["--sparse.algorithm.drop_fraction", "30"], "`drop_fraction` in [0, 1], got 30.0. Set --sparse.algorithm"),
+        (["--sparse.algorithm.schedule.interval", "0"], "`interval` to be a whole number of steps, at least 1, got 0"),
+        (["--sparse.algorithm.schedule.end", "1.5"], "`end` to be a step (int, at least 0) or a fraction"),
+        (
+            ["--sparse.exclude", "[model.7]"],
+            "`exclude` to name sparse layers, but 'model.7' matches none. Did you mean",
+        ),
+        (
+            ["--sparse.algorithm.distribution.custom", '{"modle.1": 0.5}'],
+            "`distribution.custom` to name sparse layers, but 'modle.1' matches none. Did you mean 'model.1'",
+        ),
+        (
+            ["--sparse.algorithm.distribution.dense", "[model.3]"],
+            "got 5020 connections in all, of which 30000 go to dense layers (model.3.weight)",
+        ),
+        (["--sparse.algorithm.grow_score", "mine.missing"], "grow_score"),
+        (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["--sparse.algorithm", "FixedMasks"], "checkpoint"),
+        (
+            ["--sparse.algorithm", "FixedMasks", "--sparse.algorithm.checkpoint", "nowhere.ckpt"],
+            "Set --sparse.algorithm.checkpoint",
+        ),
+        (["--data", "MNISTDataModule", "--data.root", "nowhere"], "--data.init_args.root"),
+        (["--data", "CIFAR10DataModule", "--data.root", "nowhere"], "--data.init_args.root"),
+        (["--data", "TextBytesDataModule", "--data.root", "nowhere"], "--data.init_args.root"),
+        (["--data.batch_size", "5000"], "`batch_size` of at most 1437"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):
+    assert expected in error(capsys, *args)
+    assert not list(Path().glob("runs/digits/*/checkpoints/*"))
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line(capsys):
+    run("--trainer.max_steps", "10")
+    checkpoint = "runs/digits/version_0/checkpoints/last.ckpt"
+    wrong = "--model.model.in_features=32"
+    line = error(capsys, "--ckpt_path", checkpoint, wrong)
+    assert "its weights do not fit" in line
+    assert "model.1.weight" in line
+    assert "--ckpt_path" in line
+
+
+def test_the_traceback_can_be_had(monkeypatch):
+    monkeypatch.setenv("RIGL_LIGHTNING_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="sparsity"):
+        run("--sparse.algorithm.sparsity", "1.2")
+
+
+def test_an_error_of_the_users_own_code_keeps_its_traceback():
+    Path("broken.py").write_text("def broken(c):\n    raise ValueError('something of the user')\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="something of the user"):
+        run("--sparse.algorithm.grow_score", "broken.broken")
