@@ -177,7 +177,7 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.schedule.end", "1.5"], "`end` to be a step (int, at least 0) or a fraction"),
         (
             ["--sparse.exclude", "[model.7]"],
-            "`exclude` to name sparse layers, but 'model.7' matches none. Did you mean",
+            "`exclude` to name sparse layers, but 'model.7' matches none. Did",
         ),
         (
             ["--sparse.algorithm.distribution.custom", '{"modle.1": 0.5}'],

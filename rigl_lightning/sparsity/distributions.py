@@ -35,8 +35,9 @@ def n_active(numel: int, sparsity: float) -> int:
 def active_counts(shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, int]:
     """Active connections of each layer, with an exact total.
 
-    The total follows `n_active`; the layers with the largest remainders get the connections that are left over. Each
-    layer keeps at least one and is within one connection of `n_active` of its own, which is what the reference takes.
+    The total follows `n_active`; the layers with the largest remainders get the connections that are left over, so a
+    layer is within one connection of `n_active` of its own, which is what the reference takes. Each layer keeps at
+    least one connection; where that needs more than rounding, it is taken from the others.
 
     Args:
         shapes: Shape of each sparse layer by name.
@@ -83,13 +84,16 @@ class Distribution(ABC):
         check_sparsity(sparsity)
         fixed = self._custom_sparsities(shapes)
         rest = {name: shape for name, shape in shapes.items() if name not in fixed}
-        dense = [n for n in _matches(self.dense, shapes, "distribution.dense") if n in rest]
+        dense = [name for name in self._dense_layers(shapes) if name in rest]
         shared = self._free_sparsities(rest, sparsity, dense) if rest else {}
         return {name: fixed[name] if name in fixed else shared[name] for name in shapes}
 
     @abstractmethod
     def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
         """Sparsity of each layer of ``shapes``, those in ``dense`` being 0."""
+
+    def _dense_layers(self, shapes: Shapes) -> list[str]:
+        return [name for pattern in self.dense for name in matching_names(pattern, shapes, "distribution.dense")]
 
     def _custom_sparsities(self, shapes: Shapes) -> dict[str, float]:
         fixed: dict[str, float] = {}
@@ -118,8 +122,10 @@ class Uniform(Distribution):
     custom: Mapping[str, float] = field(default_factory=dict)
 
     def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
-        kept = {*dense, *list(shapes)[: int(self.first_layer_dense)]}
-        return {name: 0.0 if name in kept else sparsity for name in shapes}
+        return {name: 0.0 if name in dense else sparsity for name in shapes}
+
+    def _dense_layers(self, shapes: Shapes) -> list[str]:
+        return [*super()._dense_layers(shapes), *list(shapes)[: int(self.first_layer_dense)]]
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,12 @@ class ErdosRenyi(Distribution):
         budget = (1 - sparsity) * sum(sizes.values())
         ratios = {name: self._ratio(shape) ** self.power for name, shape in shapes.items()}
         saturated = set(dense)
-        while free := [name for name in sizes if name not in saturated]:
+        while True:
+            free = [name for name in sizes if name not in saturated]
             left = budget - sum(sizes[name] for name in saturated)
             _check_budget(left, budget, free, saturated)
+            if not free:
+                break
             scale = left / sum(ratios[name] * sizes[name] for name in free)
             largest = max(ratios[name] for name in free)
             if scale * largest <= 1:
@@ -189,8 +198,3 @@ def _round_to_total(counts: Mapping[str, float], sizes: Mapping[str, int], total
         for name in able[: abs(missing)]:
             whole[name] += change
     return whole
-
-
-def _matches(patterns: Iterable[str], names: Iterable[str], setting: str) -> list[str]:
-    names = list(names)
-    return [name for pattern in patterns for name in matching_names(pattern, names, setting)]

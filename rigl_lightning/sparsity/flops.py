@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+
+from rigl_lightning.sparsity.names import clean_name
 
 
 def training_flops(sparse_forward: float, dense_forward: float, dense_gradient: bool) -> float:
@@ -51,9 +54,10 @@ def sparse_forward_flops(dense_flops: Mapping[str, float], density: Mapping[str,
 class FlopCounter(TorchFunctionMode):
     """Counts the forward FLOPs of every weight while it is active, whatever module or function uses the weight.
 
-    It watches the calls of linear, convolution, matrix product and recurrent functions. Nothing is registered on the
-    model, and nothing it computes changes. A weight that is used several times counts each time. Enter it around
-    the forward pass only, not the backward pass: gradient checkpointing repeats the forward there.
+    It watches the calls of linear, convolution, product, attention and recurrent functions that are given a parameter
+    or a slice of one; a copy (cast, rescaled) is not recognised. Nothing is registered on the model, and nothing it
+    computes changes. A weight that is used several times counts each time. Enter it around the forward pass only, not
+    the backward pass: gradient checkpointing repeats the forward there.
 
     Attributes:
         flops: FLOPs by parameter name, summed over the batch.
@@ -71,7 +75,7 @@ class FlopCounter(TorchFunctionMode):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.flops: dict[str, int] = {}
-        self._names = {id(parameter): name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
+        self._names = {id(parameter): clean_name(name) for name, parameter in module.named_parameters()}
 
     def __torch_function__(
         self,
@@ -84,11 +88,16 @@ class FlopCounter(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         count = _COUNTS.get(getattr(func, "__name__", ""))
         if count is not None:
-            for weight, flops in count(result, *args, **(kwargs or {})):
-                name = self._name_of(weight)
-                if name is not None:
-                    self.flops[name] = self.flops.get(name, 0) + flops
+            # A way of calling that no counter below expects must not cost the user a run.
+            with suppress(TypeError, IndexError, KeyError, StopIteration, AttributeError):
+                self._add(count(result, *args, **(kwargs or {})))
         return result
+
+    def _add(self, counted: list[tuple[Tensor, int]]) -> None:
+        for weight, flops in counted:
+            name = self._name_of(weight)
+            if name is not None:
+                self.flops[name] = self.flops.get(name, 0) + flops
 
     def _name_of(self, weight: Tensor) -> str | None:
         # Attention takes slices of one packed parameter, which are views of it.
@@ -114,14 +123,37 @@ def _transposed_convolution(result: Tensor, input: Tensor, weight: Tensor, *_: A
     return [(weight, 2 * weight.numel() * (input.numel() // weight.shape[0]))]
 
 
-def _product(result: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> _Counted:
-    # Every element of an operand meets result / (its own other dimensions) elements: count by the inner dimension.
+def _product(result: Tensor, *operands: Any, **named: Any) -> _Counted:
+    # Each element of the result is a sum over the inner dimension, the last one of the left operand.
+    left, right = _tensors(operands, named)[-2:]
     flops = 2 * result.numel() * left.shape[-1]
     return [(left, flops), (right, flops)]
 
 
-def _added_product(result: Tensor, bias: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> _Counted:
-    return _product(result, left, right)
+def _tensordot(result: Tensor, *operands: Any, **named: Any) -> _Counted:
+    # (m, k) with (k, n) to (m, n), whatever the numbers of dimensions: m · k · n is the root of the sizes' product.
+    left, right = _tensors(operands, named)[:2]
+    flops = 2 * math.isqrt(left.numel() * right.numel() * result.numel())
+    return [(left, flops), (right, flops)]
+
+
+def _einsum(result: Tensor, equation: str, *operands: Any) -> _Counted:
+    # Multiplied over all indices at once, as a product of two operands is.
+    tensors = list(operands[0]) if isinstance(operands[0], list | tuple) else list(operands)
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, tensor in zip(terms, tensors, strict=True):
+        before, _, after = term.partition("...")
+        sizes.update(zip(before, tensor.shape, strict=False))
+        sizes.update(zip(reversed(after), reversed(tensor.shape), strict=False))
+        rest = tensor.shape[len(before) : tensor.ndim - len(after)]
+        sizes["..."] = max(sizes.get("...", 1), math.prod(rest))
+    return [(tensor, 2 * math.prod(sizes.values())) for tensor in tensors]
+
+
+def _tensors(operands: Sequence[Any], named: Mapping[str, Any]) -> list[Tensor]:
+    # By position first, then by keyword: torch's names are in the order of the operands (input, other; mat1, mat2).
+    return [value for value in (*operands, *named.values()) if isinstance(value, Tensor)]
 
 
 def _recurrent(result: Any, input: Tensor, *rest: Any, **_: Any) -> _Counted:
@@ -162,8 +194,9 @@ _COUNTS: dict[str, Callable[..., _Counted]] = {
     "multi_head_attention_forward": _attention,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
-    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _product),
-    **dict.fromkeys(("addmm", "baddbmm"), _added_product),
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "inner", "__matmul__", "addmm", "addmv", "baddbmm"), _product),
+    "tensordot": _tensordot,
+    "einsum": _einsum,
     **dict.fromkeys(("rnn_tanh", "rnn_relu", "gru", "lstm"), _recurrent),
     **dict.fromkeys(("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell"), _cell),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,28 @@ def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     """Inverse of `pack_masks`: boolean CPU tensors by name."""
     return {name: unpack_mask(entry["bits"], entry["shape"]) for name, entry in packed.items()}
+
+
+def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], remedy: str) -> None:
+    """Refuse masks of other layers or shapes than the model's.
+
+    Args:
+        masks: Masks by layer name, from a file.
+        shapes: Shape of each sparse layer of the model, by name.
+        remedy: Last sentence of the message: what to set.
+
+    Raises:
+        ValueError: Naming the first layer that differs.
+    """
+    expected = {name: tuple(shape) for name, shape in shapes.items()}
+    got = {name: tuple(mask.shape) for name, mask in masks.items()}
+    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+    if wrong:
+        raise ValueError(
+            f"Expected the checkpoint's masks to fit the model, but layer {wrong[0]!r} has shape "
+            f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint "
+            f"({len(wrong)} layers differ). {remedy}"
+        )
 
 
 def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:

@@ -55,7 +55,8 @@ def topk_mask(score: Tensor, n_active: int) -> Tensor:
     tensor([False,  True,  True,  True, False])
     """
     _check_count("n_active", n_active, score.numel())
-    return _largest(score.reshape(-1), n_active).view(score.shape)
+    flat = score.reshape(-1)
+    return _largest(flat, torch.ones_like(flat, dtype=torch.bool), n_active).view(score.shape)
 
 
 def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int) -> Tensor:
@@ -83,13 +84,11 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
     tensor([ True, False,  True, False,  True, False])
     """
     flat_mask = mask.reshape(-1)
-    n_active = int(flat_mask.sum())
+    n_active = int(torch.count_nonzero(flat_mask))
     _check_count("n_update", n_update, n_active)
-    new_mask = flat_mask.clone()
-    new_mask[flat_mask] = _largest(drop_score.reshape(-1)[flat_mask], n_active - n_update)
-    candidates = ~new_mask
-    new_mask[candidates] = _largest(grow_score.reshape(-1)[candidates], n_update)
-    return new_mask.view(mask.shape)
+    survivors = _largest(drop_score.reshape(-1), flat_mask, n_active - n_update)
+    grown = _largest(grow_score.reshape(-1), ~survivors, n_update)
+    return (survivors | grown).view(mask.shape)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -114,27 +113,41 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(unpacked.astype(bool)).view(*shape)
 
 
-def _largest(score: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` largest of a 1-d score; the lower index wins a tie."""
-    if count == 0 or count == score.numel():
-        return torch.full_like(score, bool(count), dtype=torch.bool)
-    threshold = _kth_largest(score, count)
-    mask = score > threshold
-    n_ties = count - int(mask.sum())
-    ties = (score == threshold).nonzero().view(-1)  # ascending, on every device
-    if n_ties > ties.numel():
-        raise ValueError("Expected scores without NaN.")
-    mask[ties[:n_ties]] = True
-    return mask
+def _largest(score: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` largest scores among the candidates, all 1-d; the lower index wins a tie."""
+    if count == 0:
+        return torch.zeros_like(candidates)
+    threshold = _kth_largest(_values(score, candidates, count), count)
+    chosen = (score >= threshold) & candidates
+    surplus = int(torch.count_nonzero(chosen)) - count
+    if surplus:
+        ties = ((score == threshold) & candidates).nonzero().view(-1)  # ascending, on every device
+        chosen[ties[-surplus:]] = False
+    return chosen
 
 
-def _kth_largest(score: Tensor, k: int) -> Tensor:
-    """The k-th largest value of a 1-d tensor, counted from 1."""
-    if score.device.type == "cpu" and score.dtype in (torch.float32, torch.float64):
+def _values(score: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Values whose ``count`` largest are those of the candidates' scores."""
+    # Few candidates are gathered; among many, filling the others up is faster. (Many equal values are slow to rank.)
+    n_candidates = int(torch.count_nonzero(candidates))
+    if not score.is_floating_point() or 2 * n_candidates < score.numel():
+        return score[candidates]
+    return score.masked_fill(~candidates, -torch.inf) if n_candidates < score.numel() else score
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    """The k-th largest value of a 1-d tensor, counted from 1; refuses NaN, which ranks as the largest."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         # numpy's vectorised quickselect is an order of magnitude faster than any torch operator on the CPU.
-        position = score.numel() - k
-        return torch.from_numpy(np.partition(score.detach().numpy(), position)[position : position + 1])
-    return torch.topk(score, k, sorted=False).values.min()
+        position = values.numel() - k
+        top = torch.from_numpy(np.partition(values.detach().numpy(), position)[position:])
+        threshold = top[0]
+    else:
+        top = torch.topk(values, k, sorted=False).values
+        threshold = top.min()
+    if top.is_floating_point() and bool(top.isnan().any()):
+        raise ValueError("Expected scores without NaN.")
+    return threshold
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

@@ -41,6 +41,11 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+def clean_name(name: str) -> str:
+    """Parameter name without the marks that torch.compile leaves in it."""
+    return name.replace("_orig_mod.", "")
+
+
 def _suggestion(pattern: str, names: Sequence[str]) -> str:
     known = [*names, *map(module_of, names)]
     close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from rigl_lightning.sparsity.names import matching_names, module_of
+from rigl_lightning.sparsity.names import clean_name, matching_names, module_of
 
 _MATRIX_MODULES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
@@ -59,11 +59,6 @@ def select_parameters(
             "attention weight is left. Set `include` or shorten `exclude`."
         )
     return selected
-
-
-def clean_name(name: str) -> str:
-    """Parameter name without the marks that torch.compile leaves in it."""
-    return name.replace("_orig_mod.", "")
 
 
 def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise: bool) -> Iterator[str]:

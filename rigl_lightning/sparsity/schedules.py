@@ -35,7 +35,7 @@ class UpdateSchedule:
     end: int | float = 0.75
 
     def __post_init__(self) -> None:
-        if isinstance(self.interval, bool) or self.interval < 1 or self.interval != int(self.interval):
+        if not isinstance(self.interval, int) or isinstance(self.interval, bool) or self.interval < 1:
             raise ValueError(
                 f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
                 "Set the schedule's interval."
@@ -82,7 +82,7 @@ class UpdateSchedule:
         begin, end = self._window()
         if step >= end:
             return 1.0
-        return max(0.0, (step - begin) / (end - begin))
+        return (step - begin) / (end - begin) if step > begin else 0.0
 
     def update_steps(self) -> range:
         """All update steps, in order."""

@@ -81,7 +81,10 @@ def gradient_average_magnitude(c: Connections) -> Tensor:
 
 
 def saliency(c: Connections) -> Tensor:
-    """``|w · dL/dw|``: the score of SNIP (Lee et al. 2019, arXiv 1810.02340)."""
+    """``|w · dL/dw|``: the score of SNIP (Lee et al. 2019, arXiv 1810.02340).
+
+    It ranks connections that have a weight. As a grow score it is zero at every inactive connection.
+    """
     return (c.weight * c.grad).abs()
 
 

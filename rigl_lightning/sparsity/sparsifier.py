@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
-from rigl_lightning.sparsity.mask_files import pack_masks, unpack_masks
+from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.masks import pack_mask
 from rigl_lightning.sparsity.scores import Connections
 
@@ -100,7 +100,7 @@ class Sparsifier:
     def apply_masks(self) -> None:
         """Set the weights of inactive connections to zero."""
         for name in self._sparse:
-            self.parameters[name].mul_(self.masks[name])
+            self.parameters[name].masked_fill_(~self.masks[name], 0)
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
@@ -108,7 +108,8 @@ class Sparsifier:
 
         Masks the gradients. On an update step of an algorithm that replaces the gradient step it updates the masks
         and drops all gradients of ``optimizer`` instead, so that the following ``optimizer.step`` changes nothing.
-        An update waits for the next step if a gradient is not finite.
+        No update is made from gradients that are not finite; under a GradScaler, which skips that step, the update
+        is made at the next one.
 
         Args:
             optimizer: The optimizer of the sparse parameters.
@@ -151,7 +152,8 @@ class Sparsifier:
         for name in self._sparse:
             grad = self.parameters[name].grad
             if grad is not None:
-                grad.mul_(self.masks[name])
+                # Not a product: zero times an infinite gradient would be NaN.
+                grad.masked_fill_(~self.masks[name], 0)
 
     @torch.no_grad()
     def mask_optimizer_state(self, optimizer: Optimizer) -> None:
@@ -171,7 +173,7 @@ class Sparsifier:
         """All that an exact continuation needs: plain numbers and CPU tensors, masks at one bit a connection."""
         return {
             "masks": pack_masks(self.masks),
-            "grad_averages": {name: average.cpu() for name, average in self._grad_averages.items()},
+            "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
             "step": self.step,
             "total_steps": self.total_steps,
             "seed": self.seed,
@@ -180,15 +182,8 @@ class Sparsifier:
 
     def _restore(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         masks = unpack_masks(state["masks"])
-        expected = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
-        got = {name: tuple(mask.shape) for name, mask in masks.items()}
-        if expected != got:
-            wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-            raise ValueError(
-                f"Expected the checkpoint's masks to fit the model, but layer {wrong[0]!r} has shape "
-                f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint. Set the same "
-                "model, --sparse.include and --sparse.exclude as in the run that is resumed."
-            )
+        remedy = "Set the model, --sparse.include and --sparse.exclude as in the run that is resumed."
+        check_fit(masks, {name: parameter.shape for name, parameter in self.parameters.items()}, remedy)
         if describe(self.algorithm) != state["algorithm"]:
             raise ValueError(
                 f"Expected the algorithm of the run that is resumed, {state['algorithm']}, "
@@ -234,7 +229,7 @@ class Sparsifier:
             parameter[grown] = initial[grown].to(parameter.dtype)
         _reset_state(optimizer, parameter, ~survives)
         mask.copy_(new_mask)
-        return int(grown.sum())
+        return int(torch.count_nonzero(grown))
 
     def _average(self, dense_gradients: Mapping[str, Tensor]) -> None:
         decay = self.algorithm.grad_average_decay
@@ -246,7 +241,7 @@ class Sparsifier:
             self._grad_averages[name].mul_(decay).add_(grad, alpha=1 - decay)
 
     def _count(self) -> None:
-        self.n_active = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        self.n_active = {name: int(torch.count_nonzero(mask)) for name, mask in self.masks.items()}
         # Layers that are dense need no masking.
         self._sparse = [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
 
@@ -263,7 +258,8 @@ def _reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -
 
 
 def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    # The largest magnitude is found in one pass, and is not finite if anything is not.
+    return all(bool(torch.linalg.vector_norm(t, torch.inf).isfinite()) for t in tensors.values())
 
 
 def _for_scores(tensor: Tensor) -> Tensor:

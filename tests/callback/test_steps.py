@@ -24,8 +24,6 @@ def test_nothing_leaks_outside_the_masks_and_the_density_is_exact(name, optimize
     assert sparse.sparsifier.step == 18
     # 144 · 0.7 = 100.8 zeros, rounded down, leave 44; dense first layer: 16 · 6, and 14 of the other 48
     expected = {"dense": 144, "rigl_uniform": 96 + 14}.get(name, 44)
-        name, 44
-    )  # 144 · 0.7 = 100.8 zeros, rounded down; (16 x 6) + 48 · 0.3
     final = 96 + 14 if name == "pruning" else expected
     assert sum(sparse.sparsifier.n_active.values()) == pytest.approx(final, abs=1)
     constant = watch.densities[1:] if name.startswith("snip") else watch.densities

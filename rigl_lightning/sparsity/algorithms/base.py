@@ -10,6 +10,7 @@ How many connections each layer has (`layer_sparsities`), when to change them (`
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,6 +100,11 @@ def describe(value: Any) -> str:
             f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if not _is_default(value, f)
         )
         return f"{type(value).__name__}({settings})"
+    if isinstance(value, partial):
+        arguments = [*map(describe, value.args), *(f"{k}={describe(v)}" for k, v in value.keywords.items())]
+        return f"partial({', '.join([describe(value.func), *arguments])})"
+    if type(value).__repr__ is object.__repr__:  # it would show a memory address, another one in every process
+        return type(value).__qualname__
     return getattr(value, "__qualname__", None) or repr(value)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
@@ -79,9 +80,9 @@ class DropGrow(SparseAlgorithm):
             return layer.mask
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
             return layer.mask
-        n_active = int(layer.mask.sum())
+        n_active = int(torch.count_nonzero(layer.mask))
         # Truncated in float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
-        n_update = int(np.float32(n_active) * np.float32(fraction))
+        n_update = min(int(np.float32(n_active) * np.float32(fraction)), n_active)
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
         return drop_and_grow(layer.mask, self.drop_score(layer), self.grow_score(layer), n_update)

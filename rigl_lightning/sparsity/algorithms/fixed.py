@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
-from rigl_lightning.sparsity.mask_files import read_masks
+from rigl_lightning.sparsity.mask_files import check_fit, read_masks
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,5 @@ class FixedMasks(SparseAlgorithm):
             ValueError: If the checkpoint has other layers or shapes.
         """
         masks = read_masks(self.checkpoint)
-        expected = {name: tuple(shape) for name, shape in shapes.items()}
-        got = {name: tuple(mask.shape) for name, mask in masks.items()}
-        wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-        if wrong:
-            raise ValueError(
-                f"Expected the masks in {self.checkpoint} to fit the model, but layer {wrong[0]!r} has shape "
-                f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint "
-                f"({len(wrong)} layers differ). Set --sparse.algorithm.checkpoint, or include/exclude as in that run."
-            )
+        check_fit(masks, shapes, "Set --sparse.algorithm.checkpoint, or include and exclude as in that run.")
         return masks

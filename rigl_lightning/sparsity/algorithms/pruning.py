@@ -85,5 +85,5 @@ class GradualMagnitudePruning(SparseAlgorithm):
 
 
 def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:
-    still_active = int(layer.mask.sum())
+    still_active = int(torch.count_nonzero(layer.mask))
     return topk_mask(score.masked_fill(~layer.mask, -torch.inf), min(n_active, still_active))

@@ -1,0 +1,82 @@
+"""Cost of keeping a network sparse: a training step with the Sparsifier relative to one without.
+
+    python benchmarks/step_overhead.py [--threads 1] [--rounds 7]
+
+Steps without a mask update: gradients masked before, weights after the optimizer. Ratios near 1 mean that it is free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/step_overhead.py`
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import interleaved_medians
+from rigl_lightning import Sparsifier, Static, select_parameters
+from rigl_lightning.models import CharGRU, WideResNet
+
+
+def image_loss(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images).logsumexp(1).mean()
+
+
+def text_loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    return model(tokens)[0].logsumexp(-1).mean()
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor], Tensor]] = {
+    "WRN-22-2, batch 2": (WideResNet, image_loss, torch.randn(2, 3, 32, 32)),
+    "WRN-22-2, batch 64": (WideResNet, image_loss, torch.randn(64, 3, 32, 32)),
+    "char GRU, 2 x 32": (CharGRU, text_loss, torch.randint(256, (2, 32))),
+    "char GRU, 32 x 64": (CharGRU, text_loss, torch.randint(256, (32, 64))),
+    "ResNet-50, batch 2 at 64": (lambda: timm.create_model("resnet50"), image_loss, torch.randn(2, 3, 64, 64)),
+    "ResNet-50, batch 16 at 96": (lambda: timm.create_model("resnet50"), image_loss, torch.randn(16, 3, 96, 96)),
+}
+
+
+def measure(
+    build: Callable[[], nn.Module], loss: Callable[..., Tensor], inputs: Tensor, rounds: int
+) -> dict[str, float]:
+    """Median seconds of a dense and a masked training step."""
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    sparsifier = Sparsifier(select_parameters(model), Static(0.9))
+
+    def dense_step() -> None:
+        optimizer.zero_grad()
+        loss(model, inputs).backward()
+        optimizer.step()
+
+    def masked_step() -> None:
+        optimizer.zero_grad()
+        loss(model, inputs).backward()
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+
+    return interleaved_medians({"dense": dense_step, "masked": masked_step}, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training step with masks relative to one without.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"training step at sparsity 0.9, {options.threads} thread(s), medians of {options.rounds} rounds")
+    print(f"{'case':<28}{'masked / dense':>16}{'added ms':>11}")
+    for name, (build, loss, inputs) in CASES.items():
+        seconds = measure(build, loss, inputs, options.rounds)
+        added = 1e3 * (seconds["masked"] - seconds["dense"])
+        print(f"{name:<28}{seconds['masked'] / seconds['dense']:>16.3f}{added:>11.1f}")
+
+
+if __name__ == "__main__":
+    main()

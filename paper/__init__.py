@@ -1,0 +1,1 @@
+"""The paper's figures and tables, from runs of this package."""
