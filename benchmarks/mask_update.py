@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/mask_update.py`
@@ -22,7 +23,7 @@ from benchmarks.timing import interleaved_medians
 from rigl_lightning import RigL, Sparsifier, UpdateSchedule, select_parameters
 from rigl_lightning.models import CharGRU, WideResNet
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "char GRU": CharGRU,
     "WRN-22-2": WideResNet,
     "ResNet-50": lambda: timm.create_model("resnet50"),

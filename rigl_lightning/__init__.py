@@ -1,42 +1,22 @@
 """Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners"."""
 
-from rigl_lightning.callback import SparseTrainingCallback
-from rigl_lightning.sparsity.algorithms import (
-    SET,
-    SNFS,
-    SNIP,
-    Dense,
-    DropGrow,
-    FixedMasks,
-    GradualMagnitudePruning,
-    RigL,
-    SparseAlgorithm,
-    Static,
-)
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Uniform
-from rigl_lightning.sparsity.parameters import select_parameters
-from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
-from rigl_lightning.sparsity.sparsifier import Sparsifier
+from typing import TYPE_CHECKING, Any
+
+from rigl_lightning import sparsity
+from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
+
+if TYPE_CHECKING:
+    from rigl_lightning.callback import SparseTrainingCallback as SparseTrainingCallback
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SET",
-    "SNFS",
-    "SNIP",
-    "Dense",
-    "Distribution",
-    "DropGrow",
-    "ErdosRenyi",
-    "FixedMasks",
-    "GradualMagnitudePruning",
-    "InversePower",
-    "RigL",
-    "SparseAlgorithm",
-    "SparseTrainingCallback",
-    "Sparsifier",
-    "Static",
-    "Uniform",
-    "UpdateSchedule",
-    "select_parameters",
-]
+__all__ = ["SparseTrainingCallback", *sparsity.__all__]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import; who uses the Sparsifier in a loop of his own does not need it.
+    if name == "SparseTrainingCallback":
+        from rigl_lightning.callback import SparseTrainingCallback
+
+        return SparseTrainingCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

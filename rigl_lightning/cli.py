@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    _silence_what_nobody_can_change()
     try:
         SparseCLI(
             pl.LightningModule,
@@ -112,6 +115,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if message is None or os.environ.get(TRACEBACK_VARIABLE):
             raise
         _fail(message)
+
+
+def _silence_what_nobody_can_change() -> None:
+    """Keep Lightning's advertisements, and its use of torch's deprecated functions, off the user's screen."""
+    warnings.filterwarnings("ignore", message=".*treespec.*", module="pytorch_lightning.*")
+    tips = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip: For seamless cloud" not in record.getMessage())
 
 
 def _fail(message: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paper.figures.style import DISTRIBUTION_COLOURS, DISTRIBUTION_LINES, caption, new_figure
+from paper.figures.style import DISTRIBUTION_COLOURS, DISTRIBUTION_DASHES, caption, new_figure
 
 RESULTS = "layer_sparsities.csv"
 
@@ -22,8 +22,8 @@ def draw(results: pd.DataFrame) -> Figure:
         of_total = results[results["total_sparsity"] == total]
         for label, colour in DISTRIBUTION_COLOURS.items():
             layers = of_total[of_total["distribution"] == label].sort_values("position")
-            style = {"color": colour, "linestyle": DISTRIBUTION_LINES[label], "linewidth": 1.0}
-            axis.plot(layers["position"], layers["sparsity"], label=label, **style)
+            (line,) = axis.plot(layers["position"], layers["sparsity"], label=label, color=colour, linewidth=1.0)
+            line.set_dashes(DISTRIBUTION_DASHES[label])
         axis.set_title(f"total sparsity {total:g}")
         axis.set_ylim(-0.02, 1.02)
     for axis in figure.axes[::2]:

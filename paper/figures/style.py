@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 DISTRIBUTION_COLOURS = {"uniform": "#7f7f7f", "ER": "#e08214", "ERK": "#1b6ca8"}
-DISTRIBUTION_LINES = {"uniform": ":", "ER": "--", "ERK": "-"}  # legible in grey, too
+# On and off lengths in points, so that the lines are told apart in grey, too.
+DISTRIBUTION_DASHES: dict[str, tuple[float, ...]] = {"uniform": (1, 1.5), "ER": (4, 2), "ERK": (1, 0)}
 
 FULL_WIDTH = 7.0  # inches: both columns of a page
 

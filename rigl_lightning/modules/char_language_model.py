@@ -35,7 +35,7 @@ class CharLanguageModel(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         self.model = model
-        self.example_input_array = torch.zeros(1, 64, dtype=torch.int64)
+        self.example_input_array = torch.zeros(1, 1, dtype=torch.int64)  # one character, so FLOPs are per character
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.train_bits = MeanMetric()

@@ -103,7 +103,8 @@ def describe(value: Any) -> str:
     if isinstance(value, partial):
         arguments = [*map(describe, value.args), *(f"{k}={describe(v)}" for k, v in value.keywords.items())]
         return f"partial({', '.join([describe(value.func), *arguments])})"
-    if type(value).__repr__ is object.__repr__:  # it would show a memory address, another one in every process
+    has_repr = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]
+    if not has_repr:  # it would show a memory address, another one in every process
         return type(value).__qualname__
     return getattr(value, "__qualname__", None) or repr(value)
 
