@@ -23,6 +23,7 @@ from rigl_lightning.trainer_access import (
     example_flops,
     fused_step_overflowed,
     is_compiled,
+    mask_averages,
     optimizer_of,
     refuse_unsupported_strategy,
     total_steps,
@@ -54,7 +55,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         exclude: Name patterns of weights to leave dense.
         depthwise: Make depthwise convolutions sparse too.
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
-        name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own.
+        name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
+            they log ``sparse/<name>/density`` and so on.
 
     Example::
 
@@ -72,6 +74,10 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         name: str = "",
     ) -> None:
         super().__init__()
+        if not isinstance(algorithm, SparseAlgorithm):
+            raise ValueError(
+                f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so."
+            )
         self.algorithm = algorithm
         self.include = include
         self.exclude = exclude
@@ -92,6 +98,10 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         """Key of the masks in a checkpoint; settings are not part of it, so changing one does not lose the masks."""
         return f"SparseTrainingCallback[{self.name}]" if self.name else "SparseTrainingCallback"
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what an earlier test or validation loaded; a fit that resumes loads its own state after this."""
+        self._restored = None
+
     # ---- start and end -----------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -99,8 +109,12 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         refuse_unsupported_strategy(trainer)
         parameters = self.select(pl_module)
         self._optimizer = optimizer_of(trainer, parameters)
+        self._refuse_shared_optimizer(trainer)
         if self._restored is not None or not self._continues(parameters):
             self._build(trainer, pl_module, parameters)
+        else:
+            self._active().apply_masks()
+            rank_zero_info(f"The masks of the previous fit go on at step {self._active().step}.")
         # The optimizer's own hook: before any other callback sees the weights, and only after real steps.
         self._post_hook = self._optimizer.register_step_post_hook(lambda opt, *_: self._active().after_step(opt))
 
@@ -110,11 +124,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         if self._optimizer is not None:
             sparsifier.mask_optimizer_state(self._optimizer)
         if trainer.global_step > 0 and sparsifier.step == 0:
-            rank_zero_warn(
-                f"The checkpoint holds no masks of {self.state_key}: sparse training starts with new masks at step "
-                f"{trainer.global_step}. To start from a sparse network, use FixedMasks with its checkpoint."
-            )
-            sparsifier.step = trainer.global_step
+            self._start_late(trainer.global_step)
+        mask_averages(trainer, sparsifier)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let go of the optimizer."""
@@ -130,13 +141,15 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count FLOPs on the first batch if the module has no example input to count them on."""
+        self._leave_counter()
         if not self.dense_flops and not is_compiled(pl_module):
             self._counter = FlopCounter(pl_module)
             self._counter.__enter__()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """The forward pass is over."""
-        self._stop_counter()
+        """The forward pass is over; in manual optimization another may follow."""
+        if pl_module.automatic_optimization:
+            self._stop_counter()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""
@@ -156,11 +169,14 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After a mask update: compare the ranks, and show what changed."""
+        self._stop_counter()
         update = self._active().last_update
         if update is not self._shown_update:
             compare_ranks(trainer, self._active())
+            mask_averages(trainer, self._active())
             self._log_metrics(trainer)
-            pl_module.log("sparse/density", self.metrics()["sparse/density"], prog_bar=True, logger=False)
+            density = f"{self._prefix}density"
+            pl_module.log(density, self.metrics()[density], prog_bar=True, logger=False)
             self._shown_update = update
 
     # ---- what is shown -----------------------------------------------------------------------------------------
@@ -171,22 +187,29 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         update = sparsifier.last_update
         total = sum(mask.numel() for mask in sparsifier.masks.values())
         values = {
-            "sparse/density": sum(sparsifier.n_active.values()) / total,
-            "sparse/churn": update.churn if update else 0.0,
-            "sparse/drop_fraction": update.drop_fraction if update else 0.0,
+            "density": sum(sparsifier.n_active.values()) / total,
+            "churn": update.churn if update else 0.0,
+            "drop_fraction": update.drop_fraction if update else 0.0,
         }
         if self.dense_flops:
-            values["sparse/train_flops"] = self.cost.relative
-            values["sparse/inference_flops"] = self._sparse_forward() / sum(self.dense_flops.values())
-        return values
+            values["train_flops"] = self.cost.relative
+            values["inference_flops"] = self._sparse_forward() / sum(self.dense_flops.values())
+        return {f"{self._prefix}{key}": value for key, value in values.items()}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the values available to other callbacks."""
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the final values."""
+        """Log the final values; say so if training ended before its mask updates did."""
         self._log_metrics(trainer)
+        sparsifier = self._active()
+        missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
+        if missed:
+            rank_zero_warn(
+                f"Training ended after {sparsifier.step} steps, before {len(missed)} of the mask updates that were "
+                f"planned until step {missed[-1]}."
+            )
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -244,10 +267,43 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
             needs_dense = sparsifier.algorithm.needs_dense_gradient(sparsifier.step)
             self.cost.add(self._sparse_forward(), sum(self.dense_flops.values()), needs_dense)
 
+    def _start_late(self, step: int) -> None:
+        """Begin at ``step`` of a training whose checkpoint has no masks."""
+        updates = self._active().algorithm.update_steps()
+        if updates and updates[-1] < step:
+            raise ValueError(
+                f"Expected mask updates after step {step}, where the checkpoint continues, but the last is at "
+                f"{updates[-1]}, so the network would never become what was asked for. Start from the weights alone "
+                "(load_state_dict), or set the end of the schedule later."
+            )
+        rank_zero_warn(
+            f"The checkpoint holds no masks of {self.state_key}: sparse training starts with new masks at step {step}. "
+            "To start from a sparse network, use FixedMasks with its checkpoint."
+        )
+        self._active().step = step
+
+    def _refuse_shared_optimizer(self, trainer: pl.Trainer) -> None:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks:
+            if other is not self and getattr(other, "_optimizer", None) is self._optimizer:
+                raise ValueError(
+                    f"Expected an optimizer of its own for each SparseTrainingCallback, got one for {self.state_key} "
+                    "and another. Use one callback for both, or two optimizers."
+                )
+
+    @property
+    def _prefix(self) -> str:
+        return f"sparse/{self.name}/" if self.name else "sparse/"
+
     def _stop_counter(self) -> None:
+        """The forward pass is complete: keep its count."""
+        if self._counter is not None:
+            self.dense_flops = dict(self._counter.flops)
+        self._leave_counter()
+
+    def _leave_counter(self) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            self.dense_flops = dict(self._counter.flops)
             self._counter = None
 
     def _log_metrics(self, trainer: pl.Trainer) -> None:
@@ -258,7 +314,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
                 logger.log_metrics(self.metrics(), step=step)
 
     def _remove_hooks(self) -> None:
-        self._stop_counter()
+        self._leave_counter()
         if self._post_hook is not None:
             self._post_hook.remove()
         self._post_hook = self._optimizer = None

@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from rigl_lightning.callback import SparseTrainingCallback
@@ -59,10 +59,14 @@ class _Parser(LightningArgumentParser):
 
 
 class _SaveFitConfig(SaveConfigCallback):
-    """Saves the configuration of fit only, so that a later test cannot write over it."""
+    """Saves the configuration of fit into the run's folder, and never over a file that is there.
+
+    Without a logger there is no such folder, but the current one, where the user's own config.yaml may be.
+    """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        folder = trainer.log_dir
+        if stage == "fit" and trainer.loggers and folder and not Path(folder, self.config_filename).exists():
             super().setup(trainer, pl_module, stage)
 
 
@@ -105,16 +109,15 @@ def main(args: Sequence[str] | None = None) -> None:
             trainer_class=Trainer,
             seed_everything_default=0,
             save_config_callback=_SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
             parser_class=_Parser,
             auto_configure_optimizers=False,
             args=None if args is None else list(args),
         )
-    except (ValueError, FileNotFoundError, RuntimeError, MisconfigurationException) as error:
+    except Exception as error:
         message = explain_run_error(error)
         if message is None or os.environ.get(TRACEBACK_VARIABLE):
             raise
-        _fail(message)
+        _fail(f"{message} ({TRACEBACK_VARIABLE}=1 shows the traceback.)")
 
 
 def _silence_what_nobody_can_change() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import re
 from collections.abc import Iterable
 
@@ -35,9 +36,12 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
                 names,
             )
     line = " ".join(message.split())
-    option = re.search(r"[Oo]ption '([\w.-]+)' is not accepted|unrecognized arguments: --([\w.-]+)", line)
+    option = re.search(
+        r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|unrecognized arguments: (--[\w.-]+)",
+        line,
+    )
     if option:
-        wrong = option[1] or f"--{option[2]}"
+        wrong = next(filter(None, option.groups()))
         known = [*options, *_setting_names()]
         return _with_suggestion(line.rstrip("."), wrong, known)
     return line
@@ -55,9 +59,16 @@ def explain_run_error(error: Exception) -> str | None:
             "Expected a checkpoint of this model, but its weights do not fit: "
             f"{first.rstrip('. ')}. Set --ckpt_path, or the model as in the run of the checkpoint."
         )
-    if isinstance(error, FileNotFoundError | MisconfigurationException) or message.startswith("Expected"):
-        return " ".join(message.split())
-    return None
+    if isinstance(error, pickle.UnpicklingError | IsADirectoryError) or "PytorchStreamReader" in message:
+        return "Expected a readable checkpoint, but the file is damaged or none. Set --ckpt_path."
+    if message.startswith("Checkpoint file not found"):
+        return f"{message}. Set --ckpt_path."
+    line = " ".join(message.split())
+    if isinstance(error, FileNotFoundError | MisconfigurationException):
+        return line
+    # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
+    ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
+    return ours[0] if ours else None
 
 
 def _setting_names() -> list[str]:
@@ -71,5 +82,5 @@ def _subclasses(base: type) -> set[type]:
 
 
 def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(wrong, [name for name in known if name != wrong], n=1, cutoff=0.5)
     return f"{line}. Did you mean {close[0]!r}?" if close else f"{line}."

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.sparsity.flops import trace_flops
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -58,7 +60,14 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimizer steps of the whole training, or None if nobody knows."""
+    """Optimizer steps of the whole training, or None if nobody knows.
+
+    Lightning's estimate counts the steps of all optimizers together, and today's accumulation for the whole training.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    schedulers = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    if len(trainer.strategy.optimizers) > 1 or any(len(s.scheduling) > 1 for s in schedulers):
+        return None
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < float("inf") else None
 
@@ -88,6 +97,19 @@ def is_compiled(pl_module: nn.Module) -> bool:
     return getattr(pl_module, "_compiler_ctx", None) is not None or any(compiled)
 
 
+def mask_averages(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
+    """Mask the averaged weights of Lightning's weight averaging (EMA) and SWA callbacks.
+
+    They copy the weights before there are masks and average over masks that change, so that without this the network
+    that is validated and saved is denser than the one that is trained.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        average = getattr(callback, "_average_model", None)
+        if isinstance(average, nn.Module):
+            sparsifier.apply_masks_to(getattr(average, "module", average))
+
+
 def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     """Stop if the masks of any two processes differ; nothing else would notice.
 
@@ -98,8 +120,9 @@ def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
         return
     checksums = sparsifier.checksums()
     mine = torch.tensor(list(checksums.values()), device=trainer.strategy.root_device)
-    everyone = trainer.strategy.all_gather(mine).view(trainer.world_size, -1)
-    different = (everyone != everyone[0]).any(dim=0)
+    everyone = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+    torch.distributed.all_gather(everyone, mine)
+    different = torch.stack([theirs != mine for theirs in everyone]).any(dim=0)
     if different.any():
         layer = list(checksums)[int(different.nonzero()[0])]
         raise RuntimeError(
@@ -114,8 +137,9 @@ def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:
     example = pl_module.example_input_array
     if example is None:
         return {}
+    # As Lightning passes it on: a dict by name, a tuple or list by position.
     kwargs = example if isinstance(example, dict) else {}
-    args = () if kwargs else example if isinstance(example, tuple) else (example,)
+    args = () if kwargs else tuple(example) if isinstance(example, tuple | list) else (example,)
     try:
         flops = trace_flops(pl_module, *args, **kwargs)
     except Exception as error:  # any user's forward; training itself does not depend on it
@@ -123,5 +147,5 @@ def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:
             f"FLOPs cannot be counted on example_input_array ({error}); they are counted on the first batch."
         )
         return {}
-    first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-    return {name: count / len(first) for name, count in flops.items()}
+    batched = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim > 0]
+    return {name: count / len(batched[0]) for name, count in flops.items()} if batched else {}

@@ -50,8 +50,15 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["rigl_lightning"])
     Path("digits.yaml").write_text(DIGITS, encoding="utf-8")
+    Path("damaged.ckpt").write_bytes(b"no checkpoint")
     torch.set_num_threads(1)
     return tmp_path
+
+
+def test_a_config_file_of_the_users_own_is_never_written_over():
+    Path("config.yaml").write_text("# precious\n" + DIGITS, encoding="utf-8")
+    run("--trainer.logger", "false", "--trainer.max_steps", "1", config="config.yaml")
+    assert Path("config.yaml").read_text(encoding="utf-8").startswith("# precious")
 
 
 def run(*args, command="fit", config="digits.yaml"):
@@ -198,6 +205,15 @@ def test_print_config_is_a_configuration(capsys):
         (["--data", "CIFAR10DataModule", "--data.root", "nowhere"], "--data.init_args.root"),
         (["--data", "TextBytesDataModule", "--data.root", "nowhere"], "--data.init_args.root"),
         (["--data.batch_size", "5000"], "`batch_size` of at most 1437"),
+        (["--data.batch_size", "0"], "`batch_size` of at least 1, got 0. Set --data.init_args.batch_size"),
+        (["--model.model", "WideResNet", "--model.model.depth", "23"], "Expected `depth` of the form 6n + 4"),
+        (["--sparse.exclude", "model.1"], "exclude"),
+        (
+            ["--sparse.algorithm", "Static", "--sparse.algorithm.drop_fraction", "0.1"],
+            "'drop_fraction' is not accepted",
+        ),
+        (["--ckpt_path", "damaged.ckpt"], "Set --ckpt_path"),
+        (["--trainer.strategy", "deepspeed"], "deepspeed"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):

@@ -71,6 +71,8 @@ class InMemoryDataModule(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, seed: int | None = None) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size}. Set --data.init_args.batch_size.")
         self.batch_size = batch_size
         self._seed = seed
 

@@ -27,7 +27,8 @@ def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
     if not found:
         raise ValueError(
-            f"Expected `{setting}` to name sparse layers, but {pattern!r} matches none. {_suggestion(pattern, names)}"
+            f"Expected `{setting}` to name sparse layers, but {pattern!r} matches none. {_suggestion(pattern, names)} "
+            f"Correct `{setting}`."
         )
     return found
 

@@ -42,6 +42,8 @@ def select_parameters(
     >>> list(select_parameters(model, exclude=["3"]))
     ['0.weight']
     """
+    if isinstance(include, str) or isinstance(exclude, str):
+        raise ValueError(f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets.")
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
     matrices = [name for name, parameter in named.items() if _is_matrix(parameter)]
     computed = _computed_weights(module)

@@ -93,6 +93,23 @@ def random(c: Connections) -> Tensor:
     return torch.rand(c.weight.shape, generator=c.generator).to(c.weight.device)
 
 
+def evaluate(score: Score, layer: Connections) -> Tensor:
+    """Scores of a layer, checked.
+
+    Raises:
+        ValueError: If they are not numbers of the weight's shape.
+    """
+    values = score(layer)
+    if not isinstance(values, Tensor) or values.shape != layer.weight.shape or values.dtype == torch.bool:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        dtype = f" of {values.dtype}" if isinstance(values, Tensor) else ""
+        raise ValueError(
+            f"Expected score {getattr(score, '__qualname__', score)!r} to return numbers of the weight's shape "
+            f"{tuple(layer.weight.shape)}, got {got}{dtype}. Set another score, or correct this one."
+        )
+    return values
+
+
 def needs_gradient(score: Score) -> bool:
     """Whether a score reads the dense gradient of its step. Any score we do not know is taken to read it."""
     return score not in (weight_magnitude, gradient_average_magnitude, random)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
 from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.masks import pack_mask
+from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.scores import Connections
 
 
@@ -103,6 +104,18 @@ class Sparsifier:
             self.parameters[name].masked_fill_(~self.masks[name], 0)
 
     @torch.no_grad()
+    def apply_masks_to(self, module: nn.Module) -> None:
+        """Set the same connections of a copy of the model to zero, such as an average of its weights.
+
+        Args:
+            module: Has parameters of the same names as the model; others are left alone.
+        """
+        for name, parameter in module.named_parameters():
+            mask = self.masks.get(clean_name(name))
+            if mask is not None:
+                parameter.masked_fill_(~mask.to(parameter.device), 0)
+
+    @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
         """Call between ``backward`` and ``optimizer.step``, with unscaled, reduced and not yet clipped gradients.
 
@@ -136,8 +149,16 @@ class Sparsifier:
 
         Args:
             optimizer: The optimizer of the sparse parameters.
+
+        Raises:
+            RuntimeError: If there are gradients that `before_step` has not seen.
         """
         if not self._has_gradients:
+            if any(parameter.grad is not None for parameter in self.parameters.values()):
+                raise RuntimeError(
+                    "Expected `before_step` before every optimizer.step. In Lightning's manual optimization, step the "
+                    "optimizers of self.optimizers(), without use_pl_optimizer=False."
+                )
             return
         if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
             self._update_masks(optimizer, self._kept_gradients)

@@ -85,7 +85,8 @@ class DropGrow(SparseAlgorithm):
         n_update = min(int(np.float32(n_active) * np.float32(fraction)), n_active)
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
-        return drop_and_grow(layer.mask, self.drop_score(layer), self.grow_score(layer), n_update)
+        drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
+        return drop_and_grow(layer.mask, drop_score, grow_score, n_update)
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
 from rigl_lightning.sparsity.mask_files import check_fit, read_masks
@@ -50,7 +52,7 @@ class FixedMasks(SparseAlgorithm):
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the checkpoint's masks."""
-        masks = read_masks(self.checkpoint)
+        masks = self.initial_masks(shapes, lambda name: torch.Generator())
         return {name: 1 - float(mask.float().mean()) for name, mask in masks.items()}
 
     def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:

@@ -77,7 +77,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
         """Keep the highest-scored of the connections that are still active."""
         shapes = {name: layer.weight.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
-        return {name: _prune(layer, self.score(layer), counts[name]) for name, layer in layers.items()}
+        return {name: _prune(layer, scores.evaluate(self.score, layer), counts[name]) for name, layer in layers.items()}
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule, and its end."""

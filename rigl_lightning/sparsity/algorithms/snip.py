@@ -67,7 +67,7 @@ class SNIP(SparseAlgorithm):
 
     def _rank(self, layer: Connections) -> Tensor:
         # A layer that the first batch did not use has gradient zero.
-        return self.score(layer) if layer.dense_grad is not None else torch.zeros_like(layer.weight)
+        return scores.evaluate(self.score, layer) if layer.dense_grad is not None else torch.zeros_like(layer.weight)
 
     def update_steps(self) -> Sequence[int]:
         """Step 0."""

@@ -1,0 +1,41 @@
+"""The callback works in a Trainer of either package name of Lightning."""
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import torch
+from small_runs import QUIET, SCHEDULE, plain_loader
+from torch import nn
+
+from rigl_lightning import RigL, SparseTrainingCallback
+
+
+@pytest.mark.parametrize("flavour", [pytorch_lightning, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
+def test_either_flavour_trains_and_resumes(flavour, tmp_path):
+    class Model(flavour.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(6, 30)
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+    def fit(epochs, ckpt_path=None):
+        sparse = SparseTrainingCallback(RigL(0.7, schedule=SCHEDULE))
+        trainer = flavour.Trainer(max_epochs=epochs, callbacks=sparse, enable_checkpointing=False, **QUIET)
+        model = Model()
+        trainer.fit(model, plain_loader(), ckpt_path=ckpt_path)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return model, sparse.sparsifier
+
+    whole, sparsifier = fit(3)
+    assert sparsifier.step == 18
+    fit(1)
+    resumed, again = fit(3, tmp_path / "1.ckpt")
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)
+    assert again.checksums() == sparsifier.checksums()
+    assert int((resumed.layer.weight != 0).sum()) <= sparsifier.n_active["layer.weight"] == 54
