@@ -141,8 +141,8 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     options = parser.parse_args()
-    for noisy in ("pytorch_lightning", "lightning"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    torch.set_num_threads(1)  # the network is too small for more
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
 
     schedule = UpdateSchedule(interval=30)  # the paper's 100 would leave a training of this length few updates

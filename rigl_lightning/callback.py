@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core import rank_zero
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
@@ -34,8 +35,10 @@ def _callback_flavours() -> tuple[type, ...]:
     """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
     if importlib.util.find_spec("lightning") is None:
         return (pl.Callback,)
+    log = rank_zero.log
     import lightning.pytorch  # type: ignore[import-not-found,unused-ignore]
 
+    rank_zero.log = log  # the second flavour takes over the messages of the first; give them back
     return (pl.Callback, lightning.pytorch.Callback)
 
 

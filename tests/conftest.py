@@ -5,9 +5,12 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import CIFAR10
 
 N_PER_FILE = 4
+
+torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
 
 
 @pytest.fixture
