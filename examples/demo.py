@@ -97,7 +97,7 @@ def table(results: dict[str, list[Result]]) -> str:
     lines = [f"{'method':<8}{'accuracy':>16}{'density':>10}{'training FLOPs':>17}{'n':>4}"]
     for name, runs in results.items():
         mean, spread = _mean_and_spread([100 * run.accuracies[-1] for run in runs])
-        accuracy = f"{mean:.2f} ± {spread:.2f} %"
+        accuracy = f"{mean:.2f} ± {spread:.2f} %" if len(runs) > 1 else f"{mean:.2f} %"
         lines.append(f"{name:<8}{accuracy:>16}{runs[0].density:>10.3f}{runs[0].train_flops:>16.3f}x{len(runs):>4}")
     return "\n".join(lines)
 
