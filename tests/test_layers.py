@@ -11,18 +11,19 @@ PACKAGE = "rigl_lightning"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*.py"))
 
 CORE = {"torch", "numpy"}
-LIGHTNING_NAMES = {"pytorch_lightning", "lightning", "lightning_fabric"}
+LIGHTNING_NAMES = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 LIGHTNING = CORE | LIGHTNING_NAMES
 LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "sklearn", "jsonargparse", "yaml"}
 
 # From the bottom up: name, files, other packages it may import, and whether its files may import each other.
 FLOORS = [
-    ("names", ["sparsity/__init__.py", "sparsity/names.py"], set(), False),
+    ("names", ["sparsity/names.py"], set(), False),
     ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py")],
      CORE, False),
     ("tensors of a model", ["sparsity/parameters.py", "sparsity/mask_files.py"], CORE, False),
     ("algorithms", ["sparsity/algorithms/*.py"], CORE, True),
     ("sparsifier", ["sparsity/costs.py", "sparsity/sparsifier.py"], CORE, False),
+    ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py"], LIGHTNING, True),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),
 ]  # fmt: skip
