@@ -8,7 +8,6 @@ reading weights, gradients and masks once, and with one `torch.topk` of all grad
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.timing import interleaved_medians
+from benchmarks.timing import interleaved_medians, parse_options
 from rigl_lightning import RigL, Sparsifier, UpdateSchedule, select_parameters
 from rigl_lightning.models import CharGRU, WideResNet
 
@@ -61,11 +60,7 @@ def measure(model: nn.Module, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of one RigL mask update, as ratios.")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse_options("Cost of one RigL mask update, as ratios.")
     print(f"one RigL mask update at sparsity 0.9, {options.threads} thread(s), medians of {options.rounds} rounds")
     print(f"{'network':<12}{'connections':>13}{'/ reading once':>17}{'/ torch.topk':>15}{'ns a connection':>18}")
     for name, build in NETWORKS.items():

@@ -7,7 +7,6 @@ Steps without a mask update: gradients masked before, weights after the optimize
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import interleaved_medians
+from benchmarks.timing import interleaved_medians, parse_options
 from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.models import CharGRU, WideResNet
 
@@ -65,11 +64,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training step with masks relative to one without.")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse_options("Training step with masks relative to one without.")
     print(f"training step at sparsity 0.9, {options.threads} thread(s), medians of {options.rounds} rounds")
     print(f"{'case':<28}{'masked / dense':>16}{'added ms':>11}")
     for name, (build, loss, inputs) in CASES.items():

@@ -20,6 +20,7 @@ from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.trainer_access import (
+    callbacks_of,
     compare_ranks,
     example_flops,
     fused_step_overflowed,
@@ -286,8 +287,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self._active().step = step
 
     def _refuse_shared_optimizer(self, trainer: pl.Trainer) -> None:
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for other in callbacks:
+        for other in callbacks_of(trainer):
             if other is not self and getattr(other, "_optimizer", None) is self._optimizer:
                 raise ValueError(
                     f"Expected an optimizer of its own for each SparseTrainingCallback, got one for {self.state_key} "

@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.reporting import layer_table
-from rigl_lightning.trainer_access import example_flops
+from rigl_lightning.trainer_access import callbacks_of, example_flops
 
 TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
 
@@ -26,8 +26,7 @@ class Trainer(pl.Trainer):
 
     def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
-        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
-        callback = next(c for c in callbacks if isinstance(c, SparseTrainingCallback))
+        callback = next(c for c in callbacks_of(self) if isinstance(c, SparseTrainingCallback))
         parameters = callback.select(model)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         total_steps = self._planned_steps(model, datamodule)

@@ -52,9 +52,7 @@ def layer_table(
         total_steps: Length of training, for the costs.
         dense_flops: Forward FLOPs of each weight, per sample, when dense.
     """
-    final = max(algorithm.update_steps(), default=0) + 1
-    sparsities = algorithm.layer_sparsities(shapes, final)
-    active = active_counts(shapes, sparsities)
+    active = active_counts(shapes, algorithm.final_sparsities(shapes))
     rows = [
         (
             "layer",
@@ -76,7 +74,7 @@ def layer_table(
     lines = [describe(algorithm), _schedule_line(algorithm), *_aligned(rows)]
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
-    return "\n".join(line for line in lines if line)
+    return "\n".join(lines)
 
 
 def _schedule_line(algorithm: SparseAlgorithm) -> str:

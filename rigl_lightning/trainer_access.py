@@ -18,6 +18,11 @@ from rigl_lightning.sparsity.sparsifier import Sparsifier
 _REFUSED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """All callbacks of a Trainer; Lightning sets the attribute where type checkers do not see it."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
 def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
     """Refuse strategies that split parameters over devices.
 
@@ -64,8 +69,7 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 
     Lightning's estimate counts the steps of all optimizers together, and today's accumulation for the whole training.
     """
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    schedulers = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    schedulers = [c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)]
     if len(trainer.strategy.optimizers) > 1 or any(len(s.scheduling) > 1 for s in schedulers):
         return None
     steps = trainer.estimated_stepping_batches
@@ -103,8 +107,7 @@ def mask_averages(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     They copy the weights before there are masks and average over masks that change, so that without this the network
     that is validated and saved is denser than the one that is trained.
     """
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         average = getattr(callback, "_average_model", None)
         if isinstance(average, nn.Module):
             sparsifier.apply_masks_to(getattr(average, "module", average))

@@ -19,8 +19,7 @@ def planned_inference_flops(algorithm: SparseAlgorithm, shapes: Shapes, dense_fl
         dense_flops: Forward FLOPs of each weight when dense, as from `trace_flops`; weights that are not sparse count
             too.
     """
-    final = max(algorithm.update_steps(), default=0) + 1
-    return _forward(algorithm, shapes, dense_flops, final) / sum(dense_flops.values())
+    return _forward(algorithm.final_sparsities(shapes), dense_flops) / sum(dense_flops.values())
 
 
 def planned_training_flops(
@@ -45,11 +44,10 @@ def planned_training_flops(
     dense = sum(dense_flops.values())
     total = 0.0
     for start, stop in pairwise(changes):
-        forward = _forward(algorithm, shapes, dense_flops, start)
+        forward = _forward(algorithm.layer_sparsities(shapes, start), dense_flops)
         total += (stop - start) * training_flops(forward, dense, algorithm.needs_dense_gradient(start))
     return total / (total_steps * training_flops(dense, dense, dense_gradient=True))
 
 
-def _forward(algorithm: SparseAlgorithm, shapes: Shapes, dense_flops: Mapping[str, float], step: int) -> float:
-    sparsities = algorithm.layer_sparsities(shapes, step)
+def _forward(sparsities: Mapping[str, float], dense_flops: Mapping[str, float]) -> float:
     return sparse_forward_flops(dense_flops, {name: 1 - sparsity for name, sparsity in sparsities.items()})

@@ -81,7 +81,6 @@ class Sparsifier:
         self.algorithm = algorithm.resolve(self.total_steps)
         self.step = 0
         self.last_update: MaskUpdate | None = None
-        self._updated_at: int | None = None
         self._has_gradients = False
         self._kept_gradients: dict[str, Tensor] = {}
         self._grad_averages: dict[str, Tensor] = {}
@@ -132,7 +131,7 @@ class Sparsifier:
         self._average(dense_gradients)
         update_due = self._has_gradients and self.algorithm.is_update(self.step)
         if self.algorithm.replaces_step and update_due and _all_finite(dense_gradients):
-            if self._updated_at != self.step:  # a closure may be evaluated more than once
+            if self.last_update is None or self.last_update.step != self.step:  # a closure may be evaluated twice
                 self._update_masks(optimizer, dense_gradients)
             optimizer.zero_grad(set_to_none=True)
             return
@@ -222,7 +221,6 @@ class Sparsifier:
         new_masks = self.algorithm.update_masks(layers, self.step)
         n_grown = sum(self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items())
         self._count()
-        self._updated_at = self.step
         fraction = self.algorithm.drop_fraction_at(self.step)
         self.last_update = MaskUpdate(self.step, fraction, n_grown, sum(self.n_active.values()))
 

@@ -49,6 +49,10 @@ class SparseAlgorithm(ABC):
             step: Optimizer steps completed; any number past the end of training gives the final sparsities.
         """
 
+    def final_sparsities(self, shapes: Shapes) -> dict[str, float]:
+        """Sparsity of each layer after the last update. The algorithm must be resolved."""
+        return self.layer_sparsities(shapes, max(self.update_steps(), default=0) + 1)
+
     def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
         """Masks at step 0: random ones with exact counts.
 
