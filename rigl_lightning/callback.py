@@ -154,6 +154,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self._stop_counter()
+        self._active().before_backward(loss, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""
@@ -194,6 +195,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
             "density": sum(sparsifier.n_active.values()) / total,
             "churn": update.churn if update else 0.0,
             "drop_fraction": update.drop_fraction if update else 0.0,
+            "exploration": sparsifier.exploration(),
         }
         if self.dense_flops:
             values["train_flops"] = self.cost.relative
@@ -268,8 +270,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
     def _count_cost(self) -> None:
         sparsifier = self._active()
         if self.dense_flops:
-            needs_dense = sparsifier.algorithm.needs_dense_gradient(sparsifier.step)
-            self.cost.add(self._sparse_forward(), sum(self.dense_flops.values()), needs_dense)
+            weight_gradient = sparse_forward_flops(self.dense_flops, sparsifier.weight_gradient_density())
+            self.cost.add(self._sparse_forward(), weight_gradient, sum(self.dense_flops.values()))
 
     def _start_late(self, step: int) -> None:
         """Begin at ``step`` of a training whose checkpoint has no masks."""

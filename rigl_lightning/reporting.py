@@ -17,7 +17,7 @@ class TrainingCost:
     """Training FLOPs so far, relative to the dense network's for the same steps.
 
     >>> cost = TrainingCost()
-    >>> cost.add(sparse_forward=1.0, dense_forward=10.0, dense_gradient=True)
+    >>> cost.add(forward=1.0, weight_gradient=10.0, dense_forward=10.0)
     >>> cost.relative  # (2 · 1 + 10) / 30
     0.4
     """
@@ -25,10 +25,10 @@ class TrainingCost:
     spent: float = 0.0
     dense: float = 0.0
 
-    def add(self, sparse_forward: float, dense_forward: float, dense_gradient: bool) -> None:
-        """Count one step; the arguments are those of `training_flops`."""
-        self.spent += training_flops(sparse_forward, dense_forward, dense_gradient)
-        self.dense += training_flops(dense_forward, dense_forward, dense_gradient=True)
+    def add(self, forward: float, weight_gradient: float, dense_forward: float) -> None:
+        """Count one step; the arguments are those of `training_flops`, for the sparse and for the dense network."""
+        self.spent += training_flops(forward, weight_gradient)
+        self.dense += training_flops(dense_forward, dense_forward)
 
     @property
     def relative(self) -> float:

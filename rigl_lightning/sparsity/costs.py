@@ -45,8 +45,9 @@ def planned_training_flops(
     total = 0.0
     for start, stop in pairwise(changes):
         forward = _forward(algorithm.layer_sparsities(shapes, start), dense_flops)
-        total += (stop - start) * training_flops(forward, dense, algorithm.needs_dense_gradient(start))
-    return total / (total_steps * training_flops(dense, dense, dense_gradient=True))
+        weight_gradient = _forward(algorithm.weight_gradient_sparsities(shapes, start), dense_flops)
+        total += (stop - start) * training_flops(forward, weight_gradient)
+    return total / (total_steps * training_flops(dense, dense))
 
 
 def _forward(sparsities: Mapping[str, float], dense_flops: Mapping[str, float]) -> float:

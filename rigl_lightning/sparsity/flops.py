@@ -24,18 +24,18 @@ from torch.utils._pytree import tree_map_only
 from rigl_lightning.sparsity.names import clean_name
 
 
-def training_flops(sparse_forward: float, dense_forward: float, dense_gradient: bool) -> float:
+def training_flops(forward: float, weight_gradient: float) -> float:
     """FLOPs of one training step (paper, appendix "Calculation of FLOPs").
 
     Args:
-        sparse_forward: Forward FLOPs with the inactive connections left out.
-        dense_forward: Forward FLOPs with all connections.
-        dense_gradient: Whether the step needs the gradient of inactive connections.
+        forward: Forward FLOPs with the inactive connections left out; the gradient of the inputs costs the same.
+        weight_gradient: FLOPs of the gradient of the weights: as many as forward if only active connections need
+            one, those of the dense network's forward if all do.
 
-    >>> training_flops(10, 100, dense_gradient=False), training_flops(10, 100, dense_gradient=True)
+    >>> training_flops(10, 10), training_flops(10, 100)
     (30, 120)
     """
-    return 2 * sparse_forward + (dense_forward if dense_gradient else sparse_forward)
+    return 2 * forward + weight_gradient
 
 
 def sparse_forward_flops(dense_flops: Mapping[str, float], density: Mapping[str, float]) -> float:

@@ -14,6 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.sparsity.selection import count_active, largest, smallest
+
+_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 17
+
 
 def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
     """Mask with ``n_active`` active connections at random positions.
@@ -38,25 +43,27 @@ def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator)
     return mask.view(*shape)
 
 
-def topk_mask(score: Tensor, n_active: int) -> Tensor:
+def topk_mask(score: Tensor, n_active: int, candidates: Tensor | None = None) -> Tensor:
     """Mask of the ``n_active`` largest scores.
 
     Args:
         score: Any shape, no NaN. Infinite scores are allowed.
-        n_active: Active connections, in [0, number of connections].
+        n_active: Active connections, in [0, number of candidates].
+        candidates: Boolean, of the score's shape: connections that may become active; None for all.
 
     Returns:
         Boolean tensor of the score's shape and device, contiguous.
 
     Raises:
-        ValueError: If the count does not fit, or a NaN stands in the way.
+        ValueError: If the count does not fit, or the score of a candidate is NaN.
 
     >>> topk_mask(torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0]), 3)
     tensor([False,  True,  True,  True, False])
     """
-    _check_count("n_active", n_active, score.numel())
-    flat = score.reshape(-1)
-    return _largest(flat, torch.ones_like(flat, dtype=torch.bool), n_active).view(score.shape)
+    _check_count("n_active", n_active, score.numel() if candidates is None else count_active(candidates))
+    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    mask[largest(score, n_active, candidates)] = True
+    return mask.view(score.shape)
 
 
 def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int) -> Tensor:
@@ -75,7 +82,7 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
         New mask of the same shape with the same number of active connections.
 
     Raises:
-        ValueError: If the count does not fit, or a score holds NaN.
+        ValueError: If the count does not fit, or a score that is read is NaN.
 
     >>> mask = torch.tensor([True, True, True, False, False, False])
     >>> weight = torch.tensor([0.5, 0.1, 0.9, 0.0, 0.0, 0.0])
@@ -83,12 +90,43 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
     >>> drop_and_grow(mask, weight.abs(), gradient.abs(), 1)  # drops the second, grows the fifth
     tensor([ True, False,  True, False,  True, False])
     """
-    flat_mask = mask.reshape(-1)
-    n_active = int(torch.count_nonzero(flat_mask))
-    _check_count("n_update", n_update, n_active)
-    survivors = _largest(drop_score.reshape(-1), flat_mask, n_active - n_update)
-    grown = _largest(grow_score.reshape(-1), ~survivors, n_update)
-    return (survivors | grown).view(mask.shape)
+    _check_count("n_update", n_update, count_active(mask))
+    new_mask = mask.reshape(-1).clone()
+    new_mask[smallest(drop_score, n_update, mask)] = False
+    new_mask[largest(grow_score, n_update, ~new_mask)] = True
+    return new_mask.view(mask.shape)
+
+
+def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Set a tensor to zero where the mask is False, in place.
+
+    Not a product: zero times an infinite or undefined value would be NaN.
+
+    Args:
+        tensor: Any floating type and shape.
+        mask: Boolean, same shape and device.
+
+    >>> zero_inactive_(torch.tensor([1.0, torch.inf]), torch.tensor([True, False]))
+    tensor([1., 0.])
+    """
+    integer = _INTEGER_OF_SIZE.get(tensor.element_size())
+    if tensor.device.type != "cpu" or integer is None or tensor.numel() < _CHUNK or not _alike_in_memory(tensor, mask):
+        return tensor.masked_fill_(~mask, 0)
+    # On the CPU the bits of the numbers are cleared, by pieces that fit a core's cache: three to four times faster.
+    all_or_no_bits = torch.empty(_CHUNK, dtype=integer)
+    bits, flags = _in_memory_order(tensor).view(integer), _in_memory_order(mask)
+    for piece, active in zip(bits.split(_CHUNK), flags.split(_CHUNK), strict=True):
+        piece.bitwise_and_(all_or_no_bits[: active.numel()].copy_(active).neg_())  # -1 has all bits set
+    return tensor
+
+
+def _alike_in_memory(tensor: Tensor, mask: Tensor) -> bool:
+    formats = [torch.contiguous_format, *([torch.channels_last] if tensor.ndim == 4 else [])]
+    return any(tensor.is_contiguous(memory_format=f) and mask.is_contiguous(memory_format=f) for f in formats)
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -111,43 +149,6 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
     unpacked = np.unpackbits(bits.cpu().numpy(), count=numel)
     return torch.from_numpy(unpacked.astype(bool)).view(*shape)
-
-
-def _largest(score: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` largest scores among the candidates, all 1-d; the lower index wins a tie."""
-    if count == 0:
-        return torch.zeros_like(candidates)
-    threshold = _kth_largest(_values(score, candidates, count), count)
-    chosen = (score >= threshold) & candidates
-    surplus = int(torch.count_nonzero(chosen)) - count
-    if surplus:
-        ties = ((score == threshold) & candidates).nonzero().view(-1)  # ascending, on every device
-        chosen[ties[-surplus:]] = False
-    return chosen
-
-
-def _values(score: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Values whose ``count`` largest are those of the candidates' scores."""
-    # Few candidates are gathered; among many, filling the others up is faster. (Many equal values are slow to rank.)
-    n_candidates = int(torch.count_nonzero(candidates))
-    if not score.is_floating_point() or 2 * n_candidates < score.numel():
-        return score[candidates]
-    return score.masked_fill(~candidates, -torch.inf) if n_candidates < score.numel() else score
-
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest value of a 1-d tensor, counted from 1; refuses NaN, which ranks as the largest."""
-    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
-        # numpy's vectorised quickselect is an order of magnitude faster than any torch operator on the CPU.
-        position = values.numel() - k
-        top = torch.from_numpy(np.partition(values.detach().numpy(), position)[position:])
-        threshold = top[0]
-    else:
-        top = torch.topk(values, k, sorted=False).values
-        threshold = top.min()
-    if top.is_floating_point() and bool(top.isnan().any()):
-        raise ValueError("Expected scores without NaN.")
-    return threshold
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

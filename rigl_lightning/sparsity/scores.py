@@ -24,6 +24,7 @@ class Connections:
         generator: CPU generator of this layer and step.
         dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.
         dense_grad_average: Exponential average of the dense gradients, or None if the algorithm keeps none.
+        hessian_gradient: Product of the loss's Hessian and its gradient, or None if the algorithm does not ask for it.
     """
 
     weight: Tensor
@@ -31,6 +32,7 @@ class Connections:
     generator: torch.Generator = field(default_factory=torch.Generator)
     dense_grad: Tensor | None = None
     dense_grad_average: Tensor | None = None
+    hessian_gradient: Tensor | None = None
 
     @property
     def grad(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.hidden_weights import HiddenWeights
 from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks
-from rigl_lightning.sparsity.masks import pack_mask
+from rigl_lightning.sparsity.masks import pack_mask, zero_inactive_
 from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, set_at
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.selection import count_active, positions
 
 
 class MaskUpdate(NamedTuple):
@@ -83,16 +86,13 @@ class Sparsifier:
         self.last_update: MaskUpdate | None = None
         self._has_gradients = False
         self._kept_gradients: dict[str, Tensor] = {}
+        self._hessian_gradients: dict[str, Tensor] = {}
         self._grad_averages: dict[str, Tensor] = {}
-        if state is None:
-            shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
-            masks = self.algorithm.initial_masks(shapes, lambda name: self._generator(name, "initial"))
-        else:
-            masks = self._restore(state)
-        self.masks = {
-            name: torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(masks[name])
-            for name, parameter in self.parameters.items()
-        }
+        self._masked_optimizer: Optimizer | None = None
+        self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
+        masks = self._begin() if state is None else self._restore(state)
+        self.masks = self._on_devices(masks)
+        self.explored = self._on_devices(masks if state is None else unpack_masks(state["explored"]))
         self._count()
         self.apply_masks()
 
@@ -100,7 +100,7 @@ class Sparsifier:
     def apply_masks(self) -> None:
         """Set the weights of inactive connections to zero."""
         for name in self._sparse:
-            self.parameters[name].masked_fill_(~self.masks[name], 0)
+            zero_inactive_(self.parameters[name], self.masks[name])
 
     @torch.no_grad()
     def apply_masks_to(self, module: nn.Module) -> None:
@@ -114,6 +114,25 @@ class Sparsifier:
             if mask is not None:
                 parameter.masked_fill_(~mask.to(parameter.device), 0)
 
+    def before_backward(self, loss: Tensor, mean_over_ranks: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Call before ``loss.backward`` if the algorithm reads the Hessian's product with the gradient (GraSP).
+
+        With gradient accumulation the products of the parts are added up.
+
+        Args:
+            loss: Scalar, with its graph; the graph is kept for the backward pass.
+            mean_over_ranks: Averages a tensor over all processes, in place or not; None for a single process.
+
+        Raises:
+            RuntimeError: If the network has an operation without a second derivative.
+        """
+        if not self.algorithm.needs_hessian_gradient(self.step):
+            return
+        products = _hessian_gradients(loss, self.parameters, mean_over_ranks or (lambda tensor: tensor))
+        for name, product in products.items():
+            earlier = self._hessian_gradients.get(name)
+            self._hessian_gradients[name] = product if earlier is None else earlier + product
+
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
         """Call between ``backward`` and ``optimizer.step``, with unscaled, reduced and not yet clipped gradients.
@@ -126,11 +145,13 @@ class Sparsifier:
         Args:
             optimizer: The optimizer of the sparse parameters.
         """
-        self._has_gradients = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._has_gradients = bool(gradients)
+        self._mask_state_once(optimizer)
         dense_gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
         self._average(dense_gradients)
         update_due = self._has_gradients and self.algorithm.is_update(self.step)
-        if self.algorithm.replaces_step and update_due and _all_finite(dense_gradients):
+        if self.algorithm.replaces_step and update_due and _all_finite(dense_gradients.values()):
             if self.last_update is None or self.last_update.step != self.step:  # a closure may be evaluated twice
                 self._update_masks(optimizer, dense_gradients)
             optimizer.zero_grad(set_to_none=True)
@@ -138,6 +159,10 @@ class Sparsifier:
         if update_due and self.algorithm.needs_dense_gradient(self.step) and self.algorithm.grad_average_decay is None:
             self._kept_gradients = {name: grad.clone() for name, grad in dense_gradients.items()}
         self.mask_gradients()
+        self._add_penalties()
+        # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
+        if self._hidden is not None and gradients and _all_finite(gradients):
+            self._hidden.reveal()
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
@@ -159,6 +184,9 @@ class Sparsifier:
                     "optimizers of self.optimizers(), without use_pl_optimizer=False."
                 )
             return
+        if self._hidden is not None and self._hidden.are_revealed:
+            self._hidden.hide()
+        self._adjust_weights(optimizer)
         if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
             self._update_masks(optimizer, self._kept_gradients)
             self._kept_gradients = {}
@@ -168,22 +196,41 @@ class Sparsifier:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set the gradients of inactive connections to zero."""
+        """Set the gradients of connections that do not learn to zero."""
+        if self._hidden is not None:
+            self._hidden.mask_gradients()
+            return
         for name in self._sparse:
             grad = self.parameters[name].grad
             if grad is not None:
-                # Not a product: zero times an infinite gradient would be NaN.
-                grad.masked_fill_(~self.masks[name], 0)
+                zero_inactive_(grad, self.masks[name])
 
     @torch.no_grad()
     def mask_optimizer_state(self, optimizer: Optimizer) -> None:
-        """Zero the optimizer's state of inactive connections, as when momenta of a dense training were loaded."""
-        for name in self._sparse:
-            _reset_state(optimizer, self.parameters[name], ~self.masks[name])
+        """Reset the optimizer's state of inactive connections, as when momenta of a dense training were loaded."""
+        self._masked_optimizer = optimizer
+        if self._hidden is None:
+            for name in self._sparse:
+                reset_state(optimizer, self.parameters[name], ~self.masks[name])
 
     def density(self) -> dict[str, float]:
         """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
         return {name: self.n_active[name] / self.masks[name].numel() for name in self.masks}
+
+    def weight_gradient_density(self) -> dict[str, float]:
+        """Fraction of each layer's weights that get a gradient at this step: what its computation costs."""
+        if self.algorithm.needs_dense_gradient(self.step):
+            return dict.fromkeys(self.masks, 1.0)
+        if self._hidden is not None and self._hidden.learning is not None:
+            return {name: count_active(mask) / mask.numel() for name, mask in self._hidden.learning.items()}
+        return self.density()
+
+    def exploration(self) -> float:
+        """Fraction of all connections that have been active at any time, in [0, 1].
+
+        The in-time over-parameterisation rate of ITOP (Liu et al. 2021, arXiv 2102.02887, section 3.1).
+        """
+        return sum(self._n_explored.values()) / sum(mask.numel() for mask in self.masks.values())
 
     def checksums(self) -> dict[str, int]:
         """CRC-32 of each layer's mask, equal on every process that has the same masks."""
@@ -193,12 +240,20 @@ class Sparsifier:
         """All that an exact continuation needs: plain numbers and CPU tensors, masks at one bit a connection."""
         return {
             "masks": pack_masks(self.masks),
+            "explored": pack_masks(self.explored),
+            "memory": {key: _on_cpu(value) for key, value in self.memory.items()},
+            "hidden": None if self._hidden is None else self._hidden.state_dict(),
             "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
             "step": self.step,
             "total_steps": self.total_steps,
             "seed": self.seed,
             "algorithm": describe(self.algorithm),
         }
+
+    def _begin(self) -> dict[str, Tensor]:
+        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        self.memory = self.algorithm.initial_memory(shapes, lambda name: self._generator(name, "memory"))
+        return self.algorithm.initial_masks(shapes, lambda name: self._generator(name, "initial"))
 
     def _restore(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         masks = unpack_masks(state["masks"])
@@ -210,49 +265,104 @@ class Sparsifier:
                 f"got {describe(self.algorithm)}. Set --sparse.algorithm as in that run, or start a new run."
             )
         self.step = int(state["step"])
+        self.memory = {key: _on_cpu(value) for key, value in state["memory"].items()}
+        if self._hidden is not None:
+            self._hidden.load_state_dict(state["hidden"])
         self._grad_averages = {
             name: average.to(self.parameters[name].device, copy=True)
             for name, average in state["grad_averages"].items()
         }
         return masks
 
+    def _on_devices(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(masks[name])
+            for name, parameter in self.parameters.items()
+        }
+
     def _update_masks(self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor]) -> None:
-        layers = {name: self._connections(name, dense_gradients.get(name)) for name in self.parameters}
-        new_masks = self.algorithm.update_masks(layers, self.step)
+        layers = self._layers(dense_gradients)
+        new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
         n_grown = sum(self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items())
-        self._count()
+        if self._hidden is not None:
+            self._hidden.show()  # what is inactive now is hidden again when the masks are applied
+            self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
+            self.apply_masks()
+        self._hessian_gradients = {}
         fraction = self.algorithm.drop_fraction_at(self.step)
         self.last_update = MaskUpdate(self.step, fraction, n_grown, sum(self.n_active.values()))
 
-    def _connections(self, name: str, dense_grad: Tensor | None) -> Connections:
-        return Connections(
-            weight=_for_scores(self.parameters[name]),
-            mask=self.masks[name],
-            generator=self._generator(name, str(self.step)),
-            dense_grad=None if dense_grad is None else _for_scores(dense_grad),
-            dense_grad_average=self._grad_averages.get(name),
-        )
+    def _layers(self, dense_gradients: Mapping[str, Tensor]) -> dict[str, Connections]:
+        weights = self.parameters if self._hidden is None else self._hidden.weights
+        return {
+            name: Connections(
+                weight=_for_scores(weights[name]),
+                mask=self.masks[name],
+                generator=self._generator(name, str(self.step)),
+                dense_grad=None if name not in dense_gradients else _for_scores(dense_gradients[name]),
+                dense_grad_average=self._grad_averages.get(name),
+                hessian_gradient=self._hessian_gradients.get(name),
+            )
+            for name in self.parameters
+        }
 
     def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> int:
         """Make ``new_mask`` the layer's mask; returns the number of grown connections."""
         parameter, mask = self.parameters[name], self.masks[name]
         if new_mask is mask:
             return 0
-        # A connection that was dropped and grown again keeps its value and its optimizer state, as in the reference
-        # (sparse_optimizers_base.py:328-334); every other grown one starts anew.
-        survives = mask & new_mask
-        grown = new_mask & ~mask
-        initial = self.algorithm.grow_init(layer)
-        parameter.mul_(survives)
-        if initial is not None:
-            parameter[grown] = initial[grown].to(parameter.dtype)
-        _reset_state(optimizer, parameter, ~survives)
+        # A connection that was dropped and grown again in one update keeps its value and its optimizer state, as in
+        # the reference (sparse_optimizers_base.py:328-334): it has not changed.
+        changed = mask ^ new_mask
+        at = positions(changed)
+        if at.numel() == 0:
+            return 0
+        if self._hidden is None:
+            self._start_anew(optimizer, layer, parameter, changed, at)
         mask.copy_(new_mask)
-        return int(torch.count_nonzero(grown))
+        grown = at[mask.reshape(-1)[at]]
+        self._n_explored[name] += _add_to(self.explored[name], grown)
+        self.n_active[name] += 2 * grown.numel() - at.numel()
+        self._sparse = self._layers_with_inactive()
+        return grown.numel()
+
+    def _start_anew(
+        self, optimizer: Optimizer, layer: Connections, parameter: nn.Parameter, changed: Tensor, at: Tensor
+    ) -> None:
+        """Values and optimizer state of connections that are dropped or grown."""
+        initial = self.algorithm.grow_init(layer)
+        set_at(parameter, changed, 0.0, at)
+        if initial is not None:
+            grown = changed & ~layer.mask
+            parameter[grown] = initial[grown].to(parameter.dtype)
+        reset_state(optimizer, parameter, changed, at)
+
+    def _adjust_weights(self, optimizer: Optimizer) -> None:
+        if type(self.algorithm).adjust_weights is SparseAlgorithm.adjust_weights:
+            return
+        groups = {name: group_of(optimizer, parameter) for name, parameter in self.parameters.items()}
+        rates = {name: float(group["lr"]) for name, group in groups.items() if group is not None}
+        adjusted = self.algorithm.adjust_weights(self._layers({}), self.step, rates, self.memory)
+        for name, weight in adjusted.items():
+            self.parameters[name].copy_(weight)
+
+    def _add_penalties(self) -> None:
+        if type(self.algorithm).penalty_gradient is SparseAlgorithm.penalty_gradient:
+            return
+        for name, layer in self._layers({}).items():
+            grad = self.parameters[name].grad
+            penalty = None if grad is None else self.algorithm.penalty_gradient(layer)
+            if grad is not None and penalty is not None:
+                grad.add_(penalty.to(grad.dtype))
+
+    def _mask_state_once(self, optimizer: Optimizer) -> None:
+        # State that a dense training left in the optimizer; afterwards masked gradients keep it where it belongs.
+        if optimizer is not self._masked_optimizer:
+            self.mask_optimizer_state(optimizer)
 
     def _average(self, dense_gradients: Mapping[str, Tensor]) -> None:
         decay = self.algorithm.grad_average_decay
-        if decay is None or not _all_finite(dense_gradients):
+        if decay is None or not _all_finite(dense_gradients.values()):
             return
         for name, grad in dense_gradients.items():
             if name not in self._grad_averages:
@@ -260,27 +370,56 @@ class Sparsifier:
             self._grad_averages[name].mul_(decay).add_(grad, alpha=1 - decay)
 
     def _count(self) -> None:
-        self.n_active = {name: int(torch.count_nonzero(mask)) for name, mask in self.masks.items()}
+        self.n_active = {name: count_active(mask) for name, mask in self.masks.items()}
+        self._n_explored = {name: count_active(mask) for name, mask in self.explored.items()}
+        self._sparse = self._layers_with_inactive()
+
+    def _layers_with_inactive(self) -> list[str]:
         # Layers that are dense need no masking.
-        self._sparse = [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
+        return [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
 
     def _generator(self, name: str, step: str) -> torch.Generator:
         # Not Python's hash: it differs between processes.
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}/{step}".encode()))
 
 
-def _reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
-    """Zero every state tensor of the parameter's shape (momenta, second moments, ...) at the given connections."""
-    for value in optimizer.state.get(parameter, {}).values():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value.masked_fill_(where.to(value.device), 0)
+def _hessian_gradients(
+    loss: Tensor, parameters: Mapping[str, nn.Parameter], mean_over_ranks: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Product of the loss's Hessian with its gradient, of each layer, by differentiating twice."""
+    weights = list(parameters.values())
+    gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+    # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part.
+    pairs = [(g, mean_over_ranks(g.detach().clone())) for g in gradients if g is not None and g.requires_grad]
+    if not pairs:
+        return {}
+    product = torch.stack([(own * mean).sum() for own, mean in pairs]).sum()
+    products = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
+    return {
+        name: mean_over_ranks(torch.zeros_like(parameter) if value is None else value.detach())
+        for (name, parameter), value in zip(parameters.items(), products, strict=True)
+    }
 
 
-def _all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    # The largest magnitude is found in one pass, and is not finite if anything is not.
-    return all(bool(torch.linalg.vector_norm(t, torch.inf).isfinite()) for t in tensors.values())
+def _add_to(explored: Tensor, grown: Tensor) -> int:
+    """Note positions as explored; returns how many are new."""
+    flat = explored.view(-1) if explored.is_contiguous() else explored.reshape(-1)
+    n_new = grown.numel() - count_active(flat[grown])
+    flat[grown] = True
+    if not explored.is_contiguous():
+        explored.copy_(flat.view(explored.shape))
+    return n_new
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    # A sum is the fastest reading of all values. It is not finite if one of them is not, or if it overflows.
+    return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
 
 
 def _for_scores(tensor: Tensor) -> Tensor:
     # Half precision has so few values that most scores would be ties.
     return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.to("cpu", copy=True) if isinstance(value, Tensor) else value

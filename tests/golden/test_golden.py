@@ -46,8 +46,16 @@ def recorded_scores(trace):
 
 def initial_state(trace, algorithm):
     masks = {str(i): torch.from_numpy(trace[f"M0_{i}"] > 0) for i in range(3)}
-    start = {"grad_averages": {}, "step": 0, "total_steps": None, "seed": 0, "algorithm": describe(algorithm)}
-    return {"masks": pack_masks(masks), **start}
+    start = {
+        "grad_averages": {},
+        "memory": {},
+        "hidden": None,
+        "step": 0,
+        "total_steps": None,
+        "seed": 0,
+        "algorithm": describe(algorithm),
+    }
+    return {"masks": pack_masks(masks), "explored": pack_masks(masks), **start}
 
 
 def build(trace):

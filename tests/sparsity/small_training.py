@@ -50,8 +50,10 @@ def sparsify(model, algorithm, **kwargs):
 
 def sparsifier_with(masks, parameters, algorithm, step=0):
     """A Sparsifier that starts with these masks."""
-    start = {"grad_averages": {}, "step": step, "total_steps": None, "seed": 0, "algorithm": describe(algorithm)}
-    return Sparsifier(parameters, algorithm, state={"masks": pack_masks(masks), **start})
+    nothing = {"grad_averages": {}, "memory": {}, "hidden": None}
+    start = {"step": step, "total_steps": None, "seed": 0, "algorithm": describe(algorithm)}
+    packed = pack_masks(masks)
+    return Sparsifier(parameters, algorithm, state={"masks": packed, "explored": packed, **nothing, **start})
 
 
 def through_disk(state):

@@ -76,4 +76,4 @@ class TestDefaults:
         assert list(silent.update_steps()) == []
         assert silent.drop_fraction_at(0) == 0
         with pytest.raises(NotImplementedError, match="Silent"):
-            silent.update_masks({}, 0)
+            silent.update_masks({}, 0, {})

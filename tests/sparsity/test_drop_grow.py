@@ -41,7 +41,7 @@ class TestDropFraction:
         mask = torch.arange(20) < n_active
         c = Connections(mask.float(), mask, dense_grad=(~mask).float() + 0.5)
         rigl = RigL(schedule=SCHEDULE, drop_fraction=fraction, decay=constant)
-        new = rigl.update_masks({"a": c}, 0)["a"]
+        new = rigl.update_masks({"a": c}, 0, {})["a"]
         assert int((mask & ~new).sum()) == moved
         assert int(new.sum()) == n_active
 
@@ -50,13 +50,13 @@ class TestMoves:
     # Dropped in the order 1, 3, 2, 0; see test_masks.py. Half of four connections move: 1 and 3 go.
     def test_rigl_grows_by_the_magnitude_of_the_gradient(self):
         rigl = RigL(schedule=SCHEDULE, drop_fraction=0.5)
-        new = rigl.update_masks({"a": layer(dense_grad=GRADIENT)}, 0)["a"]
+        new = rigl.update_masks({"a": layer(dense_grad=GRADIENT)}, 0, {})["a"]
         assert written(new) == "1.1..1.1"  # .5 at 7, and |-.4| at 5; the signed gradient would take .35 at 3
 
     def test_snfs_grows_by_the_magnitude_of_the_average(self):
         average = torch.tensor([0, 0, 0, 0, -0.9, 0.1, 0.8, 0.2])
         snfs = SNFS(schedule=SCHEDULE, drop_fraction=0.5)
-        assert written(snfs.update_masks({"a": layer(dense_grad_average=average)}, 0)["a"]) == "1.1.1.1."
+        assert written(snfs.update_masks({"a": layer(dense_grad_average=average)}, 0, {})["a"]) == "1.1.1.1."
 
     def test_set_grows_anywhere_but_at_survivors_with_equal_chance(self):
         generator = torch.Generator().manual_seed(1)
@@ -64,25 +64,25 @@ class TestMoves:
         counts = torch.zeros(8)
         for _ in range(1500):
             c = Connections(layer().weight, layer().mask, generator)
-            counts += algorithm.update_masks({"a": c}, 0)["a"]
+            counts += algorithm.update_masks({"a": c}, 0, {})["a"]
         assert counts[[0, 2]].tolist() == [1500, 1500]
         # 2 of 6 candidates: binomial(1500, 1/3) has mean 500, standard deviation 18.
         assert (counts[[1, 3, 4, 5, 6, 7]] - 500).abs().max() < 80
 
     def test_a_layer_that_had_no_gradient_keeps_its_mask(self):
         used, unused = layer(dense_grad=GRADIENT), layer()
-        new = RigL(schedule=SCHEDULE, drop_fraction=0.5).update_masks({"used": used, "unused": unused}, 0)
+        new = RigL(schedule=SCHEDULE, drop_fraction=0.5).update_masks({"used": used, "unused": unused}, 0, {})
         assert new["unused"] is unused.mask
         assert not torch.equal(new["used"], used.mask)
-        assert SNFS(schedule=SCHEDULE, drop_fraction=0.5).update_masks({"a": unused}, 0)["a"] is unused.mask
+        assert SNFS(schedule=SCHEDULE, drop_fraction=0.5).update_masks({"a": unused}, 0, {})["a"] is unused.mask
 
     def test_a_dense_layer_keeps_its_mask(self):
         c = Connections(torch.ones(4), torch.ones(4, dtype=torch.bool), dense_grad=torch.ones(4))
-        assert RigL(schedule=SCHEDULE, drop_fraction=1.0).update_masks({"a": c}, 0)["a"] is c.mask
+        assert RigL(schedule=SCHEDULE, drop_fraction=1.0).update_masks({"a": c}, 0, {})["a"] is c.mask
 
     def test_at_the_end_of_a_cosine_nothing_moves(self):
         c = layer(dense_grad=GRADIENT)
-        assert RigL(schedule=SCHEDULE, drop_fraction=1.0).update_masks({"a": c}, 40)["a"] is c.mask
+        assert RigL(schedule=SCHEDULE, drop_fraction=1.0).update_masks({"a": c}, 40, {})["a"] is c.mask
 
 
 class TestWhatAStepNeeds:

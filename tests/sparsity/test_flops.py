@@ -248,9 +248,8 @@ class TestNothingChanges:
 
 def test_a_training_step_costs_three_forwards_or_the_dense_gradient():
     # f_S = 10, f_D = 100: static 3 f_S; RigL on update steps and SNFS 2 f_S + f_D; dense 3 f_D.
-    assert training_flops(10, 100, dense_gradient=False) == 30
-    assert training_flops(10, 100, dense_gradient=True) == 120
-    assert training_flops(100, 100, dense_gradient=True) == training_flops(100, 100, dense_gradient=False) == 300
+    assert training_flops(forward=10, weight_gradient=10) == 30
+    assert training_flops(forward=10, weight_gradient=100) == 120
 
 
 def test_unnamed_weights_count_as_dense():

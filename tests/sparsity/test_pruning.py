@@ -63,14 +63,14 @@ def test_the_smallest_weights_go():
     weight = torch.tensor([0.8, -0.1, 0.5, 0.3, -0.9, 0.2, 0.05, 0.6])
     algorithm = GradualMagnitudePruning(0.5, EVERYWHERE, UpdateSchedule(1, 0, 4))
     # At the end 4 of 8 stay: .8, .5, .9, .6.
-    new = algorithm.update_masks({"a": Connections(weight, torch.ones(8, dtype=torch.bool))}, 4)["a"]
+    new = algorithm.update_masks({"a": Connections(weight, torch.ones(8, dtype=torch.bool))}, 4, {})["a"]
     assert new.tolist() == [True, False, True, False, True, False, False, True]
 
 
 def test_inactive_connections_do_not_come_back_though_active_weights_are_zero():
     mask = torch.tensor([False] * 4 + [True] * 4)
     algorithm = GradualMagnitudePruning(0.5, EVERYWHERE, UpdateSchedule(1, 0, 4))
-    assert torch.equal(algorithm.update_masks({"a": Connections(torch.zeros(8), mask)}, 4)["a"], mask)
+    assert torch.equal(algorithm.update_masks({"a": Connections(torch.zeros(8), mask)}, 4, {})["a"], mask)
 
 
 @pytest.mark.parametrize("distribution", [EVERYWHERE, Uniform(), ErdosRenyi()])
@@ -78,7 +78,7 @@ def test_every_layer_ends_at_its_own_share(distribution):
     shapes = {"a": (6, 5), "b": (20, 30), "c": (4, 20)}
     algorithm = GradualMagnitudePruning(0.8, distribution, UpdateSchedule(1, 2, 10))
     layers = {n: Connections(torch.randn(s), torch.ones(s, dtype=torch.bool)) for n, s in shapes.items()}
-    new = algorithm.update_masks(layers, 10)
+    new = algorithm.update_masks(layers, 10, {})
     assert {n: int(m.sum()) for n, m in new.items()} == active_counts(shapes, distribution(shapes, 0.8))
     assert set(algorithm.layer_sparsities(shapes, 2).values()) == {0.0}
     assert algorithm.layer_sparsities(shapes, 11) == pytest.approx(distribution(shapes, 0.8))

@@ -65,7 +65,7 @@ def test_a_global_ranking_leaves_every_layer_its_best_connection():
         "weak": Connections(torch.ones(2), torch.ones(2).bool(), dense_grad=torch.tensor([1e-6, 2e-6])),
         "unused": Connections(torch.ones(2), torch.ones(2).bool()),
     }
-    new = SNIP(0.5, EVERYWHERE, global_ranking=True).update_masks(layers, 0)
+    new = SNIP(0.5, EVERYWHERE, global_ranking=True).update_masks(layers, 0, {})
     assert {n: written(m) for n, m in new.items()} == {"strong": "...111", "weak": ".1", "unused": "1."}
 
 
@@ -73,9 +73,9 @@ def test_ties_go_to_the_first_layer_and_position():
     def ones(size):
         return Connections(torch.ones(size), torch.ones(size).bool(), dense_grad=torch.ones(size))
 
-    new = SNIP(0.5, EVERYWHERE, global_ranking=True).update_masks({"a": ones(4), "b": ones(4)}, 0)
+    new = SNIP(0.5, EVERYWHERE, global_ranking=True).update_masks({"a": ones(4), "b": ones(4)}, 0, {})
     assert (written(new["a"]), written(new["b"])) == ("111.", "1...")  # b keeps its first, as its best
-    new = SNIP(0.5, EVERYWHERE).update_masks({"a": ones(4), "b": ones(4)}, 0)
+    new = SNIP(0.5, EVERYWHERE).update_masks({"a": ones(4), "b": ones(4)}, 0, {})
     assert torch.equal(new["b"], flags("11.."))
 
 

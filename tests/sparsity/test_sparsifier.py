@@ -284,9 +284,9 @@ class TestUnusualSteps:
         updates = []
 
         class Twice(algorithm):
-            def update_masks(self, layers, step):
+            def update_masks(self, layers, step, memory):
                 updates.append(step)
-                return super().update_masks(layers, step)
+                return super().update_masks(layers, step, memory)
 
         model = small_network()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -529,7 +529,10 @@ class TestState:
 
     def test_is_plain_and_small(self):
         state = self.state()
-        assert set(state) == {"masks", "grad_averages", "step", "total_steps", "seed", "algorithm"}
+        assert set(state) == {
+            *("masks", "explored", "grad_averages", "memory", "hidden"),
+            *("step", "total_steps", "seed", "algorithm"),
+        }
         assert sum(entry["bits"].numel() for entry in state["masks"].values()) == (36 + 4) // 8 + 256 // 8
 
     def test_gives_back_masks_step_seed_and_length(self):

@@ -1,7 +1,8 @@
 """What a sparse training algorithm is: settings, and four questions answered by pure functions.
 
 How many connections each layer has (`layer_sparsities`), when to change them (`is_update`), which come next
-(`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does.
+(`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does. A few methods ask
+for more: a memory, weights that learn while inactive, a penalty, a step of their own.
 """
 
 # No postponed annotations here and in the other algorithms: the command line reads the types of settings, also those
@@ -22,6 +23,8 @@ from rigl_lightning.sparsity.scores import Connections
 
 Masks = dict[str, Tensor]
 GeneratorOf = Callable[[str], torch.Generator]
+Memory = dict[str, Any]
+"""Plain numbers and tensors that an algorithm keeps from one update to the next; the Sparsifier holds and saves it."""
 
 
 class SparseAlgorithm(ABC):
@@ -31,10 +34,13 @@ class SparseAlgorithm(ABC):
         replaces_step: The mask update is made instead of the gradient step (RigL, SNIP: paper, Algorithm 1), or
             after it (SET, SNFS, pruning), as in the reference (sparse_optimizers_base.py:118-146, 487-521).
         grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
+        hides_inactive_weights: Inactive weights keep their values and may learn; the network computes without them.
+            Scores then see all weights.
     """
 
     replaces_step = False
     grad_average_decay: float | None = None
+    hides_inactive_weights = False
 
     def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
@@ -63,6 +69,10 @@ class SparseAlgorithm(ABC):
         counts = active_counts(shapes, self.layer_sparsities(shapes, 0))
         return {name: random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()}
 
+    def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
+        """What the algorithm remembers at step 0; arguments as in `initial_masks`. It may be changed in place."""
+        return {}
+
     def is_update(self, step: int) -> bool:
         """Whether masks are updated at ``step``."""
         return False
@@ -75,13 +85,51 @@ class SparseAlgorithm(ABC):
         """Whether the gradient of inactive connections is read at ``step``. It decides what the step costs."""
         return self.grad_average_decay is not None
 
-    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+    def needs_hessian_gradient(self, step: int) -> bool:
+        """Whether the product of the loss's Hessian and gradient is read at ``step``."""
+        return False
+
+    def weight_gradient_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Sparsity of the gradient of each layer's weights at ``step``. It decides what the step costs."""
+        return dict.fromkeys(shapes, 0.0) if self.needs_dense_gradient(step) else self.layer_sparsities(shapes, step)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """New masks of all layers. A layer that had no gradient, because the batch did not use it, has None there.
+
+        Args:
+            layers: What may be seen of each sparse layer, by name.
+            step: Optimizer steps completed.
+            memory: See `initial_memory`.
 
         Raises:
             NotImplementedError: If the algorithm never updates.
         """
         raise NotImplementedError(f"{type(self).__name__} has no mask updates.")
+
+    def learning_masks(self, layers: Mapping[str, Connections]) -> Masks | None:
+        """If inactive weights are hidden: those that learn, active ones included; None for all. Asked at each update.
+
+        Args:
+            layers: As in `update_masks`, with the new masks.
+        """
+        return None
+
+    def penalty_gradient(self, layer: Connections) -> Tensor | None:
+        """What a regulariser adds to the gradient of the layer's weights before the optimizer's step, or None."""
+        return None
+
+    def adjust_weights(
+        self, layers: Mapping[str, Connections], step: int, learning_rates: Mapping[str, float], memory: Memory
+    ) -> dict[str, Tensor]:
+        """New weights of layers that the algorithm moves itself, right after the gradient step and before an update.
+
+        Args:
+            layers: As in `update_masks`.
+            step: As there.
+            learning_rates: Of each layer, as the optimizer has it now.
+            memory: As there.
+        """
+        return {}
 
     def grow_init(self, layer: Connections) -> Tensor | None:
         """Values of the layer's newly grown connections as a tensor of the weight's shape; None for zero."""

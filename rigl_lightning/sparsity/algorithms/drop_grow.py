@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import Masks, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
 from rigl_lightning.sparsity.masks import drop_and_grow
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
+from rigl_lightning.sparsity.selection import count_active
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DropGrow(SparseAlgorithm):
     def _reads_gradient(self) -> bool:
         return scores.needs_gradient(self.drop_score) or scores.needs_gradient(self.grow_score)
 
-    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Drop and grow in each layer."""
         fraction = self.drop_fraction_at(step)
         return {name: self._update_mask(layer, fraction) for name, layer in layers.items()}
@@ -80,7 +80,7 @@ class DropGrow(SparseAlgorithm):
             return layer.mask
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
             return layer.mask
-        n_active = int(torch.count_nonzero(layer.mask))
+        n_active = count_active(layer.mask)
         # Truncated in float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
         n_update = min(int(np.float32(n_active) * np.float32(fraction)), n_active)
         if n_update == 0 or n_active == layer.mask.numel():

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import Masks, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts, check_sparsity
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule, cubic_sparsity
 from rigl_lightning.sparsity.scores import Connections, Score
+from rigl_lightning.sparsity.selection import count_active
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
         """On update steps if the score reads the gradient."""
         return scores.needs_gradient(self.score) and self.is_update(step)
 
-    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored of the connections that are still active."""
         shapes = {name: layer.weight.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
@@ -85,5 +85,4 @@ class GradualMagnitudePruning(SparseAlgorithm):
 
 
 def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:
-    still_active = int(torch.count_nonzero(layer.mask))
-    return topk_mask(score.masked_fill(~layer.mask, -torch.inf), min(n_active, still_active))
+    return topk_mask(score, min(n_active, count_active(layer.mask)), layer.mask)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import Masks, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import (
     Distribution,
     ErdosRenyi,
@@ -56,7 +56,7 @@ class SNIP(SparseAlgorithm):
         """At step 0 only."""
         return self.is_update(step)
 
-    def update_masks(self, layers: Mapping[str, Connections], step: int) -> Masks:
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored connections."""
         shapes = {name: layer.weight.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))

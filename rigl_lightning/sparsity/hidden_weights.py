@@ -1,0 +1,84 @@
+"""Hidden weights: inactive ones that keep their values and go on learning while the network computes without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rigl_lightning.sparsity.mask_files import pack_masks, unpack_masks
+from rigl_lightning.sparsity.masks import zero_inactive_
+
+
+class HiddenWeights:
+    """All weights of the sparse layers, of which the parameters show the active ones only.
+
+    The optimizer works on all weights: `reveal` puts them into the parameters before its step, `hide` takes them out
+    after it. Whoever reads the parameters at any other time, a forward pass or a checkpoint, sees the sparse network.
+
+    Args:
+        parameters: Sparse weights by name; their present values are the first hidden weights.
+
+    Attributes:
+        weights: All weights by name, never masked.
+        learning: Masks of the weights that learn, inactive ones among them, or None if all do. Others stay as they are.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.learning: dict[str, Tensor] | None = None
+        self.are_revealed = False
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of weights that do not learn to zero."""
+        for name, mask in (self.learning or {}).items():
+            grad = self._parameters[name].grad
+            if grad is not None:
+                zero_inactive_(grad, mask)
+
+    def reveal(self) -> None:
+        """Before the optimizer's step: all weights into the parameters.
+
+        Raises:
+            RuntimeError: If they are there already.
+        """
+        if self.are_revealed:
+            raise RuntimeError(
+                "Expected one evaluation of the loss for each optimizer step, got a second: the inactive weights of "
+                "this algorithm would take part in it. Use an optimizer without line search or repeated closures "
+                "(not LBFGS or SAM), and do not leave out optimizer.step."
+            )
+        for name, weight in self.weights.items():
+            self._parameters[name].copy_(weight)
+        self.are_revealed = True
+
+    def hide(self) -> None:
+        """After the optimizer's step: keep what it made of the weights that learn. Mask the parameters next."""
+        for name, weight in self.weights.items():
+            parameter = self._parameters[name]
+            if self.learning is None:
+                weight.copy_(parameter)
+            else:
+                torch.where(self.learning[name], parameter, weight, out=weight)
+        self.are_revealed = False
+
+    def show(self) -> None:
+        """All weights into the parameters, to be masked by new masks."""
+        for name, weight in self.weights.items():
+            self._parameters[name].copy_(weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain CPU tensors."""
+        weights = {name: weight.to("cpu", copy=True) for name, weight in self.weights.items()}
+        return {"weights": weights, "learning": None if self.learning is None else pack_masks(self.learning)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What an earlier `state_dict` returned, for the same parameters."""
+        for name, weight in state["weights"].items():
+            self.weights[name].copy_(weight)
+        if state["learning"] is not None:
+            masks = unpack_masks(state["learning"])
+            self.learning = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
