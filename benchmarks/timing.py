@@ -1,21 +1,29 @@
-"""Ratios of running times measured in one run: interleaved rounds, medians."""
+"""Ratios of running times measured in one run: interleaved rounds, medians. And memory."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 
-def parse_options(description: str) -> argparse.Namespace:
-    """Options of every benchmark: ``rounds``, and ``threads``, which torch then uses."""
+def options_parser(description: str) -> argparse.ArgumentParser:
+    """Options of every benchmark: ``threads`` for torch, and ``rounds``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    return parser
+
+
+def parse_options(description: str) -> argparse.Namespace:
+    """The options, of which torch has taken the number of threads."""
+    options = options_parser(description).parse_args()
     torch.set_num_threads(options.threads)
     return options
 
@@ -30,3 +38,21 @@ def interleaved_medians(actions: Mapping[str, Callable[[], object]], rounds: int
             if round_number:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_extra_megabytes(action: Callable[[], object]) -> float:
+    """Highest resident memory while the action runs above that before, in MB; Linux only.
+
+    Measure in a fresh process: memory that was freed before may serve the action again and hide what it needs.
+    """
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, as far as that goes
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    action()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1])

@@ -129,7 +129,8 @@ def test_a_named_callback_logs_under_its_name():
     sparse = SparseTrainingCallback(Static(0.7), name="generator")
     pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET).fit(SmallModel(), SmallData())
     assert set(sparse.metrics()) == {
-        f"sparse/generator/{key}" for key in ("density", "churn", "drop_fraction", "train_flops", "inference_flops")
+        f"sparse/generator/{key}"
+        for key in ("density", "churn", "drop_fraction", "exploration", "train_flops", "inference_flops")
     }
 
 
