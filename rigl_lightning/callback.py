@@ -14,9 +14,10 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from rigl_lightning.reporting import TrainingCost, layer_table
+from rigl_lightning.reporting import TrainingCost, layer_table, mask_metrics
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
+from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.trainer_access import (
@@ -46,9 +47,9 @@ def _callback_flavours() -> tuple[type, ...]:
 class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
     """Trains the weights of any LightningModule sparse; the module itself needs no change.
 
-    Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor:
-    ``sparse/density``, ``sparse/churn`` (fraction of active connections that are new), ``sparse/drop_fraction``, and
-    ``sparse/train_flops``, ``sparse/inference_flops`` relative to the dense network.
+    Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor, what
+    `mask_metrics` lists (``sparse/density``, ``sparse/churn``, ...), and ``sparse/train_flops``,
+    ``sparse/inference_flops`` relative to the dense network.
 
     A checkpoint holds the masks in the callback's own state; its ``state_dict`` is that of the plain dense module.
     Resuming it with the same callback continues exactly.
@@ -59,6 +60,9 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         exclude: Name patterns of weights to leave dense.
         depthwise: Make depthwise convolutions sparse too.
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
+        log_layers: Log also the density, survival and dead units of every layer at each mask update.
+        strict: Check all invariants after every step and stop with a message if one is broken. It reads all weights
+            once more a step: for finding out, not for every training.
         name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
             they log ``sparse/<name>/density`` and so on.
 
@@ -75,6 +79,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         exclude: Sequence[str] = (),
         depthwise: bool = False,
         seed: int | None = None,
+        log_layers: bool = False,
+        strict: bool = False,
         name: str = "",
     ) -> None:
         super().__init__()
@@ -87,6 +93,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self.exclude = exclude
         self.depthwise = depthwise
         self.seed = seed
+        self.log_layers = log_layers
+        self.strict = strict
         self.name = name
         self.sparsifier: Sparsifier | None = None
         self.cost = TrainingCost()
@@ -175,6 +183,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
     ) -> None:
         """After a mask update: compare the ranks, and show what changed."""
         self._stop_counter()
+        if self.strict:
+            self._check_invariants()
         update = self._active().last_update
         if update is not self._shown_update:
             compare_ranks(trainer, self._active())
@@ -188,15 +198,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
 
     def metrics(self) -> dict[str, float]:
         """What is logged, as it stands now."""
-        sparsifier = self._active()
-        update = sparsifier.last_update
-        total = sum(mask.numel() for mask in sparsifier.masks.values())
-        values = {
-            "density": sum(sparsifier.n_active.values()) / total,
-            "churn": update.churn if update else 0.0,
-            "drop_fraction": update.drop_fraction if update else 0.0,
-            "exploration": sparsifier.exploration(),
-        }
+        values = mask_metrics(self._active(), self.log_layers)
         if self.dense_flops:
             values["train_flops"] = self.cost.relative
             values["inference_flops"] = self._sparse_forward() / sum(self.dense_flops.values())
@@ -272,6 +274,11 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         if self.dense_flops:
             weight_gradient = sparse_forward_flops(self.dense_flops, sparsifier.weight_gradient_density())
             self.cost.add(self._sparse_forward(), weight_gradient, sum(self.dense_flops.values()))
+
+    def _check_invariants(self) -> None:
+        broken = violations(self._active(), self._optimizer)
+        if broken:
+            raise RuntimeError(f"After {self._active().step} steps (strict=True): {'; '.join(broken)}.")
 
     def _start_late(self, step: int) -> None:
         """Begin at ``step`` of a training whose checkpoint has no masks."""

@@ -18,13 +18,14 @@ LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "sklearn", "jsonargparse
 # From the bottom up: name, files, other packages it may import, and whether its files may import each other.
 FLOORS = [
     ("ground", ["sparsity/names.py", "sparsity/selection.py"], CORE, False),
-    ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py")],
-     CORE, False),
+    ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py",
+                                     "statistics.py")], CORE, False),
     ("tensors of a model", ["sparsity/" + f for f in ("parameters.py", "mask_files.py", "optimizer_state.py")], CORE,
      False),
     ("algorithms", ["sparsity/algorithms/*.py"], CORE, True),
     ("weights of a model", ["sparsity/costs.py", "sparsity/hidden_weights.py"], CORE, False),
     ("sparsifier", ["sparsity/sparsifier.py"], CORE, False),
+    ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py"], LIGHTNING, True),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),

@@ -21,17 +21,32 @@ from rigl_lightning.sparsity.selection import count_active, positions
 
 
 class MaskUpdate(NamedTuple):
-    """What one mask update did, over all layers."""
+    """What one mask update did, over all layers.
+
+    Attributes:
+        step: Optimizer steps completed before it.
+        drop_fraction: Fraction of the active connections it dropped.
+        n_grown: Connections that were inactive before and are active now.
+        n_grown_blindly: Those of them whose dense gradient was exactly zero, so that position alone chose them: there
+            were too few non-zero gradients (dead units, a small batch, underflow).
+        n_active: Active connections.
+    """
 
     step: int
     drop_fraction: float
     n_grown: int
+    n_grown_blindly: int
     n_active: int
 
     @property
     def churn(self) -> float:
         """Fraction of the active connections that are new."""
         return self.n_grown / max(self.n_active, 1)
+
+    @property
+    def blind_growth(self) -> float:
+        """Fraction of the grown connections that position alone chose."""
+        return self.n_grown_blindly / max(self.n_grown, 1)
 
 
 class Sparsifier:
@@ -92,6 +107,7 @@ class Sparsifier:
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         masks = self._begin() if state is None else self._restore(state)
         self.masks = self._on_devices(masks)
+        self._first_masks = pack_masks(masks) if state is None else dict(state["first_masks"])
         self.explored = self._on_devices(masks if state is None else unpack_masks(state["explored"]))
         self._count()
         self.apply_masks()
@@ -225,6 +241,10 @@ class Sparsifier:
             return {name: count_active(mask) / mask.numel() for name, mask in self._hidden.learning.items()}
         return self.density()
 
+    def first_masks(self) -> dict[str, Tensor]:
+        """The masks that training began with, on the CPU."""
+        return unpack_masks(self._first_masks)
+
     def exploration(self) -> float:
         """Fraction of all connections that have been active at any time, in [0, 1].
 
@@ -241,6 +261,7 @@ class Sparsifier:
         return {
             "masks": pack_masks(self.masks),
             "explored": pack_masks(self.explored),
+            "first_masks": self._first_masks,
             "memory": {key: _on_cpu(value) for key, value in self.memory.items()},
             "hidden": None if self._hidden is None else self._hidden.state_dict(),
             "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
@@ -283,14 +304,15 @@ class Sparsifier:
     def _update_masks(self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor]) -> None:
         layers = self._layers(dense_gradients)
         new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
-        n_grown = sum(self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items())
+        grown = [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
         if self._hidden is not None:
             self._hidden.show()  # what is inactive now is hidden again when the masks are applied
             self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
             self.apply_masks()
         self._hessian_gradients = {}
         fraction = self.algorithm.drop_fraction_at(self.step)
-        self.last_update = MaskUpdate(self.step, fraction, n_grown, sum(self.n_active.values()))
+        n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
+        self.last_update = MaskUpdate(self.step, fraction, n_grown, n_blindly, sum(self.n_active.values()))
 
     def _layers(self, dense_gradients: Mapping[str, Tensor]) -> dict[str, Connections]:
         weights = self.parameters if self._hidden is None else self._hidden.weights
@@ -306,17 +328,17 @@ class Sparsifier:
             for name in self.parameters
         }
 
-    def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> int:
-        """Make ``new_mask`` the layer's mask; returns the number of grown connections."""
+    def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> tuple[int, int]:
+        """Make ``new_mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
         parameter, mask = self.parameters[name], self.masks[name]
         if new_mask is mask:
-            return 0
+            return 0, 0
         # A connection that was dropped and grown again in one update keeps its value and its optimizer state, as in
         # the reference (sparse_optimizers_base.py:328-334): it has not changed.
         changed = mask ^ new_mask
         at = positions(changed)
         if at.numel() == 0:
-            return 0
+            return 0, 0
         if self._hidden is None:
             self._start_anew(optimizer, layer, parameter, changed, at)
         mask.copy_(new_mask)
@@ -324,7 +346,8 @@ class Sparsifier:
         self._n_explored[name] += _add_to(self.explored[name], grown)
         self.n_active[name] += 2 * grown.numel() - at.numel()
         self._sparse = self._layers_with_inactive()
-        return grown.numel()
+        n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
+        return grown.numel(), n_blindly
 
     def _start_anew(
         self, optimizer: Optimizer, layer: Connections, parameter: nn.Parameter, changed: Tensor, at: Tensor

@@ -128,10 +128,9 @@ def test_two_callbacks_on_one_optimizer_are_refused():
 def test_a_named_callback_logs_under_its_name():
     sparse = SparseTrainingCallback(Static(0.7), name="generator")
     pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET).fit(SmallModel(), SmallData())
-    assert set(sparse.metrics()) == {
-        f"sparse/generator/{key}"
-        for key in ("density", "churn", "drop_fraction", "exploration", "train_flops", "inference_flops")
-    }
+    keys = ("density", "churn", "drop_fraction", "blind_growth", "exploration", "survival", "hamming_distance")
+    keys += ("dead_units", "train_flops", "inference_flops")
+    assert set(sparse.metrics()) == {f"sparse/generator/{key}" for key in keys}
 
 
 def test_changing_accumulation_needs_a_schedule_in_steps():

@@ -55,7 +55,7 @@ def initial_state(trace, algorithm):
         "seed": 0,
         "algorithm": describe(algorithm),
     }
-    return {"masks": pack_masks(masks), "explored": pack_masks(masks), **start}
+    return {**dict.fromkeys(("masks", "explored", "first_masks"), pack_masks(masks)), **start}
 
 
 def build(trace):

@@ -53,7 +53,8 @@ def sparsifier_with(masks, parameters, algorithm, step=0):
     nothing = {"grad_averages": {}, "memory": {}, "hidden": None}
     start = {"step": step, "total_steps": None, "seed": 0, "algorithm": describe(algorithm)}
     packed = pack_masks(masks)
-    return Sparsifier(parameters, algorithm, state={"masks": packed, "explored": packed, **nothing, **start})
+    masks = {"masks": packed, "explored": packed, "first_masks": packed}
+    return Sparsifier(parameters, algorithm, state={**masks, **nothing, **start})
 
 
 def through_disk(state):

@@ -83,7 +83,9 @@ class TestRigLUpdateByHand:
 
     def test_the_report(self):
         _, _, sparsifier = by_hand(self.algorithm, torch.optim.SGD, {}, lr=0.1)
-        assert sparsifier.last_update == MaskUpdate(step=0, drop_fraction=0.75, n_grown=2, n_active=4)
+        assert sparsifier.last_update == MaskUpdate(
+            step=0, drop_fraction=0.75, n_grown=2, n_grown_blindly=0, n_active=4
+        )
         assert sparsifier.last_update.churn == 0.5
 
 
@@ -530,7 +532,7 @@ class TestState:
     def test_is_plain_and_small(self):
         state = self.state()
         assert set(state) == {
-            *("masks", "explored", "grad_averages", "memory", "hidden"),
+            *("masks", "explored", "first_masks", "grad_averages", "memory", "hidden"),
             *("step", "total_steps", "seed", "algorithm"),
         }
         assert sum(entry["bits"].numel() for entry in state["masks"].values()) == (36 + 4) // 8 + 256 // 8
@@ -605,7 +607,7 @@ class TestReports:
         assert all(one[name] != other[name] for name in one)
 
     def test_churn_without_connections_is_zero(self):
-        assert MaskUpdate(0, 0.3, 0, 0).churn == 0
+        assert MaskUpdate(0, 0.3, 0, 0, 0).churn == MaskUpdate(0, 0.3, 0, 0, 0).blind_growth == 0
 
 
 def test_rigl_is_drop_and_grow_with_the_gradient_of_the_skipped_batch():

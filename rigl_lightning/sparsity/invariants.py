@@ -1,0 +1,48 @@
+"""Invariants: what is always true of a sparse network, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+
+def violations(sparsifier: Sparsifier, optimizer: Optimizer | None = None) -> list[str]:
+    """What is broken after a step, a sentence for each layer and promise; empty if all is well.
+
+    Args:
+        sparsifier: Between two steps.
+        optimizer: Its state is checked too, if given.
+    """
+    return [sentence for name in sparsifier.masks for sentence in _of_layer(sparsifier, optimizer, name)]
+
+
+@torch.no_grad()
+def _of_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) -> Iterator[str]:
+    mask, parameter = sparsifier.masks[name], sparsifier.parameters[name]
+    if mask.shape != parameter.shape:
+        yield f"{name}: the mask has shape {tuple(mask.shape)}, the weight {tuple(parameter.shape)}"
+        return
+    if count_active(mask) != sparsifier.n_active[name]:
+        yield f"{name}: {count_active(mask)} connections are active, {sparsifier.n_active[name]} were counted"
+    if n_leaks := _nonzero_outside(parameter, mask):
+        yield f"{name}: {n_leaks} inactive weights are not zero"
+    if count_active(mask & ~sparsifier.explored[name]):
+        yield f"{name}: active connections are missing among the explored"
+    if optimizer is None or sparsifier.algorithm.hides_inactive_weights:
+        return
+    for key, value in optimizer.state.get(parameter, {}).items():
+        # Adagrad and Rprop start from other values than zero, which inactive connections keep.
+        if isinstance(value, Tensor) and value.shape == mask.shape and key not in ("sum", "step_size"):
+            n_leaks = _nonzero_outside(value, mask)
+            if n_leaks:
+                yield f"{name}: the optimizer's {key!r} is not zero at {n_leaks} inactive connections"
+
+
+def _nonzero_outside(tensor: Tensor, mask: Tensor) -> int:
+    return count_active((tensor != 0) & ~mask.to(tensor.device))
