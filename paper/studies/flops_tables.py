@@ -379,9 +379,8 @@ def _trainings(row: Row, study: Study, published: Published) -> Iterator[Row]:
 
 
 def _widths(model: str, study: Study, published: Published) -> Iterator[Row]:
-    printed = {
-        (p["method"], float(p["sparsity"])): float(p["published"]) for p in published if p["quantity"] == "width"
-    }
+    widths = [p for p in published if p["quantity"] == "width" and p["reading"] != EQUAL_FLOPS]
+    printed = {(p["method"], float(p["sparsity"])): float(p["published"]) for p in widths}
     for sparsity in study.sparsities:
         for reading, width in _small_widths(study, sparsity, printed.get(("Small-Dense", sparsity))):
             row = Row(model, "Small-Dense", "", sparsity, 1, "width", reading, width)

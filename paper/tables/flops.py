@@ -74,27 +74,24 @@ def published_markdown(table: pd.DataFrame) -> str:
     return _markdown([*header, "source, reading, reason"], body)
 
 
-def costs_markdown(table: pd.DataFrame, model: str) -> str:
-    """A markdown table of a network: training FLOPs of every method, inference FLOPs and size, at multiplier 1."""
-    plain = table[(table["model"] == model) & (table["reading"] == "") & (table["training_multiplier"] == 1)]
-    plain = plain[plain["distribution"] != ""].drop_duplicates(KEY)
-    methods = [m for m in plain["method"].unique() if m != "any"]
-    header = ["distribution", "sparsity", "inference", *methods, "MB"]
-
-    def body() -> Iterable[list[str]]:
-        for (distribution, sparsity), group in plain.groupby(["distribution", "sparsity"], sort=True):
-            value = group.set_index(["method", "quantity"])["computed"]
-            if ("any", "size_bytes") not in value.index:
-                continue
-            yield [
-                str(distribution),
-                f"{sparsity:g}",
-                _number(value.get((methods[0], "inference_flops")), ".4f"),
-                *(_number(value.get((method, "train_flops")), ".4f") for method in methods),
-                f"{value[('any', 'size_bytes')] / 1e6:.3f}",
-            ]
-
-    return _markdown(header, body())
+def costs_markdown(computed: pd.DataFrame, model: str) -> str:
+    """A markdown table of a network: inference, training of every method and size, by distribution and sparsity."""
+    plain = computed[(computed["model"] == model) & computed["reading"].isna() & (computed["training_multiplier"] == 1)]
+    value = plain.set_index(["distribution", "sparsity", "method", "quantity"])["computed"]
+    is_erk = plain["distribution"] == "ERK"
+    methods = plain.loc[is_erk & (plain["quantity"] == "train_flops"), "method"].unique()
+    runs = plain[plain["method"] == methods[0]][["distribution", "sparsity"]].drop_duplicates()
+    body = (
+        [
+            distribution,
+            f"{sparsity:g}",
+            f"{value[distribution, sparsity, methods[0], 'inference_flops']:.4f}",
+            *(f"{value[distribution, sparsity, method, 'train_flops']:.4f}" for method in methods),
+            f"{value[distribution, sparsity, 'any', 'size_bytes'] / 1e6:.3f}",
+        ]
+        for distribution, sparsity in runs.itertuples(index=False)
+    )
+    return _markdown(["distribution", "sparsity", "inference", *(f"train {m}" for m in methods), "MB"], body)
 
 
 def _with_text(table: pd.DataFrame) -> pd.DataFrame:
