@@ -1,9 +1,13 @@
 """Networks of any width: timm's at width 1, and every layer scaled."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
 
+import rigl_lightning.models
 from rigl_lightning.models import CharGRU, LeNet300100, mobilenet_v1, mobilenet_v2, resnet50
 from rigl_lightning.models.channels import scaled_channels
 
@@ -66,3 +70,11 @@ def test_a_narrow_lenet_and_gru_scale_their_hidden_layers():
     gru = CharGRU(width=0.5)
     assert gru.gru.hidden_size == 256
     assert gru(torch.zeros(1, 2, dtype=torch.int64))[0].shape == (1, 2, 256)
+
+
+def test_the_small_networks_do_not_wait_for_timm():
+    code = "import sys, rigl_lightning.models as m; m.LeNet300100(); print('timm' in sys.modules, m.resnet50.__name__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "False resnet50\n"
+    with pytest.raises(AttributeError, match="no attribute 'resnet51'"):
+        rigl_lightning.models.resnet51  # noqa: B018
