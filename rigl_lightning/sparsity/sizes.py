@@ -17,8 +17,8 @@ def weight_bytes(numel: int, sparsity: float, bits: int = 32) -> float:
         sparsity: Fraction of inactive connections, in [0, 1].
         bits: Bits a value takes.
 
-    >>> weight_bytes(800, 0.0), weight_bytes(800, 0.9)
-    (3200.0, 420.0)
+    >>> weight_bytes(800, 0.0), weight_bytes(800, 0.75)
+    (3200.0, 900.0)
     """
     mask_bits = numel if sparsity > 0 else 0
     return (numel * (1 - sparsity) * bits + mask_bits) / 8
