@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint figures bench clean
+.PHONY: help setup demo test test-fast lint figures tables bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,11 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-figures: $(READY)  ## draw the paper's figures from the committed results
+figures: $(READY)  ## draw the paper's figures and write its tables from the committed results
+	$(BIN)/python paper/make_figures.py
+
+tables: $(READY)  ## count FLOPs, sizes and widths again (half a minute), then as figures
+	$(BIN)/python paper/studies/flops_tables.py
 	$(BIN)/python paper/make_figures.py
 
 bench: $(READY)  ## measure mask updates and step overhead, as ratios

@@ -241,3 +241,10 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback():
     Path("broken.py").write_text("def broken(c):\n    raise ValueError('something of the user')\n", encoding="utf-8")
     with pytest.raises(ValueError, match="something of the user"):
         run("--sparse.algorithm.grow_score", "broken.broken")
+
+
+def test_a_network_may_be_a_function_with_a_width(capsys):
+    network = ["--model.init_args.model", "rigl_lightning.models.mobilenet_v1", "--model.init_args.num_classes", "10"]
+    width = ["--model.init_args.model.init_args.width", "0.1", "--model.init_args.input_shape", "[3, 32, 32]"]
+    run(*network, *width, command="inspect")
+    assert "model.conv_stem.weight               8x3x3x3" in capsys.readouterr().out

@@ -13,13 +13,13 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rg
 CORE = {"torch", "numpy"}
 LIGHTNING_NAMES = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 LIGHTNING = CORE | LIGHTNING_NAMES
-LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "sklearn", "jsonargparse", "yaml"}
+LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "timm", "sklearn", "jsonargparse", "yaml"}
 
 # From the bottom up: name, files, other packages it may import, and whether its files may import each other.
 FLOORS = [
     ("ground", ["sparsity/names.py", "sparsity/selection.py"], CORE, False),
     ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py",
-                                     "statistics.py")], CORE, False),
+     "sizes.py", "statistics.py", "widths.py")], CORE, False),
     ("tensors of a model", ["sparsity/" + f for f in ("parameters.py", "mask_files.py", "optimizer_state.py")], CORE,
      False),
     ("algorithms", ["sparsity/algorithms/*.py"], CORE, True),

@@ -1,7 +1,27 @@
 """The networks of the benchmarks; dense, and unaware that anything may be masked."""
 
+from typing import TYPE_CHECKING, Any
+
 from rigl_lightning.models.char_gru import CharGRU
 from rigl_lightning.models.lenet_300_100 import LeNet300100
 from rigl_lightning.models.wide_resnet import WideResNet
 
-__all__ = ["CharGRU", "LeNet300100", "WideResNet"]
+if TYPE_CHECKING:
+    from rigl_lightning.models.mobilenet import mobilenet_v1 as mobilenet_v1
+    from rigl_lightning.models.mobilenet import mobilenet_v2 as mobilenet_v2
+    from rigl_lightning.models.resnet import resnet50 as resnet50
+
+__all__ = ["CharGRU", "LeNet300100", "WideResNet", "mobilenet_v1", "mobilenet_v2", "resnet50"]
+
+
+def __getattr__(name: str) -> Any:
+    # timm takes seconds to import; the small networks do not need it.
+    if name in ("mobilenet_v1", "mobilenet_v2"):
+        from rigl_lightning.models import mobilenet
+
+        return getattr(mobilenet, name)
+    if name == "resnet50":
+        from rigl_lightning.models.resnet import resnet50
+
+        return resnet50
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

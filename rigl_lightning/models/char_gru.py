@@ -8,6 +8,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rigl_lightning.models.channels import scaled_channels
+
 
 class CharGRU(nn.Module):
     """Embedding, one GRU layer, linear readouts, and logits by the transposed embedding.
@@ -25,9 +27,10 @@ class CharGRU(nn.Module):
         hidden: Width of the GRU state.
         readouts: Widths of the linear layers after the GRU. The last must equal ``embedding``, since the
             same matrix turns it into logits.
+        width: Factor on all these widths but the vocabulary; a fraction gives the small dense baselines.
 
     Raises:
-        ValueError: If the last readout is not as wide as the embedding.
+        ValueError: If the last readout is not as wide as the embedding, or ``width`` leaves a layer no unit.
 
     >>> import torch
     >>> logits, state = CharGRU()(torch.zeros(2, 5, dtype=torch.int64))
@@ -41,6 +44,7 @@ class CharGRU(nn.Module):
         embedding: int = 128,
         hidden: int = 512,
         readouts: Sequence[int] = (256, 128),
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if not readouts or readouts[-1] != embedding:
@@ -48,6 +52,7 @@ class CharGRU(nn.Module):
                 f"Expected the last of `readouts` to equal `embedding` ({embedding}), got {tuple(readouts)}. "
                 "Set --model.init_args.model.init_args.readouts."
             )
+        embedding, hidden, *readouts = (scaled_channels(units, width) for units in (embedding, hidden, *readouts))
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.gru = nn.GRU(embedding, hidden, batch_first=True)
         widths = [hidden, *readouts]

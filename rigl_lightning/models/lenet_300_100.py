@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from rigl_lightning.models.channels import scaled_channels
 from rigl_lightning.models.initialisation import glorot_uniform_
 
 
@@ -13,19 +14,24 @@ class LeNet300100(nn.Sequential):
     Args:
         in_features: Pixels times channels of one image: 784 for MNIST, 64 for the 8x8 digits.
         num_classes: Number of logits.
+        width: Factor on the 300 and the 100 units; a fraction gives the small dense baselines.
+
+    Raises:
+        ValueError: If ``width`` leaves a layer no unit.
 
     >>> import torch
     >>> LeNet300100(in_features=64)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, in_features: int = 784, num_classes: int = 10) -> None:
+    def __init__(self, in_features: int = 784, num_classes: int = 10, width: float = 1.0) -> None:
+        first, second = scaled_channels(300, width), scaled_channels(100, width)
         super().__init__(
             nn.Flatten(),
-            nn.Linear(in_features, 300),
+            nn.Linear(in_features, first),
             nn.ReLU(),
-            nn.Linear(300, 100),
+            nn.Linear(first, second),
             nn.ReLU(),
-            nn.Linear(100, num_classes),
+            nn.Linear(second, num_classes),
         )
         glorot_uniform_(self)

@@ -9,7 +9,8 @@ import pytest
 from paper.make_figures import FIGURES, make_figures
 from paper.studies.layer_sparsities import RESULTS, rows
 
-FIGURE_FILES = sorted((Path(__file__).parents[2] / "paper" / "figures").glob("*.py"))
+PAPER = Path(__file__).parents[2] / "paper"
+FIGURE_FILES = sorted([*PAPER.glob("figures/*.py"), *PAPER.glob("tables/*.py"), PAPER / "make_figures.py"])
 
 
 def test_the_committed_layer_sparsities_are_those_of_the_package():
@@ -28,7 +29,7 @@ def test_the_figures_that_have_rows_are_drawn_and_the_others_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", FIGURE_FILES, ids=lambda path: path.stem)
-def test_no_figure_needs_torch(path):
+def test_no_figure_and_no_table_needs_torch(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     modules += [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]

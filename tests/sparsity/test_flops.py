@@ -7,7 +7,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigl_lightning.models import CharGRU
-from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops, trace_flops, training_flops
+from rigl_lightning.sparsity.flops import (
+    FlopCounter,
+    sparse_forward_flops,
+    trace,
+    trace_flops,
+    training_flops,
+    with_outputs,
+)
 
 
 class Uses(nn.Module):
@@ -147,6 +154,52 @@ class TestByHand:
         assert trace_flops(model, torch.zeros(2, 3, 4, 4)) == {}
 
 
+class TestOutputs:
+    """What the second convention adds: one FLOP for each number that a product makes."""
+
+    @pytest.mark.parametrize(
+        ("module", "shape", "expected"),
+        [
+            (nn.Linear(4, 3), (2, 7, 4), 3 * 14),
+            (nn.Conv1d(2, 3, 5), (1, 2, 9), 3 * 5),
+            (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 8, 8), 6 * 16 * 2),
+            (nn.Conv2d(4, 4, 3, padding=1, groups=4), (1, 4, 8, 8), 4 * 64),
+            (nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), (2, 4, 4, 4), 6 * 64 * 2),
+        ],
+        ids=str,
+    )
+    def test_linear_and_convolutions(self, module, shape, expected):
+        assert trace(module, torch.zeros(shape)).outputs == {"weight": expected}
+
+    def test_gates_of_recurrent_layers_and_cells(self):
+        assert trace(nn.GRU(3, 5), torch.zeros(4, 2, 3)).outputs == {"weight_ih_l0": 15 * 8, "weight_hh_l0": 15 * 8}
+        lstm = trace(nn.LSTM(3, 5, proj_size=2), torch.zeros(4, 2, 3)).outputs
+        assert lstm == {"weight_ih_l0": 20 * 8, "weight_hh_l0": 20 * 8, "weight_hr_l0": 2 * 8}
+        assert trace(nn.LSTMCell(3, 5), torch.zeros(2, 3)).outputs == {"weight_ih": 20 * 2, "weight_hh": 20 * 2}
+
+    def test_projections_of_attention(self):
+        x = torch.zeros(2, 3, 4)
+        outputs = trace(nn.MultiheadAttention(4, 2, batch_first=True), x, x, x).outputs
+        assert outputs == {"in_proj_weight": 12 * 6, "out_proj.weight": 4 * 6}
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda w, x: x @ w.t(),
+            lambda w, x: torch.einsum("bi,oi->bo", x, w),
+            lambda w, x: torch.tensordot(x, w.t(), 1),
+        ],
+        ids=["x@w.t", "einsum", "tensordot"],
+    )
+    def test_products(self, function):
+        assert trace(Uses(function), torch.zeros(5, 4)).outputs == {"weight": 15}
+
+    def test_they_are_dense_whatever_the_weight(self):
+        flops = with_outputs({"a": 200, "b": 50}, {"a": 10, "b": 5})
+        assert sum(flops.values()) == 265
+        assert sparse_forward_flops(flops, {"a": 0.1, "b": 0.0}) == 20 + 10 + 5
+
+
 class TestAgainstTorch:
     """torch.utils.flop_counter counts the products that are really dispatched; also 2 per multiply-accumulate."""
 
@@ -182,6 +235,42 @@ class TestAgainstTorch:
             model(torch.zeros(shape))
         assert sum(trace_flops(model, torch.zeros(shape)).values()) == witness.get_total_flops()
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_b0", "regnety_002",
+            "resnext50_32x4d", "densenet121", "convnext_atto", "ghostnet_100",
+        ],
+    )  # fmt: skip
+    def test_convolutional_networks_of_timm(self, name):
+        model, images = on_meta(name), torch.zeros(1, 3, 64, 64, device="meta")
+        assert sum(trace_flops(model, images).values()) == witness_of(model, images)
+
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224", "swin_tiny_patch4_window7_224"])
+    def test_transformers_of_timm_but_for_attention_which_has_no_weights(self, name):
+        model, images = on_meta(name), torch.zeros(1, 3, 224, 224, device="meta")
+        scores = witness_of(model, images, only=("bmm", "baddbmm", "_scaled_dot_product"))
+        assert sum(trace_flops(model, images).values()) == witness_of(model, images) - scores
+
+
+def on_meta(name):
+    import timm
+
+    with torch.device("meta"):
+        return timm.create_model(name).eval()
+
+
+def witness_of(model, images, only=("",)):
+    with torch.no_grad(), FlopCounterMode(display=False) as witness:
+        model(images)
+    counts = witness.get_flop_counts()["Global"]
+    return sum(n for operator, n in counts.items() if any(part in str(operator) for part in only))
+
+
+def test_scaled_dot_product_attention_has_no_weights():
+    model = Uses(lambda w, x: F.scaled_dot_product_attention(F.linear(x, w), F.linear(x, w), x[..., :3]))
+    assert trace_flops(model, torch.zeros(2, 5, 4)) == {"weight": 2 * (2 * 12 * 10)}
+
 
 class TestNothingChanges:
     def model(self):
@@ -208,6 +297,21 @@ class TestNothingChanges:
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
         assert all(p.device.type == "cpu" for p in model.parameters())
+
+    def test_hooks_and_batch_norms_of_the_user_are_left_as_they_are(self):
+        model, x = self.model(), torch.randn(2, 3, 6, 6)
+        model(x)
+        handle = model[0].register_forward_hook(lambda module, args, output: output + 1)
+        before = {name: value.clone() for name, value in model[1].named_buffers()}
+        expected_hooks = list(model[0]._forward_hooks)
+
+        trace(model, x)
+
+        assert model.training
+        assert list(model[0]._forward_hooks) == expected_hooks
+        assert before.keys() == {"running_mean", "running_var", "num_batches_tracked"}
+        assert all(torch.equal(value, before[name]) for name, value in model[1].named_buffers())
+        handle.remove()
 
     def test_the_counter_changes_no_output_and_no_gradient(self):
         model, x = self.model(), torch.randn(2, 3, 6, 6)
