@@ -7,10 +7,11 @@ from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public 
 
 if TYPE_CHECKING:
     from rigl_lightning.callback import SparseTrainingCallback as SparseTrainingCallback
+    from rigl_lightning.plots import SparsityPlot as SparsityPlot
 
 __version__ = "0.1.0"
 
-__all__ = ["SparseTrainingCallback", *sparsity.__all__]
+__all__ = ["SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from rigl_lightning.callback import SparseTrainingCallback
 
         return SparseTrainingCallback
+    if name == "SparsityPlot":
+        from rigl_lightning.plots import SparsityPlot
+
+        return SparsityPlot
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core import rank_zero
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
@@ -21,6 +19,7 @@ from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.trainer_access import (
+    callback_flavours,
     callbacks_of,
     compare_ranks,
     example_flops,
@@ -33,18 +32,7 @@ from rigl_lightning.trainer_access import (
 )
 
 
-def _callback_flavours() -> tuple[type, ...]:
-    """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
-    if importlib.util.find_spec("lightning") is None:
-        return (pl.Callback,)
-    log = rank_zero.log
-    import lightning.pytorch  # type: ignore[import-not-found,unused-ignore]
-
-    rank_zero.log = log  # the second flavour takes over the messages of the first; give them back
-    return (pl.Callback, lightning.pytorch.Callback)
-
-
-class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
+class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     """Trains the weights of any LightningModule sparse; the module itself needs no change.
 
     Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor, what

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core import rank_zero
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
@@ -16,6 +18,17 @@ from rigl_lightning.sparsity.flops import trace_flops
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 _REFUSED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def callback_flavours() -> tuple[type, ...]:
+    """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
+    if importlib.util.find_spec("lightning") is None:
+        return (pl.Callback,)
+    log = rank_zero.log
+    import lightning.pytorch  # type: ignore[import-not-found,unused-ignore]
+
+    rank_zero.log = log  # the second flavour takes over the messages of the first; give them back
+    return (pl.Callback, lightning.pytorch.Callback)
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:

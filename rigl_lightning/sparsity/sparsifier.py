@@ -345,7 +345,7 @@ class Sparsifier:
         grown = at[mask.reshape(-1)[at]]
         self._n_explored[name] += _add_to(self.explored[name], grown)
         self.n_active[name] += 2 * grown.numel() - at.numel()
-        self._sparse = self._layers_with_inactive()
+        self._sparse = self.sparse_layers()
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
 
@@ -395,10 +395,10 @@ class Sparsifier:
     def _count(self) -> None:
         self.n_active = {name: count_active(mask) for name, mask in self.masks.items()}
         self._n_explored = {name: count_active(mask) for name, mask in self.explored.items()}
-        self._sparse = self._layers_with_inactive()
+        self._sparse = self.sparse_layers()
 
-    def _layers_with_inactive(self) -> list[str]:
-        # Layers that are dense need no masking.
+    def sparse_layers(self) -> list[str]:
+        """Names of the layers that have an inactive connection; the others need no masking."""
         return [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
 
     def _generator(self, name: str, step: str) -> torch.Generator:

@@ -6,9 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
-from small_runs import ALGORITHMS, SCHEDULE, SmallModel, fit
+from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
-from rigl_lightning import RigL, Static
+from rigl_lightning import RigL, SparseTrainingCallback, Static
 from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
 
 
@@ -87,3 +87,49 @@ def test_values_reach_other_callbacks():
     fit(RigL(0.7, schedule=SCHEDULE), WithExample(), callbacks=[reads])
     assert float(reads.metrics["sparse/density"]) == pytest.approx(44 / 144)
     assert 0 < float(reads.metrics["sparse/train_flops"]) < 1
+
+
+def run(*callbacks, model=None):
+    trainer = pl.Trainer(callbacks=[*callbacks], max_epochs=3, enable_checkpointing=False, **QUIET)
+    trainer.fit(model or SmallModel(), SmallData())
+
+
+RIGL = RigL(0.7, schedule=SCHEDULE)
+
+
+class TestMaskStatistics:
+    def test_are_those_of_the_masks(self):
+        sparse = SparseTrainingCallback(RIGL, log_layers=True)
+        run(sparse)
+        metrics, masks = sparse.metrics(), sparse.sparsifier.masks
+        first = sparse.sparsifier.first_masks()
+        kept = sum(int((first[n] & m).sum()) for n, m in masks.items())
+        differing = sum(int((first[n] != m).sum()) for n, m in masks.items())
+        assert metrics["sparse/survival"] == pytest.approx(kept / sum(int(m.sum()) for m in first.values()))
+        assert metrics["sparse/hamming_distance"] == pytest.approx(differing / sum(m.numel() for m in masks.values()))
+        assert 0 < metrics["sparse/survival"] < 1
+        assert metrics["sparse/dead_units"] == sum(int((~m.flatten(1).any(1)).sum()) for m in masks.values())
+        for name, mask in masks.items():
+            assert metrics[f"sparse/density/{name}"] == pytest.approx(float(mask.float().mean()))
+
+    def test_growth_without_gradients_is_counted(self):
+        """All gradients are exactly zero: position alone chooses."""
+        model = SmallModel()
+        model.training_step = lambda batch, batch_idx: 0.0 * model.net(batch[0]).sum()
+        sparse = SparseTrainingCallback(RIGL)
+        run(sparse, model=model)
+        assert sparse.sparsifier.last_update.n_grown == sparse.sparsifier.last_update.n_grown_blindly
+
+
+class TestStrict:
+    def test_passes_over_a_sound_training(self):
+        run(SparseTrainingCallback(RIGL, strict=True))
+
+    def test_names_what_another_callback_broke(self):
+        class Vandal(pl.Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                with torch.no_grad():
+                    pl_module.net[0].weight.fill_(1.0)
+
+        with pytest.raises(RuntimeError, match=r"After 1 steps \(strict=True\): net.0.weight: \d+ inactive weights"):
+            run(Vandal(), SparseTrainingCallback(RIGL, strict=True))

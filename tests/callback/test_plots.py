@@ -1,0 +1,51 @@
+import matplotlib.image
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from small_runs import QUIET, SmallData, SmallModel
+
+from rigl_lightning import RigL, SparseTrainingCallback, SparsityPlot, Static, UpdateSchedule
+
+EVERY_OTHER = RigL(0.7, schedule=UpdateSchedule(interval=2, end=0.9), drop_fraction=0.5)
+
+
+def fit(*callbacks, epochs=2, **trainer):
+    trainer = pl.Trainer(callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=False, **QUIET, **trainer)
+    trainer.fit(SmallModel(), SmallData())
+    return trainer
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the masks", "after the masks"])
+def test_a_picture_is_there_when_training_has_ended(tmp_path, first):
+    plot, sparse = SparsityPlot(tmp_path / "new" / "masks.png"), SparseTrainingCallback(EVERY_OTHER)
+    fit(*((plot, sparse) if first else (sparse, plot)))
+    picture = matplotlib.image.imread(tmp_path / "new" / "masks.png")
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 4  # something is drawn
+    assert [h["step"] for h in plot.history] == [-1, *sparse.sparsifier.algorithm.update_steps()]
+    assert plot.history[0]["survival"] == 1
+    assert plot.history[-1]["exploration"] == sparse.sparsifier.exploration()
+
+
+def test_the_default_place_is_the_trainers_folder(tmp_path):
+    fit(SparsityPlot(), SparseTrainingCallback(Static(0.7)), default_root_dir=tmp_path)
+    assert (tmp_path / "sparsity.png").is_file()
+
+
+def test_the_history_goes_through_a_checkpoint():
+    plot = SparsityPlot()
+    fit(plot, SparseTrainingCallback(EVERY_OTHER))
+    resumed = SparsityPlot()
+    resumed.load_state_dict(plot.state_dict())
+    assert resumed.history == plot.history
+
+
+def test_without_masks_it_says_so():
+    with pytest.raises(ValueError, match="Expected a SparseTrainingCallback among"):
+        fit(SparsityPlot())
+    with pytest.raises(ValueError, match=r"Expected a SparseTrainingCallback\[other\] among"):
+        fit(SparsityPlot(name="other"), SparseTrainingCallback(Static(0.7)))
+
+
+def test_a_layer_that_is_not_there_is_refused_before_training():
+    with pytest.raises(ValueError, match="`layer` of SparsityPlot to be one of net.0.weight.*got 'fc'"):
+        fit(SparsityPlot(layer="fc"), SparseTrainingCallback(Static(0.7)))
