@@ -166,8 +166,9 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, *_: Any
     ) -> None:
         """Gradients are accumulated, reduced over ranks, unscaled and not yet clipped here."""
-        if optimizer is self._optimizer and not fused_step_overflowed(trainer, optimizer):
-            self._count_cost()
+        if optimizer is self._optimizer:
+            if not fused_step_overflowed(trainer, optimizer):
+                self._count_cost()
             self._active().before_step(optimizer)
 
     def on_train_batch_end(

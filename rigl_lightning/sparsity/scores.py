@@ -90,6 +90,23 @@ def saliency(c: Connections) -> Tensor:
     return (c.weight * c.grad).abs()
 
 
+def gradient_flow(c: Connections) -> Tensor:
+    """``w · Hg``, H the loss's Hessian and g its gradient: the score of GraSP (Wang et al. 2020, arXiv 2002.07376).
+
+    Removing a connection changes ``|g|^2 / 2`` by ``-w · Hg`` to first order, so keeping the largest keeps, or even
+    adds to, the gradient that training lives on.
+
+    Raises:
+        ValueError: If the algorithm does not ask for the product (see `needs_hessian_gradient`).
+    """
+    if c.hessian_gradient is None:
+        raise ValueError(
+            "This score reads the product of Hessian and gradient, which the algorithm does not ask for at this step "
+            "(see `needs_hessian_gradient`). Use GraSP."
+        )
+    return c.weight * c.hessian_gradient
+
+
 def random(c: Connections) -> Tensor:
     """Uniform in [0, 1): the grow score of SET (Mocanu et al. 2018, arXiv 1707.04780)."""
     return torch.rand(c.weight.shape, generator=c.generator).to(c.weight.device)
