@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def _callback_flavours() -> tuple[type, ...]:
 class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
     """Trains the weights of any LightningModule sparse; the module itself needs no change.
 
-    Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor:
+    Logs at every mask update (every ``log_every_n_steps`` of the Trainer for algorithms that update at every step), and
+    at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor:
     ``sparse/density``, ``sparse/churn`` (fraction of active connections that are new), ``sparse/drop_fraction``, and
     ``sparse/train_flops``, ``sparse/inference_flops`` relative to the dense network.
 
@@ -95,6 +97,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         self._counter: FlopCounter | None = None
         self._optimizer: Optimizer | None = None
         self._post_hook: Any = None
+        self._seen_update: MaskUpdate | None = None
         self._shown_update: MaskUpdate | None = None
 
     @property
@@ -174,16 +177,27 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After a mask update: compare the ranks, and show what changed."""
+        """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self._stop_counter()
-        update = self._active().last_update
-        if update is not self._shown_update:
-            compare_ranks(trainer, self._active())
-            mask_averages(trainer, self._active())
+        update, previous = self._active().last_update, self._seen_update
+        self._seen_update = update
+        if update is previous or update is None:
+            return
+        if previous is None or update.step != previous.step + 1 or self._is_time_to_show(trainer, update):
+            self._check_masks(trainer)
             self._log_metrics(trainer)
             density = f"{self._prefix}density"
             pl_module.log(density, self.metrics()[density], prog_bar=True, logger=False)
-            self._shown_update = update
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Averaged weights are validated with the masks of now."""
+        self._mask_averages_in_fit(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Averaged weights are saved with the masks of now; a checkpoint that refers to them already sees it too."""
+        self._mask_averages_in_fit(trainer)
 
     # ---- what is shown -----------------------------------------------------------------------------------------
 
@@ -205,10 +219,13 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the values available to other callbacks."""
+        self._mask_averages_in_fit(trainer)
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the final values; say so if training ended before its mask updates did."""
+        if self._seen_update is not self._shown_update:
+            self._check_masks(trainer)
         self._log_metrics(trainer)
         sparsifier = self._active()
         missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
@@ -244,6 +261,7 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         length = None if self._restored else total_steps(trainer)
         self.sparsifier = Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
         state, self._restored = self._restored or {}, None
+        self._seen_update = self._shown_update = None
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
         self.dense_flops = example_flops(pl_module)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
@@ -311,6 +329,21 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._counter = None
+
+    def _is_time_to_show(self, trainer: pl.Trainer, update: MaskUpdate) -> bool:
+        """Among updates at consecutive steps."""
+        every = trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # 0: never
+        return self._shown_update is None or update.step - self._shown_update.step >= every
+
+    def _check_masks(self, trainer: pl.Trainer) -> None:
+        """Compare the masks of all processes, and bring averaged weights into line."""
+        compare_ranks(trainer, self._active())
+        mask_averages(trainer, self._active())
+        self._shown_update = self._active().last_update
+
+    def _mask_averages_in_fit(self, trainer: pl.Trainer) -> None:
+        if self._optimizer is not None:  # not while something else is validated or saved
+            mask_averages(trainer, self._active())
 
     def _log_metrics(self, trainer: pl.Trainer) -> None:
         # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.
