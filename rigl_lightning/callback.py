@@ -30,6 +30,7 @@ from rigl_lightning.trainer_access import (
     optimizer_of,
     refuse_unsupported_strategy,
     total_steps,
+    unscaled_loss,
 )
 
 
@@ -157,7 +158,9 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self._stop_counter()
-        self._active().before_backward(loss, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
+        # Unscaled: the product of Hessian and gradient would have the square of a GradScaler's factor.
+        unscaled = unscaled_loss(trainer, loss)
+        self._active().before_backward(unscaled, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""

@@ -126,7 +126,8 @@ class Sparsifier:
             mean_over_ranks: Averages a tensor over all processes, in place or not; None for a single process.
 
         Raises:
-            RuntimeError: If the network has an operation without a second derivative.
+            RuntimeError: If the network has an operation without a second derivative. Autograd says nothing of a
+                custom function marked ``once_differentiable``, whose part is then missing.
         """
         if not self.algorithm.needs_hessian_gradient(self.step):
             return
