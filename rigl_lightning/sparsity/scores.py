@@ -19,7 +19,7 @@ class Connections:
     """What a score may see of one layer. All tensors have the weight's shape and are not to be changed.
 
     Attributes:
-        weight: Weights; zero at inactive connections.
+        weight: Weights; zero at inactive connections, unless the algorithm hides those (`hides_inactive_weights`).
         mask: Boolean, True where a connection is active.
         generator: CPU generator of this layer and step.
         dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.

@@ -83,6 +83,8 @@ OPTIMIZERS = {
     "RAdam": lambda p: torch.optim.RAdam(p, 0.01),
 }
 TOTAL = 14
+# A second set of settings ("DNW every fourth") meets the two optimizers that are most used, the first all.
+PAIRS = [(name, o) for name in ALGORITHMS for o in OPTIMIZERS if " " not in name or o in ("momentum", "Adam")]
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +128,7 @@ def test_the_lists_of_this_file_say_what_the_algorithms_say(file):
     assert updating == set(MOVING)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
 def test_nothing_leaks_outside_a_mask_at_any_step(name, optimizer, file):
     model, optimizer, sparsifier = start(name, file, optimizer)
     start_weight = model[4].weight.detach().clone()
@@ -142,8 +143,9 @@ def test_nothing_leaks_outside_a_mask_at_any_step(name, optimizer, file):
     assert sparsifier.step == TOTAL
 
 
-@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name not in ("SGD", "Adagrad", "RMSprop")])
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in HIDING])
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [(n, o) for n, o in PAIRS if n not in HIDING and o not in ("SGD", "Adagrad", "RMSprop")]
+)
 def test_no_momentum_is_left_outside_a_mask(name, optimizer, file):
     model, optimizer, sparsifier = start(name, file, optimizer)
     for step in range(TOTAL):

@@ -49,6 +49,14 @@ def test_the_ticket_is_its_masks_on_its_own_initial_weights(ticket, no_warning):
     assert all(torch.equal(sparsifier.masks[name], mask) for name, mask in masks.items())
 
 
+def test_a_ticket_sparser_than_any_default_needs_no_setting(tmp_path, no_warning):
+    torch.save(sparsify(torch.nn.Linear(2, 2), Static(0.5)).state_dict(), tmp_path / "tiny.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sparsifier = sparsify(torch.nn.Linear(2, 2), LotteryTicket(str(tmp_path / "tiny.pt")))
+    assert sparsifier.n_active == {"weight": 2}
+
+
 def test_it_can_go_on_with_rigl(ticket, no_warning):
     masks, file = ticket
     model = small_network()

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.algorithms.fixed import FixedMasks, Static
+from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
 from rigl_lightning.sparsity.distributions import Shapes
 from rigl_lightning.sparsity.mask_files import read_initial_weights, weight_checksum
 from rigl_lightning.sparsity.scores import Connections
@@ -43,7 +43,7 @@ class LotteryTicket(SparseAlgorithm):
 
     @property
     def _inner(self) -> SparseAlgorithm:
-        return Static() if self.algorithm is None else self.algorithm
+        return Dense() if self.algorithm is None else self.algorithm  # Dense never changes a mask
 
     def resolve(self, total_steps: int | None) -> "LotteryTicket":
         """The same algorithm with its update window in steps."""
