@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,15 +30,17 @@ from rigl_lightning.trainer_access import (
     optimizer_of,
     refuse_unsupported_strategy,
     total_steps,
+    unscaled_loss,
 )
 
 
 class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     """Trains the weights of any LightningModule sparse; the module itself needs no change.
 
-    Logs at every mask update, and at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor, what
-    `mask_metrics` lists (``sparse/density``, ``sparse/churn``, ...), and ``sparse/train_flops``,
-    ``sparse/inference_flops`` relative to the dense network.
+    Logs at every mask update (every ``log_every_n_steps`` of the Trainer for algorithms that update at every step), and
+    at the ends of epochs for `ModelCheckpoint` and `EarlyStopping` to monitor, what `mask_metrics` lists
+    (``sparse/density``, ``sparse/churn``, ...), and ``sparse/train_flops``, ``sparse/inference_flops`` relative to the
+    dense network.
 
     A checkpoint holds the masks in the callback's own state; its ``state_dict`` is that of the plain dense module.
     Resuming it with the same callback continues exactly.
@@ -91,6 +94,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._counter: FlopCounter | None = None
         self._optimizer: Optimizer | None = None
         self._post_hook: Any = None
+        self._seen_update: MaskUpdate | None = None
         self._shown_update: MaskUpdate | None = None
 
     @property
@@ -150,7 +154,9 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self._stop_counter()
-        self._active().before_backward(loss, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
+        # Unscaled: the product of Hessian and gradient would have the square of a GradScaler's factor.
+        unscaled = unscaled_loss(trainer, loss)
+        self._active().before_backward(unscaled, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""
@@ -162,25 +168,37 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, *_: Any
     ) -> None:
         """Gradients are accumulated, reduced over ranks, unscaled and not yet clipped here."""
-        if optimizer is self._optimizer and not fused_step_overflowed(trainer, optimizer):
-            self._count_cost()
+        if optimizer is self._optimizer:
+            if not fused_step_overflowed(trainer, optimizer):
+                self._count_cost()
             self._active().before_step(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After a mask update: compare the ranks, and show what changed."""
+        """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self._stop_counter()
         if self.strict:
             self._check_invariants()
-        update = self._active().last_update
-        if update is not self._shown_update:
-            compare_ranks(trainer, self._active())
-            mask_averages(trainer, self._active())
+        update, previous = self._active().last_update, self._seen_update
+        self._seen_update = update
+        if update is previous or update is None:
+            return
+        if previous is None or update.step != previous.step + 1 or self._is_time_to_show(trainer, update):
+            self._check_masks(trainer)
             self._log_metrics(trainer)
             density = f"{self._prefix}density"
             pl_module.log(density, self.metrics()[density], prog_bar=True, logger=False)
-            self._shown_update = update
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Averaged weights are validated with the masks of now."""
+        self._mask_averages_in_fit(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Averaged weights are saved with the masks of now; a checkpoint that refers to them already sees it too."""
+        self._mask_averages_in_fit(trainer)
 
     # ---- what is shown -----------------------------------------------------------------------------------------
 
@@ -194,10 +212,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the values available to other callbacks."""
+        self._mask_averages_in_fit(trainer)
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the final values; say so if training ended before its mask updates did."""
+        if self._seen_update is not self._shown_update:
+            self._check_masks(trainer)
         self._log_metrics(trainer)
         sparsifier = self._active()
         missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
@@ -233,6 +254,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         length = None if self._restored else total_steps(trainer)
         self.sparsifier = Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
         state, self._restored = self._restored or {}, None
+        self._seen_update = self._shown_update = None
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
         self.dense_flops = example_flops(pl_module)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
@@ -305,6 +327,21 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._counter = None
+
+    def _is_time_to_show(self, trainer: pl.Trainer, update: MaskUpdate) -> bool:
+        """Among updates at consecutive steps."""
+        every = trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # 0: never
+        return self._shown_update is None or update.step - self._shown_update.step >= every
+
+    def _check_masks(self, trainer: pl.Trainer) -> None:
+        """Compare the masks of all processes, and bring averaged weights into line."""
+        compare_ranks(trainer, self._active())
+        mask_averages(trainer, self._active())
+        self._shown_update = self._active().last_update
+
+    def _mask_averages_in_fit(self, trainer: pl.Trainer) -> None:
+        if self._optimizer is not None:  # not while something else is validated or saved
+            mask_averages(trainer, self._active())
 
     def _log_metrics(self, trainer: pl.Trainer) -> None:
         # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.

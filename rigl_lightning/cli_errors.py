@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import pickle
 import re
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
     for key, base in _CLASSES.items():
         unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*dot import path string: (\S+)', message, re.DOTALL)
         if unknown:
-            names = sorted(c.__name__ for c in _subclasses(base))
+            names = sorted(c.__name__ for c in _subclasses(base) if not inspect.isabstract(c))
             return _with_suggestion(
                 f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
                 f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}",

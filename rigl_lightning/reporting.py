@@ -87,7 +87,8 @@ def layer_table(
 ) -> str:
     """Table of every sparse layer: shape, connections, active ones, sparsity, and forward FLOPs if they are known.
 
-    Shows the network that comes out at the end: for methods that start dense, the sparsity they go to.
+    Shows the network that comes out at the end: for methods that start dense, the sparsity they go to. Where the
+    training decides what each layer gets, it says so, and shows the shares of the distribution.
 
     Args:
         algorithm: Resolved.
@@ -114,7 +115,7 @@ def layer_table(
         rows.append((name, text_shape, f"{size:,}", f"{active[name]:,}", f"{1 - active[name] / size:.4f}", *costs))
     total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
-    lines = [describe(algorithm), _schedule_line(algorithm), *_aligned(rows)]
+    lines = [describe(algorithm), _schedule_line(algorithm), *_layers_line(algorithm), *_aligned(rows)]
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
     return "\n".join(lines)
@@ -127,6 +128,15 @@ def _schedule_line(algorithm: SparseAlgorithm) -> str:
     shown = [*steps[:3], "...", steps[-1]] if len(steps) > 4 else [*steps]
     plural = "s" if len(steps) > 1 else ""
     return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}"
+
+
+def _layers_line(algorithm: SparseAlgorithm) -> list[str]:
+    if algorithm.plans_layers():
+        return []
+    return [
+        "the training decides how many connections each layer has: the rows are the distribution's shares, only their "
+        "total is exact, and FLOPs are estimates"
+    ]
 
 
 def _cost_line(

@@ -89,6 +89,12 @@ def total_steps(trainer: pl.Trainer) -> int | None:
     return int(steps) if 0 < steps < float("inf") else None
 
 
+def unscaled_loss(trainer: pl.Trainer, loss: torch.Tensor) -> torch.Tensor:
+    """The loss without the factor of a GradScaler, if there is one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return loss if scaler is None else loss / scaler.get_scale()
+
+
 def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
     """Unscale the gradients of a fused optimizer under a GradScaler, and skip its step if they overflowed.
 

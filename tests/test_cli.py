@@ -1,6 +1,7 @@
 """The command line as its users type it: what it trains, what it shows, and what it says when a setting is wrong."""
 
 import csv
+import warnings
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,11 @@ def test_a_saved_configuration_trains_again_and_tests_a_checkpoint(capsys):
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["Dense", "Static", "SNIP", "SET", "SNFS", "RigL", "GradualMagnitudePruning", "DropGrow"]
+    "algorithm",
+    [
+        *("Dense", "Static", "SNIP", "SET", "SNFS", "RigL", "GradualMagnitudePruning", "DropGrow"),
+        *("DSR", "DeepR", "DNW", "TopKAST", "GraSP", "OneShotMagnitude"),
+    ],
 )
 def test_a_flag_changes_the_algorithm_and_keeps_its_settings(algorithm, capsys):
     run("--sparse.algorithm", algorithm, command="inspect")
@@ -248,3 +253,17 @@ def test_a_network_may_be_a_function_with_a_width(capsys):
     width = ["--model.init_args.model.init_args.width", "0.1", "--model.init_args.input_shape", "[3, 32, 32]"]
     run(*network, *width, command="inspect")
     assert "model.conv_stem.weight               8x3x3x3" in capsys.readouterr().out
+
+
+def test_a_lottery_ticket_has_the_initial_weights_of_its_seed():
+    run("--trainer.max_steps", "10")
+    ticket = ("--sparse.algorithm", "LotteryTicket", "--sparse.algorithm.checkpoint")
+    ticket = (*ticket, "runs/digits/version_0/checkpoints/last.ckpt", "--trainer.max_steps", "2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(*ticket)
+        run(*ticket, "--sparse.algorithm.algorithm", "RigL", "--sparse.algorithm.algorithm.schedule.interval", "1")
+    assert not [w for w in caught if "lottery ticket" in str(w.message)]
+    assert float(last_metrics(2)["sparse/density"]) == pytest.approx(0.1, abs=1e-3)
+    with pytest.warns(UserWarning, match="this is no lottery ticket.*--seed_everything"):
+        run(*ticket, "--seed_everything", "1")

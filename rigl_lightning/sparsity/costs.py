@@ -38,9 +38,8 @@ def planned_training_flops(
     >>> round(planned_training_flops(SNFS(0.9, uniform).resolve(100), shapes, flops, 100), 3)  # (2 · 0.1 + 1) / 3
     0.4
     """
-    updates = [step for step in algorithm.update_steps() if step < total_steps]
     # Between these steps nothing changes.
-    changes = sorted({0, total_steps, *updates, *(step + 1 for step in updates)})
+    changes = sorted({0, total_steps, *(step for step in algorithm.cost_changes() if step < total_steps)})
     dense = sum(dense_flops.values())
     total = 0.0
     for start, stop in pairwise(changes):

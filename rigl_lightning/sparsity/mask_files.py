@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,29 @@ def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], 
         )
 
 
+def weight_checksum(weight: Tensor) -> int:
+    """CRC-32 of a layer's weights in row-major order, half precision as float32: equal weights, equal sums.
+
+    >>> weight_checksum(torch.zeros(2, 2)) == weight_checksum(torch.zeros(4, dtype=torch.bfloat16))
+    True
+    """
+    weight = weight.detach().cpu()
+    numbers = weight if weight.dtype == torch.float64 else weight.float()
+    return zlib.crc32(numbers.contiguous().numpy().tobytes())
+
+
 def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Masks of a Lightning checkpoint, or of a saved `Sparsifier.state_dict`.
+    """Masks of a Lightning checkpoint, or of a saved `Sparsifier.state_dict`; errors as in `read_state`."""
+    return unpack_masks(read_state(checkpoint)["masks"])
+
+
+def read_initial_weights(checkpoint: str | Path) -> dict[str, int]:
+    """`weight_checksum` of each sparse layer as the run began; empty if an older version of this package saved it."""
+    return dict(read_state(checkpoint).get("initial_weights", {}))
+
+
+def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
+    """What `Sparsifier.state_dict` left in a Lightning checkpoint, or in a file of its own. Not to be changed.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -55,6 +78,12 @@ def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"Expected a checkpoint at {checkpoint}, found no such file. Set --sparse.algorithm.checkpoint."
         )
+    file = Path(checkpoint).stat()
+    return _read_state(str(Path(checkpoint).resolve()), file.st_mtime_ns, file.st_size)
+
+
+@lru_cache(maxsize=2)  # an algorithm that starts from a file is asked for its layer sparsities again and again
+def _read_state(checkpoint: str, modified: int, size: int) -> Mapping[str, Any]:
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     candidates = [content, *content.get("callbacks", {}).values()]
     states = [state for state in candidates if isinstance(state, Mapping) and "masks" in state]
@@ -63,4 +92,5 @@ def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
             f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
             "Was the run trained with the callback?"
         )
-    return unpack_masks(states[0]["masks"])
+    # Without the weights of a whole checkpoint.
+    return {key: states[0][key] for key in ("masks", "initial_weights") if key in states[0]}

@@ -19,7 +19,7 @@ class Connections:
     """What a score may see of one layer. All tensors have the weight's shape and are not to be changed.
 
     Attributes:
-        weight: Weights; zero at inactive connections.
+        weight: Weights; zero at inactive connections, unless the algorithm hides those (`hides_inactive_weights`).
         mask: Boolean, True where a connection is active.
         generator: CPU generator of this layer and step.
         dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.
@@ -88,6 +88,23 @@ def saliency(c: Connections) -> Tensor:
     It ranks connections that have a weight. As a grow score it is zero at every inactive connection.
     """
     return (c.weight * c.grad).abs()
+
+
+def gradient_flow(c: Connections) -> Tensor:
+    """``w · Hg``, H the loss's Hessian and g its gradient: the score of GraSP (Wang et al. 2020, arXiv 2002.07376).
+
+    Removing a connection changes ``|g|^2 / 2`` by ``-w · Hg`` to first order, so keeping the largest keeps, or even
+    adds to, the gradient that training lives on.
+
+    Raises:
+        ValueError: If the algorithm does not ask for the product (see `needs_hessian_gradient`).
+    """
+    if c.hessian_gradient is None:
+        raise ValueError(
+            "This score reads the product of Hessian and gradient, which the algorithm does not ask for at this step "
+            "(see `needs_hessian_gradient`). Use GraSP."
+        )
+    return c.weight * c.hessian_gradient
 
 
 def random(c: Connections) -> Tensor:

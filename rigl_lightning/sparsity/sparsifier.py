@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
-from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks
+from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks, weight_checksum
 from rigl_lightning.sparsity.masks import pack_mask, zero_inactive_
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, set_at
@@ -67,6 +67,7 @@ class Sparsifier:
         masks: Boolean tensor by name, True where a connection is active. Changed in place.
         step: Optimizer steps completed.
         last_update: The most recent mask update, or None.
+        initial_weights: `weight_checksum` of each layer before it was first masked, to tell one start from another.
 
     Raises:
         ValueError: If settings do not fit the model, or ``state`` fits neither the model nor the algorithm.
@@ -105,10 +106,10 @@ class Sparsifier:
         self._grad_averages: dict[str, Tensor] = {}
         self._masked_optimizer: Optimizer | None = None
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
-        masks = self._begin() if state is None else self._restore(state)
-        self.masks = self._on_devices(masks)
-        self._first_masks = pack_masks(masks) if state is None else dict(state["first_masks"])
-        self.explored = self._on_devices(masks if state is None else unpack_masks(state["explored"]))
+        if state is None:
+            self._begin()
+        else:
+            self._restore(state)
         self._count()
         self.apply_masks()
 
@@ -140,11 +141,19 @@ class Sparsifier:
             mean_over_ranks: Averages a tensor over all processes, in place or not; None for a single process.
 
         Raises:
-            RuntimeError: If the network has an operation without a second derivative.
+            RuntimeError: If the network has an operation without a second derivative. Autograd says nothing of a
+                custom function marked ``once_differentiable``, whose part is then missing.
         """
         if not self.algorithm.needs_hessian_gradient(self.step):
             return
-        products = _hessian_gradients(loss, self.parameters, mean_over_ranks or (lambda tensor: tensor))
+        try:
+            products = _hessian_gradients(loss, self.parameters, mean_over_ranks or (lambda tensor: tensor))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Expected a network that can be differentiated twice, as {type(self.algorithm).__name__} needs, got: "
+                f"{error} Leave out torch.compile, cuDNN's recurrent layers and fused attention, or set another "
+                "algorithm, such as SNIP."
+            ) from error
         for name, product in products.items():
             earlier = self._hessian_gradients.get(name)
             self._hessian_gradients[name] = product if earlier is None else earlier + product
@@ -160,22 +169,27 @@ class Sparsifier:
 
         Args:
             optimizer: The optimizer of the sparse parameters.
+
+        Raises:
+            RuntimeError: If the algorithm needs `before_backward`, which was not called, or its products overflowed.
         """
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._has_gradients = bool(gradients)
+        if not gradients:
+            self._hessian_gradients = {}  # the step is skipped
         self._mask_state_once(optimizer)
         dense_gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
         self._average(dense_gradients)
         update_due = self._has_gradients and self.algorithm.is_update(self.step)
-        if self.algorithm.replaces_step and update_due and _all_finite(dense_gradients.values()):
+        if self.algorithm.replaces_step and update_due and self._are_usable(dense_gradients):
             if self.last_update is None or self.last_update.step != self.step:  # a closure may be evaluated twice
                 self._update_masks(optimizer, dense_gradients)
             optimizer.zero_grad(set_to_none=True)
             return
         if update_due and self.algorithm.needs_dense_gradient(self.step) and self.algorithm.grad_average_decay is None:
             self._kept_gradients = {name: grad.clone() for name, grad in dense_gradients.items()}
-        self.mask_gradients()
         self._add_penalties()
+        self.mask_gradients()
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
         if self._hidden is not None and gradients and _all_finite(gradients):
             self._hidden.reveal()
@@ -237,9 +251,10 @@ class Sparsifier:
         """Fraction of each layer's weights that get a gradient at this step: what its computation costs."""
         if self.algorithm.needs_dense_gradient(self.step):
             return dict.fromkeys(self.masks, 1.0)
-        if self._hidden is not None and self._hidden.learning is not None:
-            return {name: count_active(mask) / mask.numel() for name, mask in self._hidden.learning.items()}
-        return self.density()
+        if self._hidden is None:
+            return self.density()
+        learning = self._hidden.learning
+        return {name: count_active(learning[name]) / m.numel() if learning else 1.0 for name, m in self.masks.items()}
 
     def first_masks(self) -> dict[str, Tensor]:
         """The masks that training began with, on the CPU."""
@@ -264,6 +279,7 @@ class Sparsifier:
             "first_masks": self._first_masks,
             "memory": {key: _on_cpu(value) for key, value in self.memory.items()},
             "hidden": None if self._hidden is None else self._hidden.state_dict(),
+            "initial_weights": dict(self.initial_weights),
             "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
             "step": self.step,
             "total_steps": self.total_steps,
@@ -271,12 +287,20 @@ class Sparsifier:
             "algorithm": describe(self.algorithm),
         }
 
-    def _begin(self) -> dict[str, Tensor]:
+    def _begin(self) -> None:
         shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
         self.memory = self.algorithm.initial_memory(shapes, lambda name: self._generator(name, "memory"))
-        return self.algorithm.initial_masks(shapes, lambda name: self._generator(name, "initial"))
+        self.initial_weights = {name: weight_checksum(parameter) for name, parameter in self.parameters.items()}
+        self.masks = self._on_devices(
+            self.algorithm.initial_masks(shapes, lambda name: self._generator(name, "initial"))
+        )
+        self.masks = self._on_devices(self.algorithm.begin(self._layers({}, "begin"), self.memory))
+        self.explored = self._on_devices(self.masks)
+        self._first_masks = pack_masks(self.masks)
+        if self._hidden is not None:
+            self._hidden.learning = self.algorithm.learning_masks(self._layers({}))
 
-    def _restore(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         masks = unpack_masks(state["masks"])
         remedy = "Set the model, --sparse.include and --sparse.exclude as in the run that is resumed."
         check_fit(masks, {name: parameter.shape for name, parameter in self.parameters.items()}, remedy)
@@ -285,7 +309,11 @@ class Sparsifier:
                 f"Expected the algorithm of the run that is resumed, {state['algorithm']}, "
                 f"got {describe(self.algorithm)}. Set --sparse.algorithm as in that run, or start a new run."
             )
+        self.masks = self._on_devices(masks)
+        self.explored = self._on_devices(unpack_masks(state["explored"]))
+        self._first_masks = dict(state["first_masks"])
         self.step = int(state["step"])
+        self.initial_weights = dict(state.get("initial_weights", {}))  # older checkpoints have none
         self.memory = {key: _on_cpu(value) for key, value in state["memory"].items()}
         if self._hidden is not None:
             self._hidden.load_state_dict(state["hidden"])
@@ -293,7 +321,6 @@ class Sparsifier:
             name: average.to(self.parameters[name].device, copy=True)
             for name, average in state["grad_averages"].items()
         }
-        return masks
 
     def _on_devices(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
@@ -314,13 +341,14 @@ class Sparsifier:
         n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
         self.last_update = MaskUpdate(self.step, fraction, n_grown, n_blindly, sum(self.n_active.values()))
 
-    def _layers(self, dense_gradients: Mapping[str, Tensor]) -> dict[str, Connections]:
+    def _layers(self, dense_gradients: Mapping[str, Tensor], moment: str | None = None) -> dict[str, Connections]:
+        """What an algorithm may see; ``moment`` tells the random numbers of one step apart."""
         weights = self.parameters if self._hidden is None else self._hidden.weights
         return {
             name: Connections(
                 weight=_for_scores(weights[name]),
                 mask=self.masks[name],
-                generator=self._generator(name, str(self.step)),
+                generator=self._generator(name, moment or str(self.step)),
                 dense_grad=None if name not in dense_gradients else _for_scores(dense_gradients[name]),
                 dense_grad_average=self._grad_averages.get(name),
                 hessian_gradient=self._hessian_gradients.get(name),
@@ -365,7 +393,8 @@ class Sparsifier:
             return
         groups = {name: group_of(optimizer, parameter) for name, parameter in self.parameters.items()}
         rates = {name: float(group["lr"]) for name, group in groups.items() if group is not None}
-        adjusted = self.algorithm.adjust_weights(self._layers({}), self.step, rates, self.memory)
+        layers = self._layers({}, f"{self.step}/adjust")
+        adjusted = self.algorithm.adjust_weights(layers, self.step, rates, self.memory)
         for name, weight in adjusted.items():
             self.parameters[name].copy_(weight)
 
@@ -377,6 +406,29 @@ class Sparsifier:
             penalty = None if grad is None else self.algorithm.penalty_gradient(layer)
             if grad is not None and penalty is not None:
                 grad.add_(penalty.to(grad.dtype))
+
+    def _are_usable(self, dense_gradients: Mapping[str, Tensor]) -> bool:
+        if _all_finite(dense_gradients.values()):
+            self._check_hessian_gradients()
+            return True
+        self._hessian_gradients = {}  # this step will be skipped, and its products are not those of the next
+        return False
+
+    def _check_hessian_gradients(self) -> None:
+        if not self.algorithm.needs_hessian_gradient(self.step):
+            return
+        name = type(self.algorithm).__name__
+        if not self._hessian_gradients:
+            raise RuntimeError(
+                f"Expected `before_backward(loss)` before loss.backward() at step {self.step}: {name} reads the "
+                "product of the loss's Hessian and gradient. Add the call to the training loop; "
+                "SparseTrainingCallback makes it by itself."
+            )
+        if not _all_finite(self._hessian_gradients.values()):
+            raise RuntimeError(
+                f"Expected a finite product of the loss's Hessian and gradient for {name}, got an overflow. Set "
+                "--trainer.precision to 32-true or bf16-mixed."
+            )
 
     def _mask_state_once(self, optimizer: Optimizer) -> None:
         # State that a dense training left in the optimizer; afterwards masked gradients keep it where it belongs.
@@ -414,8 +466,8 @@ def _hessian_gradients(
     gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
     # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part.
     pairs = [(g, mean_over_ranks(g.detach().clone())) for g in gradients if g is not None and g.requires_grad]
-    if not pairs:
-        return {}
+    if not pairs:  # a loss that is linear in the weights has no curvature
+        return {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
     product = torch.stack([(own * mean).sum() for own, mean in pairs]).sum()
     products = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
     return {

@@ -5,7 +5,20 @@ import pytorch_lightning as pl
 import torch
 from small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 
-from rigl_lightning import SET, SNFS, SNIP, GradualMagnitudePruning, RigL, SparseTrainingCallback, UpdateSchedule
+from rigl_lightning import (
+    DNW,
+    DSR,
+    SET,
+    SNFS,
+    SNIP,
+    DeepR,
+    GradualMagnitudePruning,
+    GraSP,
+    RigL,
+    SparseTrainingCallback,
+    TopKAST,
+    UpdateSchedule,
+)
 
 ALGORITHMS = {
     "rigl": RigL(0.7, schedule=SCHEDULE),
@@ -13,6 +26,11 @@ ALGORITHMS = {
     "snfs": SNFS(0.7, schedule=SCHEDULE),
     "snip": SNIP(0.7),
     "pruning": GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=0.1, end=0.7)),
+    "grasp": GraSP(0.7),
+    "dsr": DSR(0.7, schedule=SCHEDULE, target_fraction=0.1, threshold=0.05),
+    "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
+    "dnw": DNW(0.7),
+    "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
 }
 
 

@@ -7,7 +7,17 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler, Stochasti
 from small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
 from torch.nn import functional as F
 
-from rigl_lightning import SNIP, GradualMagnitudePruning, RigL, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning import (
+    DNW,
+    SNIP,
+    DeepR,
+    GradualMagnitudePruning,
+    RigL,
+    SparseTrainingCallback,
+    Static,
+    UpdateSchedule,
+)
+from rigl_lightning.sparsity.algorithms import describe
 
 
 def function_modes():
@@ -32,13 +42,22 @@ class SeesValidation(SmallModel):
         self.validated = density_of(self.state_dict(), masks)
 
 
+@pytest.mark.parametrize("settings", [{}, {"val_check_interval": 4}], ids=["", "validated within the epoch"])
+@pytest.mark.parametrize("algorithm", [RigL(0.7, schedule=SCHEDULE), DNW(0.7), DeepR(0.7, l1=0.01)], ids=describe)
 @pytest.mark.parametrize("name", averages())
-def test_averaged_weights_are_as_sparse_as_the_masks(name, tmp_path):
+def test_averaged_weights_are_as_sparse_as_the_masks(name, algorithm, settings, tmp_path):
     class Saves(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.save_checkpoint(tmp_path / "middle.ckpt")
+            sparsifier = trainer.callbacks[0].sparsifier
+            state = torch.load(tmp_path / "middle.ckpt", weights_only=True)["state_dict"]
+            assert not any(state[layer][~mask].any() for layer, mask in sparsifier.masks.items())
+
         def on_train_epoch_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / "end.ckpt")
 
-    model, sparse, _ = fit(RigL(0.7, schedule=SCHEDULE), SeesValidation(), callbacks=[averages()[name](), Saves()])
+    callbacks = [averages()[name](), Saves()]
+    model, sparse, _ = fit(algorithm, SeesValidation(), callbacks=callbacks, log_every_n_steps=5, **settings)
     masks = sparse.sparsifier.masks
     assert model.validated <= 44 / 144
     assert density_of(model.state_dict(), masks) <= 44 / 144

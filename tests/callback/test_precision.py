@@ -6,7 +6,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from small_runs import SCHEDULE, SmallModel, fit
 from torch.nn import functional as F
 
-from rigl_lightning import SET, SNFS, RigL
+from rigl_lightning import SET, SNFS, GraSP, RigL
 
 
 class Overflows(SmallModel):
@@ -32,6 +32,14 @@ def test_an_overflow_postpones_the_update_to_the_next_step(algorithm, fused):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_an_overflow_postpones_grasp_and_starts_its_product_anew(fused):
+    _, sparse, watch = fit(GraSP(0.7), Overflows(lr=0.1, momentum=0.9, fused=fused), **half())
+    assert watch.updates == [0]
+    assert watch.densities[:2] == [1.0, 44 / 144]
+    assert not sparse.sparsifier._hessian_gradients
+
+
 def test_an_overflow_does_not_enter_the_gradient_average():
     _, sparse, _ = fit(SNFS(0.7, schedule=SCHEDULE), Overflows(lr=0.1), **half())
     assert all(average.isfinite().all() for average in sparse.sparsifier._grad_averages.values())
@@ -42,3 +50,9 @@ def test_other_precisions_keep_the_masks(precision):
     _, _, watch = fit(RigL(0.7, schedule=SCHEDULE), precision=precision)
     assert set(watch.densities) == {44 / 144}
     assert watch.updates == [0, 3, 6, 9]
+
+
+def test_grasp_in_bfloat16_ranks_nearly_as_in_single_precision():
+    masks = [fit(GraSP(0.7), SmallModel(dropout=0.0), precision=p)[1].sparsifier.masks for p in ("32", "bf16-mixed")]
+    assert sum(int(mask.sum()) for mask in masks[1].values()) == 44
+    assert sum(int((one & other).sum()) for one, other in zip(masks[0].values(), masks[1].values(), strict=True)) > 35

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
-from rigl_lightning import RigL, SparseTrainingCallback, Static
+from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, UpdateSchedule
 from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
 
 
@@ -35,13 +35,43 @@ def test_values_are_logged_at_the_update_steps(tmp_path):
     assert all(0 <= float(row["sparse/churn"]) <= 0.3 for row in logged)
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"log_every_n_steps": 5}, [0, 5, 10, 15, 18]), ({"log_every_n_steps": 1}, list(range(19)))],
+    ids=["every fifth", "every"],
+)
+@pytest.mark.parametrize("algorithm", [DeepR(0.7, l1=0.01), DNW(0.7)], ids=["deep_r", "dnw"])
+def test_methods_that_update_at_every_step_are_shown_as_often_as_the_trainer_logs(
+    algorithm, settings, steps, tmp_path, monkeypatch
+):
+    compared = []
+    monkeypatch.setattr("rigl_lightning.callback.compare_ranks", lambda trainer, s: compared.append(s.step))
+    fit(algorithm, WithExample(), logger=CSVLogger(tmp_path), **settings)
+    assert [int(row["step"]) for row in rows(tmp_path)] == steps
+    assert compared == [step + 1 for step in steps[:-1]] + ([18] if steps[-2] != 17 else [])
+
+
+def test_updates_with_steps_between_them_are_always_shown(tmp_path):
+    schedule = UpdateSchedule(interval=2, end=12)
+    fit(RigL(0.7, schedule=schedule), WithExample(), logger=CSVLogger(tmp_path), log_every_n_steps=50)
+    assert [int(row["step"]) for row in rows(tmp_path)] == [0, 2, 4, 6, 8, 10, 18]
+
+
+def test_the_table_says_so_where_training_decides_about_layers(caplog):
+    with caplog.at_level("INFO", logger="pytorch_lightning"):
+        fit(ALGORITHMS["dsr"], WithExample(), max_epochs=1)
+    table = next(record.message for record in caplog.records if "net.0.weight" in record.message)
+    assert "the training decides how many connections each layer has" in table
+    assert table.strip().splitlines()[-2].split() == ["total", "144", "44", "0.6944"]
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_counted_flops_equal_planned_ones(name):
     _, sparse, _ = fit(ALGORITHMS[name], WithExample())
     algorithm = sparse.sparsifier.algorithm
     shapes = {layer: mask.shape for layer, mask in sparse.sparsifier.masks.items()}
     planned = planned_training_flops(algorithm, shapes, sparse.dense_flops, 18)
-    tolerance = {"snip_global": 0.25}.get(name, 0.01)  # a global ranking has no planned share for each layer
+    tolerance = 0.01 if algorithm.plans_layers() else 0.25
     assert sparse.metrics()["sparse/train_flops"] == pytest.approx(planned, abs=tolerance)
     final = planned_inference_flops(algorithm, shapes, sparse.dense_flops)
     assert sparse.metrics()["sparse/inference_flops"] == pytest.approx(final, abs=tolerance)

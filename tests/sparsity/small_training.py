@@ -30,15 +30,18 @@ def batch(step):
     return images, torch.randint(4, (8,), generator=generator)
 
 
-def backward(model, step):
+def backward(model, step, sparsifier=None):
     images, labels = batch(step)
     model.zero_grad()
-    F.cross_entropy(model(images), labels).backward()
+    loss = F.cross_entropy(model(images), labels)
+    if sparsifier is not None:
+        sparsifier.before_backward(loss)
+    loss.backward()
 
 
 def train(model, optimizer, sparsifier, steps):
     for step in steps:
-        backward(model, step)
+        backward(model, step, sparsifier)
         sparsifier.before_step(optimizer)
         optimizer.step()
         sparsifier.after_step(optimizer)

@@ -532,7 +532,7 @@ class TestState:
     def test_is_plain_and_small(self):
         state = self.state()
         assert set(state) == {
-            *("masks", "explored", "first_masks", "grad_averages", "memory", "hidden"),
+            *("masks", "explored", "first_masks", "grad_averages", "memory", "hidden", "initial_weights"),
             *("step", "total_steps", "seed", "algorithm"),
         }
         assert sum(entry["bits"].numel() for entry in state["masks"].values()) == (36 + 4) // 8 + 256 // 8

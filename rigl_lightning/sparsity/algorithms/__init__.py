@@ -1,21 +1,36 @@
 """Sparse training algorithms."""
 
 from rigl_lightning.sparsity.algorithms.base import SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms.deep_r import DeepR
+from rigl_lightning.sparsity.algorithms.dnw import DNW
 from rigl_lightning.sparsity.algorithms.drop_grow import SET, SNFS, DropGrow, RigL
+from rigl_lightning.sparsity.algorithms.dsr import DSR
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks, Static
+from rigl_lightning.sparsity.algorithms.grasp import GraSP
+from rigl_lightning.sparsity.algorithms.lottery import LotteryTicket
+from rigl_lightning.sparsity.algorithms.one_shot import OneShot, OneShotMagnitude
 from rigl_lightning.sparsity.algorithms.pruning import GradualMagnitudePruning
 from rigl_lightning.sparsity.algorithms.snip import SNIP
+from rigl_lightning.sparsity.algorithms.top_kast import TopKAST
 
 __all__ = [
+    "DNW",
+    "DSR",
     "SET",
     "SNFS",
     "SNIP",
+    "DeepR",
     "Dense",
     "DropGrow",
     "FixedMasks",
+    "GraSP",
     "GradualMagnitudePruning",
+    "LotteryTicket",
+    "OneShot",
+    "OneShotMagnitude",
     "RigL",
     "SparseAlgorithm",
     "Static",
+    "TopKAST",
     "describe",
 ]

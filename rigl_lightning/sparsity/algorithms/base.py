@@ -2,7 +2,7 @@
 
 How many connections each layer has (`layer_sparsities`), when to change them (`is_update`), which come next
 (`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does. A few methods ask
-for more: a memory, weights that learn while inactive, a penalty, a step of their own.
+for more: a look at the first weights, a memory, weights that learn while inactive, a penalty, a step of their own.
 """
 
 # No postponed annotations here and in the other algorithms: the command line reads the types of settings, also those
@@ -55,6 +55,10 @@ class SparseAlgorithm(ABC):
             step: Optimizer steps completed; any number past the end of training gives the final sparsities.
         """
 
+    def plans_layers(self) -> bool:
+        """Whether `layer_sparsities` holds for each layer, not only for their total (DSR, a ranking of all layers)."""
+        return True
+
     def final_sparsities(self, shapes: Shapes) -> dict[str, float]:
         """Sparsity of each layer after the last update. The algorithm must be resolved."""
         return self.layer_sparsities(shapes, max(self.update_steps(), default=0) + 1)
@@ -72,6 +76,15 @@ class SparseAlgorithm(ABC):
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """What the algorithm remembers at step 0; arguments as in `initial_masks`. It may be changed in place."""
         return {}
+
+    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
+        """Masks at step 0 where they depend on the weights; called once, and not when a run is resumed.
+
+        Args:
+            layers: Each sparse layer with its weights before any is masked, and with the `initial_masks`.
+            memory: As `initial_memory` made it. It may be changed in place.
+        """
+        return {name: layer.mask for name, layer in layers.items()}
 
     def is_update(self, step: int) -> bool:
         """Whether masks are updated at ``step``."""
@@ -107,7 +120,9 @@ class SparseAlgorithm(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no mask updates.")
 
     def learning_masks(self, layers: Mapping[str, Connections]) -> Masks | None:
-        """If inactive weights are hidden: those that learn, active ones included; None for all. Asked at each update.
+        """If inactive weights are hidden: those that learn, active ones included; None for all.
+
+        Asked at the beginning and after each update.
 
         Args:
             layers: As in `update_masks`, with the new masks.
@@ -115,7 +130,10 @@ class SparseAlgorithm(ABC):
         return None
 
     def penalty_gradient(self, layer: Connections) -> Tensor | None:
-        """What a regulariser adds to the gradient of the layer's weights before the optimizer's step, or None."""
+        """What a regulariser adds to the gradient of the layer's weights before the optimizer's step, or None.
+
+        Weights that do not learn (see `learning_masks`) get nothing, whatever it says of them.
+        """
         return None
 
     def adjust_weights(
@@ -138,6 +156,10 @@ class SparseAlgorithm(ABC):
     def update_steps(self) -> Sequence[int]:
         """All steps at which masks are updated, in order."""
         return ()
+
+    def cost_changes(self) -> Sequence[int]:
+        """Steps from which on a step may cost another amount than the step before, beside step 0."""
+        return sorted({change for step in self.update_steps() for change in (step, step + 1)})
 
 
 def describe(value: Any) -> str:

@@ -8,6 +8,7 @@ import torch
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
 from rigl_lightning.sparsity.mask_files import check_fit, read_masks
+from rigl_lightning.sparsity.selection import count_active
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Static(SparseAlgorithm):
 
 @dataclass(frozen=True)
 class FixedMasks(SparseAlgorithm):
-    """The masks of an earlier run, unchanged: fine-tuning a sparse network, or a lottery ticket (paper, appendix E).
+    """The masks of an earlier run, unchanged: fine-tuning a sparse network. For lottery tickets see `LotteryTicket`.
 
     Attributes:
         checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a file with
@@ -53,7 +54,7 @@ class FixedMasks(SparseAlgorithm):
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the checkpoint's masks."""
         masks = self.initial_masks(shapes, lambda name: torch.Generator())
-        return {name: 1 - float(mask.float().mean()) for name, mask in masks.items()}
+        return {name: 1 - count_active(mask) / mask.numel() for name, mask in masks.items()}
 
     def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
         """Masks of the checkpoint.

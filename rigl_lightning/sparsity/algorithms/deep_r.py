@@ -1,0 +1,123 @@
+"""DeepR: every connection has a sign, and one whose weight would change it makes room for another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.masks import drop_and_grow
+from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.selection import count_active
+
+
+@dataclass(frozen=True)
+class DeepR(SparseAlgorithm):
+    """Deep rewiring: a random walk over networks with a fixed number of connections (Bellec et al. 2018, 1711.05136).
+
+    A weight is ``w = s · theta`` with a sign s for each connection, active or not, that never changes. After the
+    gradient step each active connection moves by ``theta <- theta - lr · l1 + sqrt(2 · lr · temperature) · nu`` with
+    standard normal nu (paper, Algorithm 1), lr the optimizer's learning rate at the time. At an update those with
+    ``theta <= 0`` become dormant and as many dormant ones of the same layer, drawn at random, become active at zero.
+
+    Signs: an active connection has that of its initial weight, a dormant one a random sign. The masked gradient of w is
+    that of theta times s, so any optimizer will do; the paper's has no momentum.
+
+    Deviations: theta is never below zero, also between updates that are more than a step apart, so that no weight has
+    the wrong sign at any time. New connections start at zero as in the paper; the authors' code (guillaumeBellec/
+    deep_rewiring) takes 1e-12, and noise of standard deviation ``lr · 1e-5``, which our default temperature gives at
+    its learning rate of 0.5. The default l1 is that code's. Layers that the distribution makes dense have nothing to
+    rewire and train as they are.
+
+    Attributes:
+        sparsity: Total fraction of inactive connections, in [0, 1); exact in each layer at every step.
+        distribution: How it is shared among the layers.
+        schedule: When to rewire: after every step, to the end of training.
+        l1: Coefficient of the L1 penalty, at least 0.
+        temperature: T of the noise, at least 0.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
+    l1: float = 1e-5
+    temperature: float = 2.5e-11
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        for name, value in (("l1", self.l1), ("temperature", self.temperature)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"Expected `{name}` of at least 0, got {value}. Set --sparse.algorithm.{name}.")
+
+    def resolve(self, total_steps: int | None) -> "DeepR":
+        """The same algorithm with its update window in steps."""
+        return replace(self, schedule=self.schedule.resolve(total_steps))
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the distribution, from the first step to the last."""
+        return self.distribution(shapes, self.sparsity)
+
+    def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
+        """A random sign for each connection: True for positive."""
+        return {
+            _sign_of(name): torch.rand(tuple(shape), generator=generator(name)) < 0.5 for name, shape in shapes.items()
+        }
+
+    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
+        """Random masks; active connections have the signs of their weights."""
+        for name, layer in layers.items():
+            positive = memory[_sign_of(name)].to(layer.weight.device)
+            memory[_sign_of(name)] = torch.where(layer.mask & (layer.weight != 0), layer.weight > 0, positive)
+        return super().begin(layers, memory)
+
+    def is_update(self, step: int) -> bool:
+        """As the schedule says."""
+        return self.schedule.is_update(step)
+
+    def adjust_weights(
+        self, layers: Mapping[str, Connections], step: int, learning_rates: Mapping[str, float], memory: Memory
+    ) -> dict[str, Tensor]:
+        """Move theta by penalty and noise, down to zero at most."""
+        adjusted = {}
+        for name, learning_rate in learning_rates.items():
+            layer, key = layers[name], _sign_of(name)
+            if count_active(layer.mask) < layer.mask.numel():
+                memory[key] = memory[key].to(layer.weight.device)  # it comes from the CPU when a run is resumed
+                adjusted[name] = self._walk(layer, torch.where(memory[key], 1.0, -1.0), learning_rate)
+        return adjusted
+
+    def _walk(self, layer: Connections, sign: Tensor, learning_rate: float) -> Tensor:
+        noise = torch.randn(layer.weight.shape, generator=layer.generator).to(layer.weight.device)
+        step = math.sqrt(2 * learning_rate * self.temperature) * noise - learning_rate * self.l1
+        theta = (sign * layer.weight + step).clamp(min=0)
+        return torch.where(layer.mask, sign * theta, 0.0)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
+        """Move the active connections without a weight to random places of their layer."""
+        return {name: _rewire(layer) for name, layer in layers.items()}
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule."""
+        return self.schedule.update_steps()
+
+    def cost_changes(self) -> Sequence[int]:
+        """Never: a step costs the same with and without an update."""
+        return ()
+
+
+def _sign_of(name: str) -> str:
+    return f"positive/{name}"
+
+
+def _rewire(layer: Connections) -> Tensor:
+    n_active = count_active(layer.mask)
+    n_dormant = count_active(layer.mask & (layer.weight == 0))
+    if n_dormant == 0 or n_active == layer.mask.numel():
+        return layer.mask
+    return drop_and_grow(layer.mask, layer.weight.abs(), scores.random(layer), n_dormant)

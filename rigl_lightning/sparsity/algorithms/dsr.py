@@ -1,0 +1,154 @@
+"""DSR: one threshold for all layers decides what is pruned, and layers that keep much grow much."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.selection import count_active
+
+
+@dataclass(frozen=True)
+class DSR(SparseAlgorithm):
+    """Dynamic sparse reparameterization (Mostafa & Wang 2019, arXiv 1902.05967): connections move between layers.
+
+    After the gradient step of an update (paper, Algorithm 1): prune every connection below the threshold; double the
+    threshold if fewer were pruned than wanted and halve it if more, within a tolerance; grow as many at random, each
+    layer in proportion to the connections it kept. What a full layer cannot take goes to the others. The total number
+    of connections is exact at every step; a layer's number is not known in advance.
+
+    Numbers: target 1 %, first threshold 0.001, tolerance 0.1 and factor 2 as in the authors' second code
+    (``DSModel``: target_fraction_to_prune, pruning_threshold, adjust_pruning_threshold).
+
+    Deviations: each layer keeps its largest connection, or it could never grow again. A connection that is pruned and
+    drawn again at once keeps its value, as everywhere in this package; in the paper it becomes zero. The interval is
+    constant and updates end at T_end, where the paper's interval grows in the course of training. All sparse layers
+    take part, those that the distribution makes dense included.
+
+    Attributes:
+        sparsity: Total fraction of inactive connections, in [0, 1).
+        distribution: How it is shared among the layers at the start.
+        schedule: When to update.
+        target_fraction: Connections to prune at an update, as a fraction of all connections, active or not, in (0, 1].
+        threshold: ``|w|`` below which connections are pruned at the first update, above 0.
+        tolerance: Relative deviation from the target that leaves the threshold as it is, at least 0.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    schedule: UpdateSchedule = field(default_factory=UpdateSchedule)
+    target_fraction: float = 0.01
+    threshold: float = 0.001
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        for name, accepted, expected in (
+            ("target_fraction", 0 < self.target_fraction <= 1, "in (0, 1]"),
+            ("threshold", 0 < self.threshold < math.inf, "above 0"),
+            ("tolerance", 0 <= self.tolerance < math.inf, "of at least 0"),
+        ):
+            if not accepted:
+                got = getattr(self, name)
+                raise ValueError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
+
+    def resolve(self, total_steps: int | None) -> "DSR":
+        """The same algorithm with its update window in steps."""
+        return replace(self, schedule=self.schedule.resolve(total_steps))
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the distribution, which hold at the start; later only their total does."""
+        return self.distribution(shapes, self.sparsity)
+
+    def plans_layers(self) -> bool:
+        """The training decides."""
+        return False
+
+    def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
+        """The threshold."""
+        return {"threshold": self.threshold}
+
+    def is_update(self, step: int) -> bool:
+        """As the schedule says."""
+        return self.schedule.is_update(step)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
+        """Prune by the threshold, adapt it, and grow."""
+        kept = {name: _at_least(memory["threshold"], layer) for name, layer in layers.items()}
+        n_kept = {name: count_active(mask) for name, mask in kept.items()}
+        n_pruned = sum(count_active(layer.mask) for layer in layers.values()) - sum(n_kept.values())
+        target = self.target_fraction * sum(layer.mask.numel() for layer in layers.values())
+        memory["threshold"] = adapted_threshold(memory["threshold"], n_pruned, target, self.tolerance)
+        room = {name: layer.mask.numel() - n_kept[name] for name, layer in layers.items()}
+        n_grown = proportional_shares(n_pruned, n_kept, room)
+        return {name: _grow(kept[name], layer, n_grown[name]) for name, layer in layers.items()}
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule."""
+        return self.schedule.update_steps()
+
+    def cost_changes(self) -> Sequence[int]:
+        """Never, as far as is known in advance."""
+        return ()
+
+
+def adapted_threshold(threshold: float, n_pruned: int, target: float, tolerance: float) -> float:
+    """Twice the threshold if too few connections were pruned, half of it if too many (paper, Algorithm 1).
+
+    >>> [adapted_threshold(0.5, n_pruned, 100, 0.1) for n_pruned in (89, 90, 110, 111)]
+    [1.0, 0.5, 0.5, 0.25]
+    """
+    if n_pruned < (1 - tolerance) * target:
+        return threshold * 2
+    return threshold / 2 if n_pruned > (1 + tolerance) * target else threshold
+
+
+def proportional_shares(total: int, weights: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]:
+    """Whole numbers with an exact sum, in proportion to weights, none above its room.
+
+    What a full one cannot take is shared among the others in the same proportion. The largest remainders are rounded up
+    first, the first of equals before the next.
+
+    Args:
+        total: In [0, sum of ``room``].
+        weights: At least 1 each.
+        room: At least 0 each.
+
+    >>> proportional_shares(10, {"a": 3, "b": 1, "c": 1}, {"a": 9, "b": 9, "c": 9})
+    {'a': 6, 'b': 2, 'c': 2}
+    >>> proportional_shares(10, {"a": 3, "b": 1, "c": 1}, {"a": 4, "b": 9, "c": 9})
+    {'a': 4, 'b': 3, 'c': 3}
+    """
+    full: set[str] = set()
+    while True:
+        open_names = [name for name in weights if name not in full]
+        left = total - sum(room[name] for name in full)
+        scale = left / max(sum(weights[name] for name in open_names), 1)
+        newly_full = {name for name in open_names if weights[name] * scale >= room[name]}
+        if not newly_full:
+            break
+        full |= newly_full
+    exact = {name: float(room[name]) if name in full else weights[name] * scale for name in weights}
+    shares = {name: math.floor(value) for name, value in exact.items()}
+    missing = total - sum(shares.values())
+    able = sorted((n for n in weights if shares[n] < room[n]), key=lambda name: shares[name] - exact[name])
+    for name in able[:missing]:
+        shares[name] += 1
+    return shares
+
+
+def _at_least(threshold: float, layer: Connections) -> Tensor:
+    magnitude = layer.weight.abs()
+    kept = layer.mask & (magnitude >= threshold)
+    return kept if bool(kept.any()) else topk_mask(magnitude, 1, layer.mask)
+
+
+def _grow(kept: Tensor, layer: Connections, n_grown: int) -> Tensor:
+    return kept | topk_mask(scores.random(layer), n_grown, ~kept)

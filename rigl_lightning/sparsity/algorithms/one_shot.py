@@ -1,0 +1,149 @@
+"""One-shot methods: the connections are ranked once, and the best of them are kept from then on."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import (
+    Distribution,
+    ErdosRenyi,
+    Shapes,
+    active_counts,
+    check_sparsity,
+)
+from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.scores import Connections, Score
+
+
+@dataclass(frozen=True)
+class OneShot(SparseAlgorithm):
+    """Base of the methods that rank all connections once: dense before, unchanged after.
+
+    Attributes:
+        sparsity: Total fraction of inactive connections, in [0, 1).
+        distribution: Sparsity of each layer, within which its connections are ranked.
+        global_ranking: Rank the connections of all layers together; the distribution then gives the total only, and
+            each layer keeps at least its best connection.
+        score: The criterion; the highest are kept.
+    """
+
+    sparsity: float = 0.9
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    global_ranking: bool = False
+    score: Score = scores.weight_magnitude
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+
+    @property
+    @abstractmethod
+    def ranking_step(self) -> int:
+        """Step of the one update."""
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Zero until the connections are ranked; then, at least in total, those of the distribution."""
+        final = self.distribution(shapes, self.sparsity)
+        return dict.fromkeys(shapes, 0.0) if step <= self.ranking_step else final
+
+    def plans_layers(self) -> bool:
+        """Not with a global ranking."""
+        return not self.global_ranking
+
+    def is_update(self, step: int) -> bool:
+        """Once."""
+        return step == self.ranking_step
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        """At the update if the score reads the gradient."""
+        return self.is_update(step) and scores.needs_gradient(self.score)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
+        """Keep the highest-scored connections."""
+        shapes = {name: layer.weight.shape for name, layer in layers.items()}
+        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+        ranked = {name: self._rank(layer) for name, layer in layers.items()}
+        if self.global_ranking:
+            return _global_topk(ranked, sum(counts.values()))
+        return {name: topk_mask(score, counts[name]) for name, score in ranked.items()}
+
+    def _rank(self, layer: Connections) -> Tensor:
+        # A layer that the batch did not use has gradient zero.
+        if layer.dense_grad is None and scores.needs_gradient(self.score):
+            return torch.zeros_like(layer.weight)
+        return scores.evaluate(self.score, layer)
+
+    def update_steps(self) -> Sequence[int]:
+        """The step of the ranking, if it is one of training."""
+        return (self.ranking_step,) if self.ranking_step >= 0 else ()
+
+
+@dataclass(frozen=True)
+class OneShotMagnitude(OneShot):
+    """Dense training for a while, then the smallest weights are pruned at once (Han et al. 2015, arXiv 1506.02626).
+
+    One round of that paper's train, prune, train again, within one run: what follows the pruning is the retraining.
+    With ``at`` 0 it is magnitude pruning at initialisation, a baseline of Frankle et al. (2021, arXiv 2009.08576).
+    Deviation: the paper prunes below a multiple of each layer's standard deviation, we to an exact count.
+
+    Attributes:
+        at: Steps of dense training before the pruning: an int, or a fraction of training in [0, 1] as a float.
+    """
+
+    at: int | float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.at, bool) or not self.at >= 0 or (isinstance(self.at, float) and self.at > 1):
+            raise ValueError(
+                f"Expected `at` to be a number of steps (int, at least 0) or a fraction of training (float in [0, 1]), "
+                f"got {self.at}. Set --sparse.algorithm.at."
+            )
+        if self.at == 0 and scores.needs_gradient(self.score):
+            raise ValueError(
+                "Expected a score of the weights alone at the very beginning, where there is no gradient, got "
+                f"{getattr(self.score, '__qualname__', self.score)}. Set --sparse.algorithm.at above 0, or use SNIP."
+            )
+
+    def resolve(self, total_steps: int | None) -> "OneShotMagnitude":
+        """The same algorithm with its point in steps.
+
+        Raises:
+            ValueError: If it is a fraction of an unknown number of steps, or lies behind the end of training.
+        """
+        if isinstance(self.at, float) and total_steps is None:
+            raise ValueError(
+                f"Expected a known number of training steps to place at={self.at}, got None. Set --trainer.max_steps "
+                "(or `total_steps` of Sparsifier), or give `at` as a whole number of steps."
+            )
+        steps = round(self.at * (total_steps or 0)) if isinstance(self.at, float) else self.at
+        if total_steps is not None and steps > total_steps:
+            raise ValueError(
+                f"Expected pruning before training ends, got at={steps} and {total_steps} steps. Set "
+                "--sparse.algorithm.at, for example to a fraction such as 0.5."
+            )
+        return replace(self, at=steps)
+
+    @property
+    def ranking_step(self) -> int:
+        """The last dense step, after which it is pruned; -1 if it is pruned before the first."""
+        if isinstance(self.at, float):
+            raise ValueError(f"Expected a resolved algorithm, got at={self.at}. Call resolve(total_steps) first.")
+        return self.at - 1
+
+    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
+        """Pruned already if ``at`` is 0."""
+        return self.update_masks(layers, -1, memory) if self.ranking_step < 0 else super().begin(layers, memory)
+
+
+def _global_topk(ranked: Mapping[str, Tensor], n_active: int) -> Masks:
+    flat = {name: score.reshape(-1).clone() for name, score in ranked.items()}
+    for score in flat.values():
+        score[score.argmax()] = torch.inf  # no layer may lose all its connections
+    kept = topk_mask(torch.cat(list(flat.values())), n_active)
+    parts = kept.split([score.numel() for score in flat.values()])
+    return {name: part.view(ranked[name].shape) for name, part in zip(ranked, parts, strict=True)}

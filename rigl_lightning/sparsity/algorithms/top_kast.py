@@ -1,0 +1,107 @@
+"""Top-KAST: a sparse network within a larger, still sparse set of weights that learn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.selection import count_active
+
+
+@dataclass(frozen=True)
+class TopKAST(SparseAlgorithm):
+    """The largest weights compute, a larger set of the largest learns (Jayakumar et al. 2020, arXiv 2106.03517).
+
+    Of each layer, the forward set A is the top D of ``|w|``, the backward set B, which contains it, the top D + M;
+    other weights keep their values. The exploration regulariser pulls at w with ``penalty · w`` in A and with
+    ``penalty / D · w`` in the rest of B (the paper's exploration loss, in L2 form), so that a weight has to be of use
+    to enter A, and one outside B, at which nothing pulls, can come back.
+
+    Both sets are renewed together, every 100 steps and to the end of training; the paper finds that they need not be
+    renewed at every step. Deviations: the sets' densities follow a distribution, where the paper has the same in every
+    layer; M is fixed, where some of its runs stop exploring; biases and norms are not regularised. The default penalty
+    is our choice. Set the optimizer's weight decay to zero to have no other regulariser.
+
+    Attributes:
+        sparsity: Total fraction of connections that do not compute, 1 - D, in [0, 1).
+        backward_sparsity: Total fraction of weights that do not learn, 1 - (D + M), in [0, ``sparsity``].
+        distribution: How both are shared among the layers.
+        schedule: When the sets are renewed, after the gradient step.
+        penalty: Coefficient of the exploration regulariser, at least 0.
+    """
+
+    hides_inactive_weights = True
+
+    sparsity: float = 0.9
+    backward_sparsity: float = 0.8
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, end=1.0))
+    penalty: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        if not 0 <= self.backward_sparsity <= self.sparsity:
+            raise ValueError(
+                f"Expected `backward_sparsity` in [0, {self.sparsity}], so that active weights learn, got "
+                f"{self.backward_sparsity}. Set --sparse.algorithm.backward_sparsity."
+            )
+        if not self.penalty >= 0:
+            raise ValueError(f"Expected `penalty` of at least 0, got {self.penalty}. Set --sparse.algorithm.penalty.")
+
+    def resolve(self, total_steps: int | None) -> "TopKAST":
+        """The same algorithm with its update window in steps."""
+        return replace(self, schedule=self.schedule.resolve(total_steps))
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the forward set, from the first step to the last."""
+        return self.distribution(shapes, self.sparsity)
+
+    def weight_gradient_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the backward set, from the first step to the last."""
+        return self.distribution(shapes, self.backward_sparsity)
+
+    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
+        """The largest weights."""
+        return self.update_masks(layers, 0, memory)
+
+    def is_update(self, step: int) -> bool:
+        """As the schedule says."""
+        return self.schedule.is_update(step)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
+        """The forward set: the top D of each layer."""
+        return _largest_weights(layers, self.layer_sparsities(_shapes(layers), step))
+
+    def learning_masks(self, layers: Mapping[str, Connections]) -> Masks:
+        """The backward set: the top D + M of each layer, the forward set included."""
+        largest = _largest_weights(layers, self.weight_gradient_sparsities(_shapes(layers), 0))
+        return {name: mask | layers[name].mask for name, mask in largest.items()}
+
+    def penalty_gradient(self, layer: Connections) -> Tensor:
+        """``penalty · w`` where active and ``penalty / D · w`` elsewhere, D the layer's density."""
+        density = count_active(layer.mask) / layer.mask.numel()
+        return self.penalty * layer.weight * torch.where(layer.mask, 1.0, 1 / density)
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule."""
+        return self.schedule.update_steps()
+
+    def cost_changes(self) -> Sequence[int]:
+        """Never: a step costs the same with and without an update."""
+        return ()
+
+
+def _shapes(layers: Mapping[str, Connections]) -> Shapes:
+    return {name: layer.weight.shape for name, layer in layers.items()}
+
+
+def _largest_weights(layers: Mapping[str, Connections], sparsities: Mapping[str, float]) -> Masks:
+    counts = active_counts(_shapes(layers), sparsities)
+    return {name: topk_mask(layer.weight.abs(), counts[name]) for name, layer in layers.items()}
