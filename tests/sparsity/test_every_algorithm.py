@@ -7,19 +7,23 @@ from small_training import small_network, sparsify, through_disk, train
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import (
     SET,
+    SETITOP,
     SNFS,
     SNIP,
     Dense,
     DropGrow,
     FixedMasks,
     GradualMagnitudePruning,
+    GraNet,
     RigL,
+    RigLITOP,
     SparseAlgorithm,
     Static,
 )
-from rigl_lightning.sparsity.distributions import ErdosRenyi
+from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import gradient_magnitude
+from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
 
 EVERY_FOURTH = UpdateSchedule(interval=4, begin=0, end=0.9)
 
@@ -35,7 +39,19 @@ ALGORITHMS = {
     "DropGrow": lambda file: DropGrow(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, grow_score=gradient_magnitude),
     "GradualMagnitudePruning": lambda file: GradualMagnitudePruning(0.7, ErdosRenyi(), EVERY_FOURTH),
 }
-MOVING = ["SNIP", "SNIP global", "SET", "SNFS", "RigL", "DropGrow", "GradualMagnitudePruning"]
+MOVING_AFTER_RIGL = {
+    "SETITOP": lambda file: SETITOP(0.7, schedule=EVERY_FOURTH),
+    "RigLITOP": lambda file: RigLITOP(0.7, schedule=EVERY_FOURTH),
+    "GraNet": lambda file: GraNet(0.7, 0.3, schedule=EVERY_FOURTH, ramp_end=9),
+    "GraNet dense, per layer": lambda file: GraNet(0.7, 0.0, schedule=EVERY_FOURTH, global_ranking=False),
+    # The first layer, with one input, stays dense.
+    "RigL 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.5, structure=NM(2, 4)),
+    "RigL blocks": lambda file: RigL(0.7, Uniform(), EVERY_FOURTH, 0.5, structure=Blocks((2, 4))),
+    "RigL constant fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, structure=ConstantFanIn()),
+}
+ALGORITHMS |= MOVING_AFTER_RIGL
+ALGORITHMS["Static 1:4"] = lambda file: Static(0.75, Uniform(), NM(1, 4))
+MOVING = ["SNIP", "SNIP global", "SET", "SNFS", "RigL", "DropGrow", "GradualMagnitudePruning", *MOVING_AFTER_RIGL]
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1),
