@@ -12,7 +12,7 @@ from torch import Tensor
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
-from rigl_lightning.sparsity.masks import drop_and_grow, topk_mask
+from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic_sparsity
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
@@ -126,8 +126,10 @@ class GraNet(SparseAlgorithm):
             pruned = _prune_together(ranked, {n: layer.mask for n, layer in layers.items()}, sum(counts.values()))
         else:
             pruned = {n: _prune(ranked[n], layer.mask, counts[n]) for n, layer in layers.items()}
+        # A layer's share may be rounded up after it was rounded down at the last update: then one more is grown.
+        wanted = {n: count_active(mask) for n, mask in pruned.items()} if self.global_ranking else counts
         fraction = self.drop_fraction_at(step)
-        return {name: self._regrow(layer, pruned[name], ranked[name], fraction) for name, layer in layers.items()}
+        return {n: self._regrow(layer, pruned[n], ranked[n], fraction, wanted[n]) for n, layer in layers.items()}
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule, and the end of the ramp."""
@@ -140,13 +142,15 @@ class GraNet(SparseAlgorithm):
     def _ramp_progress(self, step: int) -> float:
         return replace(self.schedule, end=self.ramp_end).progress(step)
 
-    def _regrow(self, layer: Connections, mask: Tensor, drop_score: Tensor, fraction: float) -> Tensor:
+    def _regrow(self, layer: Connections, mask: Tensor, drop_score: Tensor, fraction: float, n_wanted: int) -> Tensor:
         n_active = count_active(mask)
-        n_update = int(np.float32(n_active) * np.float32(fraction))
+        n_drop = int(np.float32(n_active) * np.float32(fraction))
+        n_grow = n_wanted - (n_active - n_drop)
         unused = scores.needs_gradient(self.grow_score) and layer.dense_grad is None
-        if unused or n_update == 0 or n_active == mask.numel():
+        if unused or n_grow == 0 or n_active == mask.numel():
             return mask
-        return drop_and_grow(mask, drop_score, scores.evaluate(self.grow_score, layer), n_update)
+        survivors = topk_mask(drop_score, n_active - n_drop, mask)
+        return survivors | topk_mask(scores.evaluate(self.grow_score, layer), n_grow, ~survivors)
 
 
 def _prune(score: Tensor, mask: Tensor, n_active: int) -> Tensor:
