@@ -1,6 +1,5 @@
 """Exploration: what share of all connections a training has tried."""
 
-
 import pytest
 import torch
 from small_training import small_network, sparsifier_with, sparsify, through_disk, train
@@ -116,5 +115,5 @@ def test_the_numbers_of_the_guide():
     """Predicted exploration in docs/methods_after_rigl.md: CIFAR-10's 97,656 steps, density .1 and .05."""
     one, five = 97_656, 5 * 97_656
     found = [round(predicted(SETITOP(), d, n), 2) for d in (0.1, 0.05) for n in (one, five)]
-    assert found == [0.86, 1.0, 0.6, 0.99]
+    assert found == [0.85, 1.0, 0.6, 0.99]
     assert round(predicted(SETITOP(schedule=UpdateSchedule(300, 0, 1.0)), 0.05, one), 2) == 0.99
