@@ -278,7 +278,12 @@ class ConstantFanIn(Structure):
             )
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
-        """Those of the nearest whole fan-in, at least 1."""
+        """Those of the nearest whole fan-in, at least 1.
+
+        Raises:
+            ValueError: If ``never_ablate`` names no layer.
+        """
+        self.ablated_layers(list(shapes))  # a wrong name is refused before training
         rounded = dict.fromkeys(shapes, 0.0)
         for name in _sparse(sparsities):
             inputs = math.prod(shapes[name][1:])
@@ -288,7 +293,8 @@ class ConstantFanIn(Structure):
 
     def ablated_layers(self, names: Sequence[str]) -> list[str]:
         """All but the last, and but those of ``never_ablate``."""
-        kept = {name for pattern in self.never_ablate for name in matching_names(pattern, names, "never_ablate")}
+        setting = "structure.never_ablate"
+        kept = {name for pattern in self.never_ablate for name in matching_names(pattern, names, setting)}
         return [name for name in names[:-1] if name not in kept] if self.ablation else []
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:

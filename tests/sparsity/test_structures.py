@@ -167,7 +167,7 @@ class TestByHand:
         assert ConstantFanIn().ablated_layers(names) == ["a.weight", "gates.weight"]
         assert ConstantFanIn(never_ablate=("gates",)).ablated_layers(names) == ["a.weight"]
         assert ConstantFanIn(ablation=False).ablated_layers(names) == []
-        with pytest.raises(ValueError, match=r"`never_ablate` to name sparse layers.*Did you mean 'gates"):
+        with pytest.raises(ValueError, match=r"`structure\.never_ablate` to name sparse layers.*Did you mean 'gates"):
             ConstantFanIn(never_ablate=("gtaes",)).ablated_layers(names)
 
 
