@@ -12,8 +12,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
+from rigl_lightning.sparsity.structures import Structure
 
-_CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution}
+_CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution, "structure": Structure}
 
 
 def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:

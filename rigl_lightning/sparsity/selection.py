@@ -89,6 +89,52 @@ def smallest(score: Tensor, count: int, candidates: Tensor) -> Tensor:
     return at[~kept]
 
 
+def largest_per_row(score: Tensor, counts: Tensor, candidates: Tensor) -> Tensor:
+    """Mask of the largest scores among the candidates of each row.
+
+    Args:
+        score: Shape (rows, columns), no NaN at the candidates. Infinite scores are allowed.
+        counts: int64, shape (rows,): how many of a row, in [0, number of its candidates].
+        candidates: Boolean, of the score's shape.
+
+    Returns:
+        Boolean, of the score's shape, on its device.
+
+    Raises:
+        ValueError: If a candidate's score is NaN.
+
+    >>> score = torch.tensor([[1.0, 3.0, 3.0], [5.0, 0.0, 2.0]])
+    >>> largest_per_row(score, torch.tensor([1, 2]), torch.tensor([[True] * 3, [False, True, True]])).int().tolist()
+    [[0, 1, 0], [0, 1, 1]]
+    """
+    _refuse_nan(score, candidates)
+    chosen = torch.zeros_like(candidates)
+    rows = positions(counts > 0)
+    candidates, counts = candidates[rows], counts[rows]
+    values = _comparable(score.detach()[rows]).masked_fill_(~candidates, -torch.inf)
+    threshold = _sorted_rows(values).gather(1, values.shape[1] - counts[:, None])
+    reached = (values >= threshold) & candidates
+    surplus = reached.sum(1) - counts
+    if bool(surplus.any()):  # scores equal to the threshold: the last of them lose
+        tied = positions(surplus)
+        equal = (values[tied] == threshold[tied]) & candidates[tied]
+        last = equal.flip(1).cumsum(1).flip(1) <= surplus[tied, None]
+        reached[tied] &= ~(equal & last)
+    chosen[rows] = reached
+    return chosen
+
+
+def _comparable(score: Tensor) -> Tensor:
+    if not score.is_floating_point():
+        return score.double()
+    return score.float() if score.dtype in (torch.float16, torch.bfloat16) else score
+
+
+def _sorted_rows(values: Tensor) -> Tensor:
+    # numpy sorts values without their positions, which is several times faster.
+    return torch.from_numpy(np.sort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.sort(1).values
+
+
 def _largest(score: Any, count: int, candidates: Any | None) -> Any:
     if count * 4 <= score.size and score.size >= _SAMPLED_FROM:
         bound = _sampled_bound(score, count, candidates)

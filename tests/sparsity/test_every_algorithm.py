@@ -17,6 +17,7 @@ from rigl_lightning.sparsity.algorithms import (
     DNW,
     DSR,
     SET,
+    SETITOP,
     SNFS,
     SNIP,
     DeepR,
@@ -24,17 +25,20 @@ from rigl_lightning.sparsity.algorithms import (
     DropGrow,
     FixedMasks,
     GradualMagnitudePruning,
+    GraNet,
     GraSP,
     LotteryTicket,
     OneShotMagnitude,
     RigL,
+    RigLITOP,
     SparseAlgorithm,
     Static,
     TopKAST,
 )
-from rigl_lightning.sparsity.distributions import ErdosRenyi, active_counts
+from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform, active_counts
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import gradient_magnitude
+from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
 
 EVERY_FOURTH = UpdateSchedule(interval=4, begin=0, end=0.9)
 EVERY_STEP = UpdateSchedule(interval=1, begin=0, end=1.0)
@@ -62,11 +66,33 @@ ALGORITHMS = {
     "LotteryTicket": LotteryTicket,
     "LotteryTicket with RigL": lambda file: LotteryTicket(file, RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)),
 }
-DROP_GROW = ["SET", "SNFS", "RigL", "DropGrow", "LotteryTicket with RigL"]
+MOVING_AFTER_RIGL = {
+    "SETITOP": lambda file: SETITOP(0.7, schedule=EVERY_FOURTH),
+    "RigLITOP": lambda file: RigLITOP(0.7, schedule=EVERY_FOURTH),
+    "GraNet": lambda file: GraNet(0.7, 0.3, schedule=EVERY_FOURTH, ramp_end=9),
+    "GraNet dense, per layer": lambda file: GraNet(0.7, 0.0, schedule=EVERY_FOURTH, global_ranking=False),
+    # The first layer, with one input, stays dense.
+    "RigL 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.5, structure=NM(2, 4)),
+    "RigL blocks": lambda file: RigL(0.7, Uniform(), EVERY_FOURTH, 0.5, structure=Blocks((2, 4))),
+    "RigL constant fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, structure=ConstantFanIn()),
+}
+ALGORITHMS |= MOVING_AFTER_RIGL
+ALGORITHMS["Static 1:4"] = lambda file: Static(0.75, Uniform(), NM(1, 4))
+DROP_GROW = [
+    "SET",
+    "SNFS",
+    "RigL",
+    "DropGrow",
+    "LotteryTicket with RigL",
+    "SETITOP",
+    "RigLITOP",
+    "RigL 2:4",
+    "RigL blocks",
+]
 ONCE = ["SNIP", "SNIP global", "GraSP", "GraSP by layer", "OneShotMagnitude"]
 HIDING = ["DNW", "DNW every fourth", "TopKAST"]  # inactive weights keep values and optimizer state: that is the method
-GROWING = [*DROP_GROW, *HIDING, "DSR", "DeepR"]
-MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning"]
+GROWING = [*DROP_GROW, *HIDING, "DSR", "DeepR", "GraNet", "GraNet dense, per layer", "RigL constant fan-in"]
+MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning", "GraNet"]
 MOVING = [*GROWING, *ONCE, "GradualMagnitudePruning"]
 
 OPTIMIZERS = {

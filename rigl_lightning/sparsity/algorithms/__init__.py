@@ -6,7 +6,9 @@ from rigl_lightning.sparsity.algorithms.dnw import DNW
 from rigl_lightning.sparsity.algorithms.drop_grow import SET, SNFS, DropGrow, RigL
 from rigl_lightning.sparsity.algorithms.dsr import DSR
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks, Static
+from rigl_lightning.sparsity.algorithms.granet import GraNet
 from rigl_lightning.sparsity.algorithms.grasp import GraSP
+from rigl_lightning.sparsity.algorithms.itop import SETITOP, RigLITOP
 from rigl_lightning.sparsity.algorithms.lottery import LotteryTicket
 from rigl_lightning.sparsity.algorithms.one_shot import OneShot, OneShotMagnitude
 from rigl_lightning.sparsity.algorithms.pruning import GradualMagnitudePruning
@@ -17,18 +19,21 @@ __all__ = [
     "DNW",
     "DSR",
     "SET",
+    "SETITOP",
     "SNFS",
     "SNIP",
     "DeepR",
     "Dense",
     "DropGrow",
     "FixedMasks",
+    "GraNet",
     "GraSP",
     "GradualMagnitudePruning",
     "LotteryTicket",
     "OneShot",
     "OneShotMagnitude",
     "RigL",
+    "RigLITOP",
     "SparseAlgorithm",
     "Static",
     "TopKAST",

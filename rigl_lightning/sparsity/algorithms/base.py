@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
-from rigl_lightning.sparsity.masks import random_mask
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.structures import Structure, Unstructured
 
 Masks = dict[str, Tensor]
 GeneratorOf = Callable[[str], torch.Generator]
@@ -36,11 +36,13 @@ class SparseAlgorithm(ABC):
         grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
         hides_inactive_weights: Inactive weights keep their values and may learn; the network computes without them.
             Scores then see all weights.
+        structure: Which connections of a layer go together.
     """
 
     replaces_step = False
     grad_average_decay: float | None = None
     hides_inactive_weights = False
+    structure: Structure = Unstructured()
 
     def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
@@ -71,7 +73,9 @@ class SparseAlgorithm(ABC):
             generator: Layer name -> CPU generator.
         """
         counts = active_counts(shapes, self.layer_sparsities(shapes, 0))
-        return {name: random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()}
+        return {
+            name: self.structure.random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()
+        }
 
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """What the algorithm remembers at step 0; arguments as in `initial_masks`. It may be changed in place."""

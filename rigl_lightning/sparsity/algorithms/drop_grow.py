@@ -8,11 +8,11 @@ from torch import Tensor
 
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
-from rigl_lightning.sparsity.masks import drop_and_grow
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.structures import Structure, Unstructured
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class DropGrow(SparseAlgorithm):
         decay: Factor on the drop fraction over the update window.
         drop_score: Low is dropped.
         grow_score: High is grown.
+        structure: Which connections of a layer go together.
     """
 
     sparsity: float = 0.9
@@ -38,6 +39,7 @@ class DropGrow(SparseAlgorithm):
     decay: Decay = cosine
     drop_score: Score = scores.weight_magnitude
     grow_score: Score = scores.random
+    structure: Structure = field(default_factory=Unstructured)
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
@@ -51,8 +53,8 @@ class DropGrow(SparseAlgorithm):
         return replace(self, schedule=self.schedule.resolve(total_steps))
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution, from the first step to the last."""
-        return self.distribution(shapes, self.sparsity)
+        """Those of the distribution and the structure, from the first step to the last."""
+        return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
 
     def is_update(self, step: int) -> bool:
         """Every Delta T steps before T_end, step 0 included."""
@@ -72,10 +74,19 @@ class DropGrow(SparseAlgorithm):
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Drop and grow in each layer."""
-        fraction = self.drop_fraction_at(step)
-        return {name: self._update_mask(layer, fraction) for name, layer in layers.items()}
+        fraction, budgets = self.drop_fraction_at(step), self._budgets(layers, step)
+        return {name: self._update_mask(layer, fraction, budgets.get(name)) for name, layer in layers.items()}
 
-    def _update_mask(self, layer: Connections, fraction: float) -> Tensor:
+    def _budgets(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
+        """Connections of the layers that may lose neurons: their masks may have fewer, so they do not tell."""
+        names = self.structure.ablated_layers(list(layers))
+        if not names:
+            return {}
+        shapes = {name: layer.weight.shape for name, layer in layers.items()}
+        counts = active_counts(shapes, self.layer_sparsities(shapes, step))
+        return {name: counts[name] for name in names}
+
+    def _update_mask(self, layer: Connections, fraction: float, budget: int | None) -> Tensor:
         if self._reads_gradient and layer.dense_grad is None:
             return layer.mask
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
@@ -86,7 +97,7 @@ class DropGrow(SparseAlgorithm):
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
-        return drop_and_grow(layer.mask, drop_score, grow_score, n_update)
+        return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule."""

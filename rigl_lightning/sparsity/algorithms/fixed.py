@@ -9,6 +9,7 @@ from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAl
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
 from rigl_lightning.sparsity.mask_files import check_fit, read_masks
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.structures import Structure, Unstructured
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,19 @@ class Static(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: How it is shared among the layers.
+        structure: Which connections of a layer go together.
     """
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
+    structure: Structure = field(default_factory=Unstructured)
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution, from the first step to the last."""
-        return self.distribution(shapes, self.sparsity)
+        """Those of the distribution and the structure, from the first step to the last."""
+        return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
 from rigl_lightning.sparsity.distributions import (
     Distribution,
     ErdosRenyi,
@@ -68,7 +69,7 @@ class OneShot(SparseAlgorithm):
         counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
         ranked = {name: self._rank(layer) for name, layer in layers.items()}
         if self.global_ranking:
-            return _global_topk(ranked, sum(counts.values()))
+            return topk_of_all_layers(ranked, sum(counts.values()))
         return {name: topk_mask(score, counts[name]) for name, score in ranked.items()}
 
     def _rank(self, layer: Connections) -> Tensor:
@@ -138,12 +139,3 @@ class OneShotMagnitude(OneShot):
     def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
         """Pruned already if ``at`` is 0."""
         return self.update_masks(layers, -1, memory) if self.ranking_step < 0 else super().begin(layers, memory)
-
-
-def _global_topk(ranked: Mapping[str, Tensor], n_active: int) -> Masks:
-    flat = {name: score.reshape(-1).clone() for name, score in ranked.items()}
-    for score in flat.values():
-        score[score.argmax()] = torch.inf  # no layer may lose all its connections
-    kept = topk_mask(torch.cat(list(flat.values())), n_active)
-    parts = kept.split([score.numel() for score in flat.values()])
-    return {name: part.view(ranked[name].shape) for name, part in zip(ranked, parts, strict=True)}

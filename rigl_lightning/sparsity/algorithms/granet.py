@@ -1,0 +1,164 @@
+"""GraNet: gradual pruning that regrows a part of what it has, at every update."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic_sparsity
+from rigl_lightning.sparsity.scores import Connections, Score
+from rigl_lightning.sparsity.selection import count_active
+
+
+@dataclass(frozen=True)
+class GraNet(SparseAlgorithm):
+    """Gradual pruning with zero-cost neuroregeneration (Liu et al. 2021, arXiv 2106.10404, algorithm of appendix B.1).
+
+    Each update, right after a gradient step, first prunes to the sparsity of a cubic ramp, then drops a fraction of
+    what is left in every layer and grows as many connections by the gradient of that step. After the ramp it goes on
+    as drop and grow. The last pruning is made at the ramp's end whatever the interval, so that the final sparsity is
+    always reached.
+
+    Defaults are those of the authors' code for CIFAR (VITA-Group/GraNet, CIFAR/main.py, CIFAR/sparselearning/core.py
+    and README): start at 50 % (`--init-density 0.5`), every 1,000 steps, ramp from the start to epoch 110 of 160, drop
+    fraction 0.5 with a cosine over the whole training. It makes the first update after one interval, ours is at step 0;
+    its cosine ends at 0.005, ours at 0; it may prune a layer away, here each keeps a connection; and counts are exact
+    here, where it compares with a threshold.
+
+    Attributes:
+        sparsity: Final fraction of inactive connections, in [0, 1).
+        initial_sparsity: Where the ramp starts, in [0, sparsity]; 0 for a dense start.
+        distribution: How the sparsities are shared among the layers, at first and at the end.
+        schedule: When to update; its end is where the last connections are regrown.
+        ramp_end: Where the final sparsity is reached: an int (step), or a fraction of training as float.
+        drop_fraction: Fraction of the connections that are regrown at the first update, in [0, 1].
+        decay: Factor on it over the schedule's window.
+        global_ranking: Prune the lowest scores of all layers together, as the authors do; the distribution then gives
+            the start and the total only. If False, each layer follows a ramp of its own.
+        drop_score: Low is pruned and dropped.
+        grow_score: High is grown.
+    """
+
+    sparsity: float = 0.9
+    initial_sparsity: float = 0.5
+    distribution: Distribution = field(default_factory=ErdosRenyi)
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1000, end=1.0))
+    ramp_end: int | float = 0.6875
+    drop_fraction: float = 0.5
+    decay: Decay = cosine
+    global_ranking: bool = True
+    drop_score: Score = scores.weight_magnitude
+    grow_score: Score = scores.gradient_magnitude
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        if not 0 <= self.initial_sparsity <= self.sparsity:
+            raise ValueError(
+                f"Expected `initial_sparsity` in [0, {self.sparsity}], the final sparsity, got "
+                f"{self.initial_sparsity}. Set --sparse.algorithm.initial_sparsity."
+            )
+        if not 0 <= self.drop_fraction <= 1:
+            raise ValueError(
+                f"Expected `drop_fraction` in [0, 1], got {self.drop_fraction}. Set --sparse.algorithm.drop_fraction."
+            )
+        if not self.ramp_end >= 0 or (isinstance(self.ramp_end, float) and self.ramp_end > 1):
+            raise ValueError(
+                "Expected `ramp_end` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), got "
+                f"{self.ramp_end}. Set --sparse.algorithm.ramp_end."
+            )
+
+    def resolve(self, total_steps: int | None) -> "GraNet":
+        """The same algorithm with its window and its ramp in steps, the ramp ending at the last step at the latest.
+
+        Raises:
+            ValueError: If the ramp ends before it begins, or in steps that training does not reach.
+        """
+        schedule = self.schedule.resolve(total_steps)
+        end = replace(schedule, begin=0, end=self.ramp_end).resolve(total_steps).end
+        if total_steps is not None and end >= total_steps and isinstance(self.ramp_end, float):
+            end = total_steps - 1
+        if end < schedule.begin or (total_steps is not None and end >= total_steps):
+            raise ValueError(
+                f"Expected `ramp_end` after the schedule's begin, {schedule.begin}, and before the end of training"
+                f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
+                "Set --sparse.algorithm.ramp_end, for example to a fraction such as 0.5."
+            )
+        return replace(self, schedule=schedule, ramp_end=end)
+
+    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
+        """Those of the last update before ``step``; with a global ranking this holds of their total."""
+        final = self.distribution(shapes, self.sparsity)
+        # A dense start is dense everywhere, also where the distribution says otherwise (`custom`).
+        dense = dict.fromkeys(shapes, 0.0)
+        initial = self.distribution(shapes, self.initial_sparsity) if self.initial_sparsity > 0 else dense
+        updates = self.update_steps()
+        n_done = bisect_left(updates, step)
+        progress = self._ramp_progress(updates[n_done - 1]) if n_done else 0.0
+        return {n: initial[n] + cubic_sparsity(progress, final[n] - initial[n]) for n in shapes}
+
+    def plans_layers(self) -> bool:
+        """Not with a global ranking."""
+        return not self.global_ranking
+
+    def is_update(self, step: int) -> bool:
+        """Every interval of the schedule, and at the end of the ramp."""
+        return self.schedule.is_update(step) or step == self.ramp_end
+
+    def drop_fraction_at(self, step: int) -> float:
+        """``drop_fraction · decay(progress)``, as in `DropGrow`."""
+        return self.drop_fraction * self.decay(self.schedule.progress(step))
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        """On update steps if a score reads the gradient."""
+        reads = scores.needs_gradient(self.drop_score) or scores.needs_gradient(self.grow_score)
+        return reads and self.is_update(step)
+
+    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
+        """Prune, then regrow in each layer that had a gradient."""
+        counts = self._counts(layers, step)
+        ranked = {name: scores.evaluate(self.drop_score, layer) for name, layer in layers.items()}
+        if self.global_ranking:
+            pruned = _prune_together(ranked, {n: layer.mask for n, layer in layers.items()}, sum(counts.values()))
+        else:
+            pruned = {n: _prune(ranked[n], layer.mask, counts[n]) for n, layer in layers.items()}
+        # A layer's share may be rounded up after it was rounded down at the last update: then one more is grown.
+        wanted = {n: count_active(mask) for n, mask in pruned.items()} if self.global_ranking else counts
+        fraction = self.drop_fraction_at(step)
+        return {n: self._regrow(layer, pruned[n], ranked[n], fraction, wanted[n]) for n, layer in layers.items()}
+
+    def update_steps(self) -> Sequence[int]:
+        """All steps of the schedule, and the end of the ramp."""
+        return sorted({*self.schedule.update_steps(), int(self.ramp_end)})
+
+    def _counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
+        shapes = {name: layer.weight.shape for name, layer in layers.items()}
+        return active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+
+    def _ramp_progress(self, step: int) -> float:
+        return replace(self.schedule, end=self.ramp_end).progress(step)
+
+    def _regrow(self, layer: Connections, mask: Tensor, drop_score: Tensor, fraction: float, n_wanted: int) -> Tensor:
+        n_active = count_active(mask)
+        n_drop = int(np.float32(n_active) * np.float32(fraction))
+        n_grow = n_wanted - (n_active - n_drop)
+        unused = scores.needs_gradient(self.grow_score) and layer.dense_grad is None
+        if unused or n_grow == 0 or n_active == mask.numel():
+            return mask
+        survivors = topk_mask(drop_score, n_active - n_drop, mask)
+        return survivors | topk_mask(scores.evaluate(self.grow_score, layer), n_grow, ~survivors)
+
+
+def _prune(score: Tensor, mask: Tensor, n_active: int) -> Tensor:
+    return topk_mask(score, n_active, mask) if n_active < count_active(mask) else mask
+
+
+def _prune_together(ranked: Mapping[str, Tensor], masks: Masks, n_active: int) -> Masks:
+    return topk_of_all_layers(ranked, n_active, masks) if n_active < sum(map(count_active, masks.values())) else masks
