@@ -51,7 +51,7 @@ ALGORITHMS = {
     "dsr": DSR(0.7, schedule=SCHEDULE, target_fraction=0.1, threshold=0.05),
     "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
     "dnw": DNW(0.7),
-    "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
+    "top_kast": TopKAST(0.7, 0.4, renewal=SCHEDULE),
 }
 
 

@@ -79,7 +79,7 @@ class TestRamp:
     @pytest.mark.parametrize(
         ("together", "initial", "ramp_end", "schedule"),
         itertools.product(
-            (True, False), (0.0, 0.5), (7, 0.5, 1.0), (UpdateSchedule(1, 0, 1.0), UpdateSchedule(3, 1, 9))
+            (True, False), (0.0, 0.5), (7, 0.5, 0.6), (UpdateSchedule(1, 0, 1.0), UpdateSchedule(3, 1, 9))
         ),
     )
     def test_the_total_is_exact_at_every_step_of_a_training(self, together, initial, ramp_end, schedule):
@@ -110,6 +110,11 @@ class TestRamp:
         algorithm = granet(schedule=UpdateSchedule(1, 0, 2), ramp_end=1).resolve(4)
         flops = planned_training_flops(algorithm, {"a": (10, 10)}, {"a": 200}, 4)
         assert flops == pytest.approx((3 + 3 + 1.5 + 1.5) / 12)
+
+
+def test_a_ramp_that_outlasts_the_updates_is_refused():
+    with pytest.raises(ValueError, match=r"until the ramp ends, at step 13, got a schedule that ends at 9.*schedule.end"):
+        GraNet(0.8, schedule=UpdateSchedule(3, 1, 9), ramp_end=1.0).resolve(14)
 
 
 class TestSettings:

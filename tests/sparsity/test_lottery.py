@@ -124,7 +124,7 @@ def test_the_checksums_are_of_the_weights_before_any_mask(ticket):
 
 
 def test_signs_of_deep_r_fit_the_ticket(ticket):
-    sparsifier = sparsify(small_network(), LotteryTicket(ticket[1], DeepR(0.7, schedule=UpdateSchedule(1, 0, 9))))
+    sparsifier = sparsify(small_network(), LotteryTicket(ticket[1], DeepR(0.7, rewiring=UpdateSchedule(1, 0, 9))))
     mask = ticket[0]["4.weight"]
     assert torch.equal(sparsifier.memory["positive/4.weight"][mask], (small_network()[4].weight > 0)[mask])
 

@@ -38,14 +38,16 @@ class DeepR(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1); exact in each layer at every step.
         distribution: How it is shared among the layers.
-        schedule: When to rewire: after every step, to the end of training.
+        rewiring: When to rewire: after every step, to the end of training.
+            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
+            algorithm of a configuration changes.
         l1: Coefficient of the L1 penalty, at least 0.
         temperature: T of the noise, at least 0.
     """
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
+    rewiring: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
     l1: float = 1e-5
     temperature: float = 2.5e-11
 
@@ -57,7 +59,7 @@ class DeepR(SparseAlgorithm):
 
     def resolve(self, total_steps: int | None) -> "DeepR":
         """The same algorithm with its update window in steps."""
-        return replace(self, schedule=self.schedule.resolve(total_steps))
+        return replace(self, rewiring=self.rewiring.resolve(total_steps))
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the distribution, from the first step to the last."""
@@ -77,8 +79,8 @@ class DeepR(SparseAlgorithm):
         return super().begin(layers, memory)
 
     def is_update(self, step: int) -> bool:
-        """As the schedule says."""
-        return self.schedule.is_update(step)
+        """As `rewiring` says."""
+        return self.rewiring.is_update(step)
 
     def adjust_weights(
         self, layers: Mapping[str, Connections], step: int, learning_rates: Mapping[str, float], memory: Memory
@@ -103,8 +105,8 @@ class DeepR(SparseAlgorithm):
         return {name: _rewire(layer) for name, layer in layers.items()}
 
     def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule."""
-        return self.schedule.update_steps()
+        """All steps of `rewiring`."""
+        return self.rewiring.update_steps()
 
     def cost_changes(self) -> Sequence[int]:
         """Never: a step costs the same with and without an update."""

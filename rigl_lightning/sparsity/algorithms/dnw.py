@@ -26,21 +26,23 @@ class DNW(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: How it is shared among the layers.
-        schedule: When the masks follow the weights: after every step, to the end of training.
+        renewal: When the masks follow the weights: after every step, to the end of training.
+            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
+            algorithm of a configuration changes.
     """
 
     hides_inactive_weights = True
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
+    renewal: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
 
     def resolve(self, total_steps: int | None) -> "DNW":
         """The same algorithm with its update window in steps."""
-        return replace(self, schedule=self.schedule.resolve(total_steps))
+        return replace(self, renewal=self.renewal.resolve(total_steps))
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the distribution, from the first step to the last."""
@@ -51,8 +53,8 @@ class DNW(SparseAlgorithm):
         return self.update_masks(layers, 0, memory)
 
     def is_update(self, step: int) -> bool:
-        """As the schedule says."""
-        return self.schedule.is_update(step)
+        """As `renewal` says."""
+        return self.renewal.is_update(step)
 
     def needs_dense_gradient(self, step: int) -> bool:
         """Always: all weights learn."""
@@ -65,8 +67,8 @@ class DNW(SparseAlgorithm):
         return {name: topk_mask(layer.weight.abs(), counts[name]) for name, layer in layers.items()}
 
     def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule."""
-        return self.schedule.update_steps()
+        """All steps of `renewal`."""
+        return self.renewal.update_steps()
 
     def cost_changes(self) -> Sequence[int]:
         """Never: a step costs the same with and without an update."""

@@ -91,6 +91,11 @@ class GraNet(SparseAlgorithm):
                 f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
                 "Set --sparse.algorithm.ramp_end, for example to a fraction such as 0.5."
             )
+        if schedule.end < end:
+            raise ValueError(
+                f"Expected updates to go on until the ramp ends, at step {end}, got a schedule that ends at "
+                f"{schedule.end}. Set --sparse.algorithm.schedule.end 1.0, or an earlier --sparse.algorithm.ramp_end."
+            )
         return replace(self, schedule=schedule, ramp_end=end)
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:

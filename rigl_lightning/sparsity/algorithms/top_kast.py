@@ -33,7 +33,9 @@ class TopKAST(SparseAlgorithm):
         sparsity: Total fraction of connections that do not compute, 1 - D, in [0, 1).
         backward_sparsity: Total fraction of weights that do not learn, 1 - (D + M), in [0, ``sparsity``].
         distribution: How both are shared among the layers.
-        schedule: When the sets are renewed, after the gradient step.
+        renewal: When the sets are renewed, after the gradient step.
+            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
+            algorithm of a configuration changes.
         penalty: Coefficient of the exploration regulariser, at least 0.
     """
 
@@ -42,7 +44,7 @@ class TopKAST(SparseAlgorithm):
     sparsity: float = 0.9
     backward_sparsity: float = 0.8
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, end=1.0))
+    renewal: UpdateSchedule = field(default_factory=partial(UpdateSchedule, end=1.0))
     penalty: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class TopKAST(SparseAlgorithm):
 
     def resolve(self, total_steps: int | None) -> "TopKAST":
         """The same algorithm with its update window in steps."""
-        return replace(self, schedule=self.schedule.resolve(total_steps))
+        return replace(self, renewal=self.renewal.resolve(total_steps))
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the forward set, from the first step to the last."""
@@ -72,8 +74,8 @@ class TopKAST(SparseAlgorithm):
         return self.update_masks(layers, 0, memory)
 
     def is_update(self, step: int) -> bool:
-        """As the schedule says."""
-        return self.schedule.is_update(step)
+        """As `renewal` says."""
+        return self.renewal.is_update(step)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """The forward set: the top D of each layer."""
@@ -90,8 +92,8 @@ class TopKAST(SparseAlgorithm):
         return self.penalty * layer.weight * torch.where(layer.mask, 1.0, 1 / density)
 
     def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule."""
-        return self.schedule.update_steps()
+        """All steps of `renewal`."""
+        return self.renewal.update_steps()
 
     def cost_changes(self) -> Sequence[int]:
         """Never: a step costs the same with and without an update."""
