@@ -26,6 +26,7 @@ FLOORS = [
     ("weights of a model", ["sparsity/costs.py", "sparsity/hidden_weights.py"], CORE, False),
     ("sparsifier", ["sparsity/sparsifier.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
+    ("statistics of a model", ["batch_norm.py"], CORE, False),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py"], LIGHTNING, True),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),
 ]  # fmt: skip
