@@ -10,11 +10,18 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def parse_options(description: str) -> argparse.Namespace:
-    """Options of every benchmark: ``rounds``, and ``threads``, which torch then uses."""
+def parse_options(description: str, **switches: str) -> argparse.Namespace:
+    """Options of every benchmark: ``rounds``, and ``threads``, which torch then uses.
+
+    Args:
+        description: What it measures.
+        **switches: Flags of this benchmark, off by default, with their help.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    for name, text in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

@@ -140,8 +140,8 @@ class SparseTrainingCallback(*_callback_flavours()):  # type: ignore[misc]
         if self._optimizer is not None and self.sparsifier is not None and self.sparsifier.has_dropped_gradients:
             rank_zero_warn(
                 f"{type(self._optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
-                f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the algorithm "
-                "has to update after the gradient step: subclass it with `replaces_step = False`."
+                f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the "
+                "algorithm has to update after the gradient step: subclass it with `replaces_step = False`."
             )
         self._remove_hooks()
 

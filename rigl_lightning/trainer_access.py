@@ -80,13 +80,13 @@ def _refuse_optimizer(optimizer: Optimizer) -> None:
         raise ValueError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
     if isinstance(optimizer, SparseAdam):
         raise ValueError(
-            "Expected an optimizer for dense gradients, got SparseAdam, which is for those of nn.Embedding(sparse=True)."
-            " Use Adam for the sparse weights, and SparseAdam in an optimizer of its own."
+            "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
+            "Adam for the sparse weights, and SparseAdam as a second optimizer."
         )
     if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
         raise ValueError(
-            f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot be "
-            "set to zero for single connections. Use its 32-bit form."
+            f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "
+            "be set to zero for single connections. Use its 32-bit form."
         )
 
 

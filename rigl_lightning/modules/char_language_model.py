@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from rigl_lightning.modules.weight_decay import weight_decay_groups
 
 if TYPE_CHECKING:  # unknown to Lightning 1.9, with which lightning-bolts runs
-    from pytorch_lightning.utilities.types import OptimizerLRScheduler
+    pass
 
 Batch = tuple[Tensor, Tensor]
 NATS_PER_BIT = math.log(2)

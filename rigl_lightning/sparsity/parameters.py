@@ -124,7 +124,7 @@ def _check_numbers(module: nn.Module, selected: Mapping[str, nn.Parameter]) -> N
     unreal = sorted(name for name, parameter in selected.items() if not parameter.is_floating_point())
     if unreal:
         raise ValueError(
-            f"Expected weights of real numbers, got {selected[unreal[0]].dtype} in {unreal}: the scores are defined for "
+            f"Expected weights of real numbers, got {selected[unreal[0]].dtype} in {unreal}: scores are defined for "
             "real ones. Add these layers to `exclude`."
         )
     tables = {id(c.weight) for c in module.modules() if isinstance(c, nn.Embedding | nn.EmbeddingBag) and c.sparse}

@@ -68,7 +68,9 @@ def check(sparse, watch):
     sparsifier = sparse.sparsifier
     assert watch.updates == [0, 3, 6]
     assert sparsifier.step == N_STEPS
-    assert sparsifier.exploration() > sum(sparsifier.n_active.values()) / sum(m.numel() for m in sparsifier.masks.values())
+    assert sparsifier.exploration() > sum(sparsifier.n_active.values()) / sum(
+        m.numel() for m in sparsifier.masks.values()
+    )
     shapes = {name: p.shape for name, p in sparsifier.parameters.items()}
     expected = active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes))
     assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == expected

@@ -57,7 +57,9 @@ def test_trains_saves_and_resumes_on_the_data_of_bolts(data, tmp_path):
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     saved = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
     plain = WideResNet(depth=10, width=1)
-    plain.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")}, strict=True)
+    plain.load_state_dict(
+        {k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")}, strict=True
+    )
 
     trainer, resumed, again, watch = fit(data, 4, tmp_path, tmp_path / "two.ckpt")
     assert watch.updates[-1] == 25

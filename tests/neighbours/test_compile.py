@@ -1,4 +1,4 @@
-"""torch.compile: the callback causes no graph, no graph break and no copy of a weight or mask; masks are those of eager."""
+"""torch.compile: the callback causes no graph, no graph break and no copy of a weight or mask."""
 
 import pytest
 import pytorch_lightning as pl
@@ -105,4 +105,3 @@ def test_compiling_between_two_fits_keeps_the_masks():
     run.fit(task, DATA)
     assert sparse.sparsifier is first
     assert first.step == 16
-

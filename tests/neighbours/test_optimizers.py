@@ -1,4 +1,4 @@
-"""Optimizers in a Trainer: wrappers, closures evaluated twice, several of them, averages; and those that are refused."""
+"""Optimizers in a Trainer: wrappers, closures evaluated twice, several at once, averages; and those refused."""
 
 import pytest
 import pytorch_lightning as pl
