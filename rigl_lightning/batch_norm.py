@@ -30,8 +30,9 @@ def reestimate_batch_norm(
     (EMA) or between two solutions accuracy is otherwise at chance.
 
     Weights, masks, modes, momenta and torch's random state stay as they are. Everything but the batch norms runs in
-    evaluation mode, so statistics are those of the network without dropout, as it will be used
-    (`torch.optim.swa_utils.update_bn` keeps dropout). Under DDP every process sees its own batches unless the layers are SyncBatchNorm.
+    evaluation mode, so the statistics are those of the network as it will be used, without dropout, which
+    `torch.optim.swa_utils.update_bn` keeps. Under DDP every process sees its own batches unless the layers are
+    SyncBatchNorm.
 
     Args:
         model: Any module; called as ``model(inputs)``. Batch norms that keep no running statistics are left alone.
