@@ -127,7 +127,11 @@ def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
 
 
 def is_compiled(pl_module: nn.Module) -> bool:
-    """Whether any part of the module goes through torch.compile: a submodule, or a function that one holds."""
+    """Whether any part of the module goes through torch.compile: a submodule, or a function that one holds.
+
+    Others, such as a compiled function of a Python module, are not seen; FLOP counting then costs one recompilation,
+    unless there is an ``example_input_array`` to count them on.
+    """
     return getattr(pl_module, "_compiler_ctx", None) is not None or any(map(_is_compiled_itself, pl_module.modules()))
 
 

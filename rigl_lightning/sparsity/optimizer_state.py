@@ -55,7 +55,10 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
 
     State tensors are recognised by their shape, the parameter's, also in optimizers that this one wraps. What is
     shared among connections stays: step counts (a grown connection is not bias-corrected again, as in the reference),
-    factored second moments (Adafactor), preconditioners.
+    factored second moments (Adafactor), preconditioners. So do the norms and means that some optimizers take over a
+    whole layer, inactive zeros included (LAMB, LARS, Muon; timm's cautious variants step further by up to 1 / density).
+    A grown connection's first step is not a fresh one's where the first step of the training is an exception: ADOPT,
+    Adan, SGD with dampening.
 
     Args:
         optimizer: Any.
