@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BOLTS := .venv-bolts
+BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint figures tables bench clean
+.PHONY: help setup demo test test-fast test-bolts lint figures tables bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +31,18 @@ test: lint  ## what CI runs: lint, types, doctests and all tests
 test-fast: $(READY)  ## the tests without those marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
+test-bolts: $(BOLTS_READY)  ## train on lightning-bolts' data, in an environment of its own (Lightning 1.9.5)
+	$(BOLTS)/bin/python -m pytest tests/neighbours/test_bolts.py
+
+# lightning-bolts needs Lightning < 2, and that needs pkg_resources; our own requirements say otherwise, hence --no-deps.
+$(BOLTS_READY): Makefile
+	$(PYTHON) -m venv --clear $(BOLTS)
+	$(BOLTS)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(BOLTS)/bin/uv pip install --quiet --python $(BOLTS)/bin/python pytorch-lightning==1.9.5 lightning-bolts==0.7.0 \
+		'setuptools<81' torch torchvision timm 'jsonargparse[signatures]>=4.39,<5' scikit-learn matplotlib pytest
+	$(BOLTS)/bin/uv pip install --quiet --python $(BOLTS)/bin/python --no-deps -e .
+	@touch $@
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +60,4 @@ bench: $(READY)  ## measure mask updates and step overhead, as ratios
 	$(BIN)/python benchmarks/step_overhead.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BOLTS) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

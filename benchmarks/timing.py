@@ -21,9 +21,17 @@ def options_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(description: str) -> argparse.Namespace:
-    """The options, of which torch has taken the number of threads."""
-    options = options_parser(description).parse_args()
+def parse_options(description: str, **switches: str) -> argparse.Namespace:
+    """The options, of which torch has taken the number of threads.
+
+    Args:
+        description: What is measured.
+        **switches: Flags of this benchmark, off by default, with their help.
+    """
+    parser = options_parser(description)
+    for name, text in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options
 

@@ -136,7 +136,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._remove_hooks()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizer."""
+        """Let go of the optimizer; say so if it was its step without gradients that failed."""
+        if self._optimizer is not None and self.sparsifier is not None and self.sparsifier.has_dropped_gradients:
+            rank_zero_warn(
+                f"{type(self._optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
+                f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the "
+                "algorithm has to update after the gradient step: subclass it with `replaces_step = False`."
+            )
         self._remove_hooks()
 
     # ---- one step ----------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from lightning_utilities.core import rank_zero
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.sparsity.flops import trace_flops
+from rigl_lightning.sparsity.optimizer_state import with_wrapped
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 _REFUSED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -53,8 +54,10 @@ def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
 def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """The optimizer that updates all sparse parameters.
 
+    Its step hooks work from its first step on.
+
     Raises:
-        ValueError: If there is none, more than one, or one that masks cannot work with (LBFGS).
+        ValueError: If there is none, more than one, or one that masks cannot work with, see `_refuse_optimizer`.
     """
     optimizers = trainer.strategy.optimizers
     owned = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
@@ -72,9 +75,39 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
             "each optimizer, with a `name` and the `include` patterns of its weights."
         )
     optimizer = optimizers[indices.pop()]
+    for single in with_wrapped(optimizer):
+        _refuse_optimizer(single)
+    _ensure_step_hooks(optimizer)
+    return optimizer
+
+
+def _refuse_optimizer(optimizer: Optimizer) -> None:
+    """Refuse LBFGS, SparseAdam, and optimizers whose state has 8 or 4 bits.
+
+    Raises:
+        ValueError: Naming what to use instead.
+    """
+    names = [kind.__name__ for kind in type(optimizer).__mro__]
+    bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)  # bitsandbytes
     if isinstance(optimizer, LBFGS):
         raise ValueError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
-    return optimizer
+    if isinstance(optimizer, SparseAdam):
+        raise ValueError(
+            "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
+            "Adam for the sparse weights, and SparseAdam as a second optimizer."
+        )
+    if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
+        raise ValueError(
+            f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "
+            "be set to zero for single connections. Use its 32-bit form."
+        )
+
+
+def _ensure_step_hooks(optimizer: Optimizer) -> None:
+    # Wrappers that do not call Optimizer.__init__ (timm's Lookahead) get their hooks at their first zero_grad, which
+    # in Lightning is inside their first step: that step would pass unseen.
+    if not getattr(type(optimizer).step, "hooked", False):
+        optimizer._patch_step_function()
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
@@ -113,11 +146,21 @@ def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
 
 
 def is_compiled(pl_module: nn.Module) -> bool:
-    """Whether any part of the module goes through torch.compile."""
-    compiled = (
-        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()
+    """Whether any part of the module goes through torch.compile: a submodule, or a function that one holds.
+
+    Others, such as a compiled function of a Python module, are not seen; FLOP counting then costs one recompilation,
+    unless there is an ``example_input_array`` to count them on.
+    """
+    return getattr(pl_module, "_compiler_ctx", None) is not None or any(map(_is_compiled_itself, pl_module.modules()))
+
+
+def _is_compiled_itself(module: nn.Module) -> bool:
+    own = vars(module)
+    return (
+        own.get("_compiled_call_impl") is not None
+        or hasattr(module, "_orig_mod")
+        or any(hasattr(value, "_torchdynamo_orig_callable") for value in own.values() if callable(value))
     )
-    return getattr(pl_module, "_compiler_ctx", None) is not None or any(compiled)
 
 
 def mask_averages(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:

@@ -28,6 +28,7 @@ FLOORS = [
     ("sparsifier", ["sparsity/sparsifier.py"], CORE, False),
     ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
+    ("statistics of a model", ["batch_norm.py"], CORE, False),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from rigl_lightning.modules.weight_decay import weight_decay_groups
+
+if TYPE_CHECKING:  # unknown to Lightning 1.9, with which lightning-bolts runs
+    pass
 
 Batch = tuple[Tensor, Tensor]
 NATS_PER_BIT = math.log(2)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -14,6 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rigl_lightning.modules.milestones import milestone_steps
 from rigl_lightning.modules.weight_decay import weight_decay_groups
+
+if TYPE_CHECKING:  # unknown to Lightning 1.9, with which lightning-bolts runs
+    from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 Batch = tuple[Tensor, Tensor]
 

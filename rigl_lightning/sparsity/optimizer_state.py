@@ -8,10 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# State that does not start at zero: (optimizer's class, key) -> its start, from the parameter's group.
-_STARTS: dict[tuple[str, str], Callable[[dict[str, Any]], float]] = {
-    ("Adagrad", "sum"): lambda group: group["initial_accumulator_value"],
-    ("Rprop", "step_size"): lambda group: group["lr"],
+_Start = Callable[[dict[str, Any], Tensor], float | Tensor]
+
+
+def _weight(group: dict[str, Any], weight: Tensor) -> Tensor:
+    return weight
+
+
+# State that does not start at zero: (class or base class of the optimizer, key) -> its start, from the parameter's
+# group and its value at the moment.
+_STARTS: dict[tuple[str, str], _Start] = {
+    ("Adagrad", "sum"): lambda group, weight: group["initial_accumulator_value"],
+    ("ASGD", "ax"): _weight,
+    ("Rprop", "step_size"): lambda group, weight: float(group["lr"]),
+    # timm: as in TensorFlow, ones; the starting point; the slow weights, kept in the state of the wrapped optimizer.
+    ("RMSpropTF", "square_avg"): lambda group, weight: 1.0,
+    ("MADGRAD", "x0"): _weight,
+    ("Optimizer", "lookahead_slow_buff"): _weight,
 }
 
 
@@ -20,21 +33,47 @@ def group_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | 
     return next((g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), None)
 
 
+def with_wrapped(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """The optimizer, and those it wraps (Lookahead, SAM) and calls, outermost first.
+
+    >>> class Wrapper(Optimizer):
+    ...     def __init__(self, base):
+    ...         super().__init__(base.param_groups, {})
+    ...         self.base = base
+    >>> from torch.optim import SGD
+    >>> [type(found).__name__ for found in with_wrapped(Wrapper(SGD([nn.Parameter(Tensor(2))])))]
+    ['Wrapper', 'SGD']
+    """
+    yield optimizer
+    for value in vars(optimizer).values():
+        if isinstance(value, Optimizer) and value is not optimizer:
+            yield from with_wrapped(value)
+
+
 def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at: Tensor | None = None) -> None:
     """Set all state of some connections (momenta, second moments, ...) to what it is before the first step.
 
-    State tensors are recognised by their shape, the parameter's; factored second moments are left alone.
+    State tensors are recognised by their shape, the parameter's, also in optimizers that this one wraps. What is
+    shared among connections stays: step counts (a grown connection is not bias-corrected again, as in the reference),
+    factored second moments (Adafactor), preconditioners. So do the norms and means that some optimizers take over a
+    whole layer, inactive zeros included (LAMB, LARS, Muon; timm's cautious variants step further by up to 1 / density).
+    A grown connection's first step is not a fresh one's where the first step of the training is an exception: ADOPT,
+    Adan, SGD with dampening.
 
     Args:
         optimizer: Any.
-        parameter: The layer's weights.
+        parameter: The layer's weights, with the values that the connections start from.
         where: Boolean, of the parameter's shape: the connections.
         at: Their positions, if they are few and known: saves reading all.
     """
-    group = group_of(optimizer, parameter) or {}
-    for key, value in _state_tensors(optimizer, parameter):
-        start = _STARTS.get((type(optimizer).__name__, key), lambda group: 0.0)(group)
-        set_at(value, where, start, at)
+    for single in with_wrapped(optimizer):
+        group = group_of(single, parameter) or {}
+        for key, value in _state_tensors(single, parameter):
+            start = _start_of(single, key)(group, parameter)
+            if isinstance(start, Tensor):
+                value[where.to(value.device)] = start.detach()[where].to(value)
+            else:
+                set_at(value, where, start, at)
 
 
 def set_at(tensor: Tensor, where: Tensor, value: float, at: Tensor | None = None) -> None:
@@ -43,6 +82,11 @@ def set_at(tensor: Tensor, where: Tensor, value: float, at: Tensor | None = None
         tensor.view(-1).index_fill_(0, at, value)
     else:
         tensor.masked_fill_(where.to(tensor.device), value)
+
+
+def _start_of(optimizer: Optimizer, key: str) -> _Start:
+    names = (kind.__name__ for kind in type(optimizer).__mro__)
+    return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), lambda group, weight: 0.0)
 
 
 def _state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -10,6 +10,8 @@ from torch.nn.utils import parametrize
 
 from rigl_lightning.sparsity.names import clean_name, matching_names, module_of
 
+# Convolutions that centre their weights at each forward pass (timm, Big Transfer): what is zero does not stay zero.
+_STANDARDISED = {"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame", "WeightStandardizedConv2d"}
 _MATRIX_MODULES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
@@ -33,8 +35,8 @@ def select_parameters(
         depthwise: Make depthwise convolutions sparse too.
 
     Raises:
-        ValueError: If a pattern matches nothing, nothing is left to select, or a selected layer is lazy or
-            parametrized (weight norm, spectral norm).
+        ValueError: If a pattern matches nothing, nothing is left to select, or a selected layer is lazy, complex,
+            an embedding with sparse gradients, or computes its weight (weight norm, spectral norm, standardisation).
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 10))
     >>> list(select_parameters(model))
@@ -55,6 +57,7 @@ def select_parameters(
         chosen.difference_update(matching_names(pattern, [*matrices, *computed], "exclude"))
     _check_plain(chosen, computed, named)
     selected = {name: named[name] for name in named if name in chosen and named[name].requires_grad}
+    _check_numbers(module, selected)
     if not selected:
         raise ValueError(
             "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
@@ -86,7 +89,7 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def _computed_weights(module: nn.Module) -> list[str]:
-    """Weights that are computed from other tensors at each forward pass (parametrize, weight norm, torch's prune)."""
+    """Weights that each forward pass computes from others (parametrize, weight norm, torch's prune, StdConv2d)."""
     return [
         f"{clean_name(layer)}.{name}".lstrip(".")
         for layer, child in module.named_modules()
@@ -96,6 +99,8 @@ def _computed_weights(module: nn.Module) -> list[str]:
 
 
 def _computed_tensors(module: nn.Module) -> list[str]:
+    if _STANDARDISED & {kind.__name__ for kind in type(module).__mro__}:
+        return ["weight"]
     plain_attributes = [n for n, value in vars(module).items() if isinstance(value, Tensor) and "weight" in n]
     parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
     return [*plain_attributes, *parametrized]
@@ -107,9 +112,25 @@ def _check_plain(chosen: set[str], computed: Sequence[str], named: dict[str, nn.
     if layers:
         raise ValueError(
             f"Expected plain weights, but those of {sorted(layers)} are computed from other tensors (weight norm, "
-            "spectral norm, torch.nn.utils.prune or the like), so that masking would not make them sparse. "
-            "Add these layers to `exclude`, or remove the parametrization."
+            "spectral norm, weight standardisation, torch.nn.utils.prune or the like), so that masking would not make "
+            "them sparse. Add these layers to `exclude`, or remove the parametrization."
         )
     lazy = sorted(name for name in chosen if isinstance(named[name], UninitializedParameter))
     if lazy:
         raise ValueError(f"Expected materialised weights, got lazy {lazy}. Run one forward pass of the model before.")
+
+
+def _check_numbers(module: nn.Module, selected: Mapping[str, nn.Parameter]) -> None:
+    unreal = sorted(name for name, parameter in selected.items() if not parameter.is_floating_point())
+    if unreal:
+        raise ValueError(
+            f"Expected weights of real numbers, got {selected[unreal[0]].dtype} in {unreal}: scores are defined for "
+            "real ones. Add these layers to `exclude`."
+        )
+    tables = {id(c.weight) for c in module.modules() if isinstance(c, nn.Embedding | nn.EmbeddingBag) and c.sparse}
+    sparse = sorted(name for name, parameter in selected.items() if id(parameter) in tables)
+    if sparse:
+        raise ValueError(
+            f"Expected dense gradients, but the embeddings {sparse} are made with sparse=True: their gradient has no "
+            "entries to grow by. Set sparse=False, or take them out of `include`."
+        )

@@ -182,7 +182,7 @@ class Sparsifier:
         self._average(dense_gradients)
         update_due = self._has_gradients and self.algorithm.is_update(self.step)
         if self.algorithm.replaces_step and update_due and self._are_usable(dense_gradients):
-            if self.last_update is None or self.last_update.step != self.step:  # a closure may be evaluated twice
+            if not self.has_dropped_gradients:  # a closure may be evaluated twice
                 self._update_masks(optimizer, dense_gradients)
             optimizer.zero_grad(set_to_none=True)
             return
@@ -242,6 +242,12 @@ class Sparsifier:
         if self._hidden is None:
             for name in self._sparse:
                 reset_state(optimizer, self.parameters[name], ~self.masks[name])
+
+    @property
+    def has_dropped_gradients(self) -> bool:
+        """Whether `before_step` has updated the masks instead of the step, and `after_step` has not been called yet."""
+        updated_now = self.last_update is not None and self.last_update.step == self.step
+        return self._has_gradients and self.algorithm.replaces_step and updated_now
 
     def density(self) -> dict[str, float]:
         """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
