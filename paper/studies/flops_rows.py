@@ -5,20 +5,30 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from paper.studies.flops_protocols import INTERVAL, Study
 from paper.studies.reference_networks import CountedNetwork
 from rigl_lightning import (
+    DNW,
+    DSR,
     SET,
+    SETITOP,
     SNFS,
     SNIP,
+    DeepR,
     Distribution,
     GradualMagnitudePruning,
+    GraNet,
+    GraSP,
+    OneShotMagnitude,
     RigL,
+    RigLITOP,
     SparseAlgorithm,
     Static,
+    TopKAST,
     UpdateSchedule,
 )
 from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
@@ -40,14 +50,32 @@ class Schedules(NamedTuple):
     ramp: UpdateSchedule
 
 
-METHODS: dict[str, Callable[[float, Distribution, Schedules], SparseAlgorithm]] = {
-    "Static": lambda sparsity, distribution, schedules: Static(sparsity, distribution),
-    "SNIP": lambda sparsity, distribution, schedules: SNIP(sparsity, distribution),
-    "SET": lambda sparsity, distribution, schedules: SET(sparsity, distribution, schedules.updates),
-    "SNFS": lambda sparsity, distribution, schedules: SNFS(sparsity, distribution, schedules.updates),
-    "RigL": lambda sparsity, distribution, schedules: RigL(sparsity, distribution, schedules.updates),
+Build = Callable[[float, Distribution, Schedules], SparseAlgorithm]
+_SCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (SET, SNFS, RigL, DSR, SETITOP, RigLITOP)
+_UNSCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (Static, SNIP, GraSP, OneShotMagnitude, DeepR, DNW)
+
+
+def _scheduled(method: Callable[..., SparseAlgorithm]) -> Build:
+    return lambda sparsity, distribution, schedules: method(sparsity, distribution, schedule=schedules.updates)
+
+
+def _unscheduled(method: Callable[..., SparseAlgorithm]) -> Build:
+    return lambda sparsity, distribution, schedules: method(sparsity, distribution)
+
+
+METHODS: dict[str, Build] = {
+    **{method.__name__: _unscheduled(method) for method in _UNSCHEDULED},
+    **{method.__name__: _scheduled(method) for method in _SCHEDULED},
     "GradualMagnitudePruning": lambda sparsity, distribution, schedules: GradualMagnitudePruning(
         sparsity, distribution, schedules.ramp
+    ),
+    # It starts half as sparse as it ends; the ramp is that of pruning.
+    "GraNet": lambda sparsity, distribution, schedules: GraNet(
+        sparsity, sparsity / 2, distribution, replace(schedules.updates, end=1.0), ramp_end=schedules.ramp.end
+    ),
+    # Twice as many connections learn as compute.
+    "TopKAST": lambda sparsity, distribution, schedules: (
+        TopKAST(sparsity, 2 * sparsity - 1, distribution) if sparsity > 0.5 else TopKAST(sparsity, 0.0, distribution)
     ),
 }
 """Method -> its algorithm. A new method is a line here."""
@@ -73,18 +101,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Known(Distribution):
-    """Layer sparsities that are computed once, for the many steps of a schedule."""
+    """Layer sparsities of a network, computed once for the many steps of a schedule.
 
-    sparsities: Mapping[str, float]
+    Attributes:
+        of: Total sparsity -> sparsity of each layer; remembers what it has computed.
+    """
+
+    of: Callable[[float], Mapping[str, float]]
     dense: tuple[str, ...] = ()
     custom: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
-        """The same, whatever is asked for."""
-        return dict(self.sparsities)
+        """As computed, whatever the shapes."""
+        return dict(self.of(sparsity))
 
     def _free_sparsities(self, shapes: Shapes, sparsity: float, dense: Sequence[str]) -> dict[str, float]:
-        return dict(self.sparsities)
+        return dict(self.of(sparsity))
 
 
 def dense_rows(model: str, study: Study) -> Iterator[Row]:
@@ -104,36 +136,37 @@ def sparse_rows(model: str, study: Study, published: Published) -> Iterator[Row]
     """Every method under every distribution."""
     for choice in study.choices:
         for sparsity in study.sparsities:
-            sparsities = choice.sparsities(study.network, sparsity)
+            known = Known(cache(partial(choice.sparsities, study.network)))
+            sparsities = known.of(sparsity)
             row = Row(model, "any", choice.label, sparsity, 1, "size_bytes", choice.reading, 0.0)
             yield replace(row, computed=study.network.bytes(sparsities))
             forward = forward_flops(study.network, sparsities)
             yield replace(row, quantity="inference_flops_absolute", computed=forward)
             for method in METHODS:
-                yield from _of_method(replace(row, method=method), study, sparsities, published)
+                yield from _of_method(replace(row, method=method), study, known, published)
             if not choice.reading:
-                yield from _pruning_readings(row, study, sparsities, published)
+                yield from _pruning_readings(row, study, known, published)
 
 
-def _of_method(row: Row, study: Study, sparsities: Mapping[str, float], published: Published) -> Iterator[Row]:
-    inference, train = _costs_in_the_paper(row, study, sparsities)
+def _of_method(row: Row, study: Study, known: Known, published: Published) -> Iterator[Row]:
+    inference, train = _costs_in_the_paper(row, study, known)
     yield replace(row, quantity="inference_flops", computed=inference)
     yield from trainings(replace(row, quantity="train_flops", computed=train), study, published)
     if not row.reading:
-        inference, train = _costs_as_run(row, study, sparsities)
+        inference, train = _costs_as_run(row, study, known)
         yield replace(row, quantity="inference_flops_products", computed=inference)
         yield replace(row, quantity="train_flops_as_run", computed=train)
 
 
-def _costs_in_the_paper(row: Row, study: Study, sparsities: Mapping[str, float]) -> tuple[float, float]:
+def _costs_in_the_paper(row: Row, study: Study, known: Known) -> tuple[float, float]:
     # One dense gradient in ΔT + 1 batches to the end: the paper's formula for RigL.
     schedules = Schedules(UpdateSchedule(INTERVAL + 1, 0, study.steps), study.ramp)
-    return _planned(row, schedules, study.network, study.network.authors_flops(), sparsities, study.steps)
+    return _planned(row, schedules, study.network, study.network.authors_flops(), known, study.steps)
 
 
-def _costs_as_run(row: Row, study: Study, sparsities: Mapping[str, float]) -> tuple[float, float]:
+def _costs_as_run(row: Row, study: Study, known: Known) -> tuple[float, float]:
     schedules = Schedules(study.schedule, study.ramp)
-    return _planned(row, schedules, study.plain, study.plain.product_flops(), sparsities, study.steps)
+    return _planned(row, schedules, study.plain, study.plain.product_flops(), known, study.steps)
 
 
 def _planned(
@@ -141,30 +174,30 @@ def _planned(
     schedules: Schedules,
     network: CountedNetwork,
     flops: Mapping[str, float],
-    sparsities: Mapping[str, float],
+    known: Known,
     steps: int,
 ) -> tuple[float, float]:
     """Inference and training of a row's method, by the package's own planning."""
-    algorithm = METHODS[row.method](row.sparsity, Known(sparsities), schedules).resolve(steps)
-    shapes = {name: network.shapes[name] for name in sparsities}
+    algorithm = METHODS[row.method](row.sparsity, known, schedules).resolve(steps)
+    shapes = {name: network.shapes[name] for name in known.of(row.sparsity)}
     return (
         planned_inference_flops(algorithm, shapes, flops),
         planned_training_flops(algorithm, shapes, flops, steps),
     )
 
 
-def _pruning_readings(row: Row, study: Study, sparsities: Mapping[str, float], published: Published) -> Iterator[Row]:
+def _pruning_readings(row: Row, study: Study, known: Known, published: Published) -> Iterator[Row]:
     pruning = replace(row, method="GradualMagnitudePruning", quantity="train_flops")
     yield from trainings(replace(pruning, reading=DENSE_COST, computed=1.0), study, published)
-    mean = _mean_with_end(study, row.sparsity, sparsities)
+    mean = _mean_with_end(study, row.sparsity, known)
     yield from trainings(replace(pruning, reading=MEAN_WITH_END, computed=mean), study, published)
 
 
-def _mean_with_end(study: Study, sparsity: float, sparsities: Mapping[str, float]) -> float:
+def _mean_with_end(study: Study, sparsity: float, known: Known) -> float:
     """Pruning's cost as in the authors' colab (cell 7): the mean over all interval bounds, the end included."""
-    algorithm = GradualMagnitudePruning(sparsity, Known(sparsities), study.ramp)
+    algorithm = GradualMagnitudePruning(sparsity, known, study.ramp)
     bounds = range(0, study.steps + 1, study.ramp.interval)
-    shapes = {name: study.network.shapes[name] for name in sparsities}
+    shapes = {name: study.network.shapes[name] for name in known.of(sparsity)}
     costs = [forward_flops(study.network, algorithm.layer_sparsities(shapes, step + 1)) for step in bounds]
     return sum(costs) / len(costs) / dense_flops(study.network)
 
