@@ -16,7 +16,7 @@ SEEDS = (0, 1, 2)
 # What a scale changes of a benchmark's configuration; the configuration alone is the paper's scale.
 SCALES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "smoke": {"mnist_lenet": ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "60")},
-    "small": {"mnist_lenet": ("--trainer.max_epochs", "10")},
+    "small": {"mnist_lenet": ("--trainer.max_epochs", "5")},
     "paper": {"mnist_lenet": ()},
 }
 

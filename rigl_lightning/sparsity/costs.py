@@ -41,10 +41,18 @@ def planned_training_flops(
     # Between these steps nothing changes.
     changes = sorted({0, total_steps, *(step for step in algorithm.cost_changes() if step < total_steps)})
     dense = sum(dense_flops.values())
+    known: dict[tuple[float, ...], float] = {}  # thousands of updates, and mostly the same few sparsities
+
+    def flops(sparsities: Mapping[str, float]) -> float:
+        key = tuple(sparsities[name] for name in shapes)
+        if key not in known:
+            known[key] = _forward(sparsities, dense_flops)
+        return known[key]
+
     total = 0.0
     for start, stop in pairwise(changes):
-        forward = _forward(algorithm.layer_sparsities(shapes, start), dense_flops)
-        weight_gradient = _forward(algorithm.weight_gradient_sparsities(shapes, start), dense_flops)
+        forward = flops(algorithm.layer_sparsities(shapes, start))
+        weight_gradient = flops(algorithm.weight_gradient_sparsities(shapes, start))
         total += (stop - start) * training_flops(forward, weight_gradient)
     return total / (total_steps * training_flops(dense, dense))
 

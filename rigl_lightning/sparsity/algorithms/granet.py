@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -141,6 +141,10 @@ class GraNet(SparseAlgorithm):
 
     def update_steps(self) -> Sequence[int]:
         """All steps of the schedule, and the end of the ramp."""
+        return self._updates
+
+    @cached_property
+    def _updates(self) -> list[int]:
         return sorted({*self.schedule.update_steps(), int(self.ramp_end)})
 
     def _counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
