@@ -89,7 +89,7 @@ class Run:
         names = {"sparsity": self.sparsity, "distribution": DISTRIBUTIONS.get(self.distribution, "")}
         method = [argument.format(**names) for argument in METHODS[self.method]]
         if self.distribution == "ER":
-            method += ["--sparse.algorithm.distribution.kernel", "false"]
+            method.append("--sparse.algorithm.distribution.kernel=false")
         scale = SCALES[self.scale][self.benchmark]
         return [f"--config=configs/{self.benchmark}.yaml", f"--seed_everything={self.seed}", *scale, *method]
 

@@ -3,7 +3,7 @@
     python paper/make_figures.py [--strict] [--out paper/out]
 
 Reads ``paper/results/*.csv`` only: no training, no GPU, no network. Says which figures have no rows yet; with
-``--strict`` that is an error. The FLOPs tables also go into ``docs/flops.md``, between its markers.
+``--strict`` that is an error. Tables also go into ``docs/``, between the markers of a page.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python paper/make_fig
 import pandas as pd
 
 from paper.figures import fig11_layer_sparsities
-from paper.tables import flops
+from paper.tables import flops, methods
+from paper.tables.markdown import with_parts
 
 HERE = Path(__file__).parent
 N_FIGURES = 11
-FLOPS_PAGE = HERE.parent / "docs" / "flops.md"
+DOCS = HERE.parent / "docs"
 FIGURES = {11: fig11_layer_sparsities}
 
 
@@ -41,30 +42,22 @@ def make_figures(out: Path, results: Path = HERE / "results") -> list[int]:
     return missing
 
 
-def make_tables(out: Path, results: Path = HERE / "results") -> dict[str, str]:
-    """Write ``table_flops.csv``; returns its parts in markdown, by the name of their markers in the page."""
+def make_tables(out: Path, results: Path = HERE / "results") -> dict[Path, dict[str, str]]:
+    """Write ``table_*.csv``; returns the parts of documentation that they are, by page and name of their markers."""
     out.mkdir(parents=True, exist_ok=True)
     computed, published = (pd.read_csv(results / name) for name in (flops.COMPUTED, flops.PUBLISHED))
     table = flops.joined(computed, published)
-    flops.rows(table).to_csv(out / "table_flops.csv", index=False, float_format="%.7g", lineterminator="\n")
-    print(f"table of FLOPs: {out / 'table_flops.csv'}")
+    _write(flops.rows(table), out / "table_flops.csv")
     networks = computed.loc[computed["distribution"] == "ERK", "model"].unique()
-    return {"published": flops.published_markdown(table)} | {m: flops.costs_markdown(computed, m) for m in networks}
+    of_flops = {"published": flops.published_markdown(table)} | {m: flops.costs_markdown(computed, m) for m in networks}
+    accuracies = methods.rows(pd.read_csv(results / methods.RESULTS))
+    _write(accuracies, out / "table_methods.csv")
+    return {DOCS / "flops.md": of_flops, DOCS / "methods.md": {"accuracy": methods.as_markdown(accuracies)}}
 
 
-def with_parts(page: str, parts: dict[str, str]) -> str:
-    """The page with everything between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` replaced by the part.
-
-    Raises:
-        ValueError: If the page lacks the markers of a part.
-    """
-    for name, text in parts.items():
-        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
-        if begin not in page or end not in page:
-            raise ValueError(f"Expected the markers {begin.strip()} and {end} in the page, found them not.")
-        before, rest = page.split(begin, 1)
-        page = before + begin + "\n" + text + "\n" + end + rest.split(end, 1)[1]
-    return page
+def _write(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, float_format="%.7g", lineterminator="\n")
+    print(f"table: {path}")
 
 
 def main() -> None:
@@ -74,8 +67,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "out")
     parser.add_argument("--strict", action="store_true", help="fail if a figure is missing")
     options = parser.parse_args()
-    parts = make_tables(options.out)
-    FLOPS_PAGE.write_text(with_parts(FLOPS_PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    for page, parts in make_tables(options.out).items():
+        page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
     missing = make_figures(options.out)
     if missing:
         print(f"no rows yet for figures {', '.join(map(str, missing))}")

@@ -6,9 +6,9 @@ itself both readings are rows, with the reason in the source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
+
+from paper.tables.markdown import markdown
 
 COMPUTED, PUBLISHED = "flops.csv", "published.csv"
 KEY = ["model", "method", "distribution", "sparsity", "training_multiplier", "quantity", "reading"]
@@ -71,7 +71,7 @@ def published_markdown(table: pd.DataFrame) -> str:
         ]
         for row in with_published.itertuples()
     )
-    return _markdown([*header, "source, reading, reason"], body)
+    return markdown([*header, "source, reading, reason"], body)
 
 
 def costs_markdown(computed: pd.DataFrame, model: str) -> str:
@@ -91,7 +91,7 @@ def costs_markdown(computed: pd.DataFrame, model: str) -> str:
         ]
         for distribution, sparsity in runs.itertuples(index=False)
     )
-    return _markdown(["distribution", "sparsity", "inference", *(f"train {m}" for m in methods), "MB"], body)
+    return markdown(["distribution", "sparsity", "inference", *(f"train {m}" for m in methods), "MB"], body)
 
 
 def _with_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,8 +106,3 @@ def _words(source: object, reading: str, status: object, note: object) -> str:
 
 def _number(value: object, form: str) -> str:
     return "" if value is None or value != value else f"{value:{form}}"
-
-
-def _markdown(header: list[str], body: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
