@@ -1,6 +1,6 @@
 """Train dense, static and RigL networks on handwritten digits: a table and a picture in about a minute.
 
-    python examples/demo.py [--seeds 3] [--epochs 40] [--sparsity 0.9] [--out demo_out]
+    python examples/demo.py [--methods Dense Static RigL | all] [--seeds 3] [--epochs 40] [--sparsity 0.9] [--out DIR]
 
 The data (1,797 images of 8 x 8 pixels, from scikit-learn) needs no download. The network is LeNet-300-100.
 """
@@ -12,6 +12,7 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,54 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 
-from rigl_lightning import Dense, RigL, SparseAlgorithm, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning import (
+    DNW,
+    DSR,
+    SET,
+    SETITOP,
+    SNFS,
+    SNIP,
+    ConstantFanIn,
+    DeepR,
+    Dense,
+    ErdosRenyi,
+    GradualMagnitudePruning,
+    GraNet,
+    GraSP,
+    OneShotMagnitude,
+    RigL,
+    RigLITOP,
+    SparseAlgorithm,
+    SparseTrainingCallback,
+    Static,
+    TopKAST,
+    UpdateSchedule,
+)
 from rigl_lightning.data import DigitsDataModule
 from rigl_lightning.models import LeNet300100
 from rigl_lightning.modules import ImageClassifier
 
+SCHEDULE = UpdateSchedule(interval=30)  # the paper's 100 would leave a training of this length few updates
+METHODS: dict[str, Callable[[float], SparseAlgorithm]] = {
+    "Dense": lambda sparsity: Dense(),
+    "Static": lambda sparsity: Static(sparsity),
+    "RigL": lambda sparsity: RigL(sparsity, schedule=SCHEDULE),
+    "SET": lambda sparsity: SET(sparsity, schedule=SCHEDULE),
+    "SNFS": lambda sparsity: SNFS(sparsity, schedule=SCHEDULE),
+    "SNIP": lambda sparsity: SNIP(sparsity),
+    "GraSP": lambda sparsity: GraSP(sparsity),
+    "OneShot": lambda sparsity: OneShotMagnitude(sparsity),
+    "Pruning": lambda sparsity: GradualMagnitudePruning(sparsity, ErdosRenyi(), UpdateSchedule(30, begin=0.2)),
+    "DSR": lambda sparsity: DSR(sparsity, schedule=SCHEDULE),
+    "DeepR": lambda sparsity: DeepR(sparsity),
+    "DNW": lambda sparsity: DNW(sparsity),
+    "TopKAST": lambda sparsity: TopKAST(sparsity, max(2 * sparsity - 1, 0.0), renewal=UpdateSchedule(30, end=1.0)),
+    "GraNet": lambda sparsity: GraNet(sparsity, sparsity / 2, schedule=UpdateSchedule(interval=30, end=1.0)),
+    "SET-ITOP": lambda sparsity: SETITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),
+    "RigL-ITOP": lambda sparsity: RigLITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),
+    "SRigL": lambda sparsity: RigL(sparsity, schedule=SCHEDULE, structure=ConstantFanIn()),
+}
+DEFAULT_METHODS = ("Dense", "Static", "RigL")
 COLOURS = {"Dense": "#222222", "Static": "#d95f02", "RigL": "#1b6ca8"}
 FIRST_LAYER = "model.1.weight"  # (300, 64): a column is an input pixel
 
@@ -94,11 +138,11 @@ def train(algorithm: SparseAlgorithm, seed: int, epochs: int) -> Result:
 
 def table(results: dict[str, list[Result]]) -> str:
     """Accuracy (mean ± standard deviation over seeds), density and FLOPs of each method."""
-    lines = [f"{'method':<8}{'accuracy':>16}{'density':>10}{'training FLOPs':>17}{'n':>4}"]
+    lines = [f"{'method':<10}{'accuracy':>16}{'density':>10}{'training FLOPs':>17}{'n':>4}"]
     for name, runs in results.items():
         mean, spread = _mean_and_spread([100 * run.accuracies[-1] for run in runs])
         accuracy = f"{mean:.2f} ± {spread:.2f} %" if len(runs) > 1 else f"{mean:.2f} %"
-        lines.append(f"{name:<8}{accuracy:>16}{runs[0].density:>10.3f}{runs[0].train_flops:>16.3f}x{len(runs):>4}")
+        lines.append(f"{name:<10}{accuracy:>16}{runs[0].density:>10.3f}{runs[0].train_flops:>16.3f}x{len(runs):>4}")
     return "\n".join(lines)
 
 
@@ -112,17 +156,18 @@ def picture(results: dict[str, list[Result]], sparsity: float) -> Figure:
         columns = [_mean_and_spread([100 * accuracy for accuracy in column]) for column in by_epoch]
         means = [mean for mean, _ in columns]
         low, high = [m - s for m, s in columns], [m + s for m, s in columns]
-        curves.plot(epochs, means, color=COLOURS[name], label=name)
-        curves.fill_between(epochs, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+        (line,) = curves.plot(epochs, means, color=COLOURS.get(name), label=name)
+        curves.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     curves.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(75, 100))
     curves.set_title(f"LeNet-300-100 on 8x8 digits, {sparsity:.0%} sparse (n = {len(runs)}, ± 1 s.d.)", fontsize=9)
-    curves.legend(frameon=False)
+    curves.legend(frameon=False, ncols=1 + len(results) // 8)
+    moving = "RigL" if "RigL" in results else name
     counts = [
-        torch.stack([run.first_masks[moment].float().sum(0).view(8, 8) for run in results["RigL"]]).mean(0)
+        torch.stack([run.first_masks[moment].float().sum(0).view(8, 8) for run in results[moving]]).mean(0)
         for moment in (0, -1)
     ]
     highest = max(float(count.max()) for count in counts)
-    for axis, count, title in zip((before, after), counts, ("before training", "after RigL"), strict=True):
+    for axis, count, title in zip((before, after), counts, ("before training", f"after {moving}"), strict=True):
         image = axis.imshow(count, vmin=0, vmax=highest, cmap="viridis")
         axis.set_title(f"connections per pixel, {title}", fontsize=9)
         axis.set_axis_off()
@@ -136,6 +181,7 @@ def _mean_and_spread(values: list[float]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, "all"], default=list(DEFAULT_METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--sparsity", type=float, default=0.9)
@@ -145,12 +191,8 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
 
-    schedule = UpdateSchedule(interval=30)  # the paper's 100 would leave a training of this length few updates
-    algorithms: dict[str, SparseAlgorithm] = {
-        "Dense": Dense(),
-        "Static": Static(options.sparsity),
-        "RigL": RigL(options.sparsity, schedule=schedule),
-    }
+    methods = list(METHODS) if "all" in options.methods else options.methods
+    algorithms = {name: METHODS[name](options.sparsity) for name in methods}
     results: dict[str, list[Result]] = {name: [] for name in algorithms}
     start = time.perf_counter()
     for name, algorithm in algorithms.items():
