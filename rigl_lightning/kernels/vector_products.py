@@ -5,7 +5,7 @@ Dense operands are blocks: (blocks, channels, ...) with the positions that share
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ _CACHE_FLOATS = 48 * 1024
 """Inputs that `sampled_product` visits at once: 192 KiB, half of a small second-level cache."""
 
 
-@dataclass(frozen=True)
-class View:
+
+class View(NamedTuple):
     """Where a blocked operand lies: element (block, channel, line, p) in floats from its beginning.
 
     Attributes:
@@ -41,8 +41,8 @@ class View:
         return self.tensor.data_ptr() + 4 * self.start
 
 
-@dataclass(frozen=True)
-class Matrix:
+
+class Matrix(NamedTuple):
     """A sparse matrix by row: its parts (see `SparsePattern`), and where each active connection reads.
 
     Attributes:
@@ -94,8 +94,8 @@ def sampled_product(
     return out
 
 
-@dataclass(frozen=True)
-class Planes:
+
+class Planes(NamedTuple):
     """One side of `transpose`: where its planes and lines lie, in floats.
 
     Attributes:
@@ -111,8 +111,8 @@ class Planes:
     lines: Tensor
 
 
-@dataclass(frozen=True)
-class Axis:
+
+class Axis(NamedTuple):
     """One axis of the matrices that `transpose` copies.
 
     Attributes:
