@@ -1,0 +1,160 @@
+"""GRU and LSTM layers of the fast tier, over a whole sequence.
+
+Sequences become (time, features, batch): a time step's samples lie side by side, and a step is one contiguous block.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.vector_ir import TILES
+from rigl_lightning.kernels.vector_linear import by_column, by_row, connection_gradients, multiply
+from rigl_lightning.kernels.vector_products import Axis, Planes, transpose
+from rigl_lightning.kernels.vector_recurrent_jobs import gru_backward_job, gru_job, lstm_backward_job, lstm_job
+from rigl_lightning.kernels.vector_values import gather, ordered_by_column, scatter
+
+
+class Weights(NamedTuple):
+    """Weights (gates x units, features) and biases (gates x units,) of one direction of one layer, as torch has them."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+class Patterns(NamedTuple):
+    """Active connections of both weights."""
+
+    ih: SparsePattern
+    hh: SparsePattern
+
+
+class Saved(NamedTuple):
+    """What the backward pass reads, all (time, features, batch rounded up to tiles).
+
+    Attributes:
+        gates: Activated gates.
+        hidden: GRU: recurrent share of n. LSTM: cell states, the first included.
+        states: Hidden states, the first included.
+    """
+
+    gates: Tensor
+    hidden: Tensor
+    states: Tensor
+
+
+class Gradients(NamedTuple):
+    """Gradients of all inputs; those of the weights are dense, zero at inactive connections."""
+
+    x: Tensor
+    states: list[Tensor]
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+
+
+def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns) -> tuple[list[Tensor], Saved]:
+    """Run over a sequence (time, batch, features) from ``states``, (batch, units): [h] of a GRU or [h, c] of an LSTM.
+
+    Returns:
+        The outputs (time, batch, units) and the last states, and what `backward` reads.
+    """
+    times, batch, _ = x.shape
+    units, tile = states[0].shape[1], _tile(batch)
+    inputs = _pack(x, tile)
+    is_lstm = len(states) == 2
+    bias, hidden_bias = _biases(weights, units, is_lstm)
+    gates = multiply(inputs, gather(weights.weight_ih, patterns.ih), by_row(patterns.ih, inputs), bias)
+    width = inputs.shape[2]
+    hs = torch.empty(times + 1, units, width)
+    hidden = torch.empty(times + 1 if is_lstm else times, units, width)
+    for target, state in zip((hs, hidden), states, strict=False):
+        target[0].zero_()
+        target[0, :, :batch] = state.t()
+    values = gather(weights.weight_hh, patterns.hh)
+    settings = [tile, width, times, units, patterns.hh.row_starts.data_ptr(), patterns.hh.columns.data_ptr()]
+    settings += [values.data_ptr(), hidden_bias.data_ptr() if hidden_bias is not None else 0]
+    settings += [gates.data_ptr(), hidden.data_ptr(), hs.data_ptr()]
+    run(lstm_job if is_lstm else gru_job, width // tile, settings)
+    last = [hs[-1, :, :batch].t(), hidden[-1, :, :batch].t()] if is_lstm else [hs[-1, :, :batch].t()]
+    return [_unpack(hs[1:], batch), *(state.contiguous() for state in last)], Saved(gates, hidden, hs)
+
+
+def backward(
+    grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, need_x: bool = True
+) -> Gradients:
+    """Gradients from those of the outputs (time, batch, units) and of the last states (batch, units)."""
+    times, batch, _ = x.shape
+    tile, is_lstm = _tile(batch), len(grads) == 3
+    inputs, grad_out = _pack(x, tile), _pack(grads[0], tile)
+    units, width = grad_out.shape[1:]
+    grad_states = [torch.zeros(units, width) for _ in grads[1:]]
+    for target, grad in zip(grad_states, grads[1:], strict=True):
+        target[:, :batch] = grad.t()
+    grad_gates = torch.empty_like(saved.gates)
+    grad_hidden = grad_gates if is_lstm else torch.empty_like(saved.gates)
+    values = ordered_by_column(gather(weights.weight_hh, patterns.hh), patterns.hh)
+    settings = [tile, width, times, units, patterns.hh.column_starts.data_ptr(), patterns.hh.rows.data_ptr()]
+    settings += [t.data_ptr() for t in (values, *saved, grad_out, grad_states[0], grad_gates)]
+    settings += [(grad_states[1] if is_lstm else grad_hidden).data_ptr()]
+    run(lstm_backward_job if is_lstm else gru_backward_job, width // tile, settings)
+    values = ordered_by_column(gather(weights.weight_ih, patterns.ih), patterns.ih)
+    grad_x = multiply(grad_gates, values, by_column(patterns.ih, grad_gates), None) if need_x else inputs
+    ih = connection_gradients(inputs, grad_gates, patterns.ih)
+    hh = connection_gradients(saved.states[:-1], grad_hidden, patterns.hh)
+    return Gradients(
+        _unpack(grad_x, batch),
+        [state[:, :batch].t().contiguous() for state in grad_states],
+        scatter(ih, weights.weight_ih, patterns.ih),
+        scatter(hh, weights.weight_hh, patterns.hh),
+        grad_gates.sum((0, 2)),
+        grad_hidden.sum((0, 2)),
+    )
+
+
+def _biases(weights: Weights, units: int, is_lstm: bool) -> tuple[Tensor | None, Tensor | None]:
+    """What is added to the input's share of the gates, and to the recurrent share of a GRU's n."""
+    ih, hh = weights.bias_ih, weights.bias_hh
+    if ih is None or hh is None:
+        return None, None
+    if is_lstm:
+        return ih + hh, None
+    return torch.cat([ih[: 2 * units] + hh[: 2 * units], ih[2 * units :]]), hh[2 * units :].contiguous()
+
+
+def _tile(batch: int) -> int:
+    """Samples of one task: the widest tile that fits, narrower if threads would go without."""
+    threads = torch.get_num_threads()
+    share = -(-batch // threads)
+    return next((tile for tile in TILES if tile <= share), TILES[-1])
+
+
+def _pack(x: Tensor, tile: int) -> Tensor:
+    """(time, batch, features), any strides of time and batch, to (time, features, batch); missing samples are 0."""
+    times, batch, features = x.shape
+    width = -(-batch // tile) * tile
+    x = x if x.stride(2) == 1 else x.contiguous()
+    packed = (torch.zeros if width > batch else torch.empty)(times, features, width)
+    zero = torch.zeros(1, dtype=torch.int64)
+    source, target = Planes(x, x.stride(0), 0, zero), Planes(packed, features * width, 0, zero)
+    samples = Axis(torch.arange(batch) * x.stride(1), times * batch)
+    transpose(source, samples, target, Axis(torch.arange(features) * width, times * features), times, 1)
+    return packed
+
+
+def _unpack(packed: Tensor, batch: int) -> Tensor:
+    """(time, features, batch) to (time, batch, features), without the missing samples."""
+    times, features, width = packed.shape
+    x = torch.empty(times, batch, features)
+    zero = torch.zeros(1, dtype=torch.int64)
+    source, target = Planes(packed, features * width, 0, zero), Planes(x, batch * features, 0, zero)
+    rows = Axis(torch.arange(features) * width, times * features)
+    transpose(source, rows, target, Axis(torch.arange(batch) * features, times * batch), times, 1)
+    return x

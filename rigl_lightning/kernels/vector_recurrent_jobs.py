@@ -1,0 +1,149 @@
+"""Compiled jobs of the recurrent layers: all time steps in one call, forward and backward through time.
+
+A task is a tile of samples, which no other task reads, so threads never wait for one another within a sequence.
+Settings as in `vector_jobs`; `vector_recurrent` fills them in. Everything is float32 (time, units, batch).
+"""
+
+from __future__ import annotations
+
+from numba import cfunc, njit, types
+
+from rigl_lightning.kernels.vector_cells import gru_cell, gru_cell_backward, lstm_cell, lstm_cell_backward
+from rigl_lightning.kernels.vector_ir import TILES, WIDTH, load_f32, load_i32, load_i64, next_task, product_row
+
+_row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
+_SIGNATURE = types.void(types.int64)
+
+
+@njit(nogil=True)  # type: ignore[misc]  # numba has no types
+def _row(tile, x, columns, scale, values, start, stop, y, first, add):  # type: ignore[no-untyped-def]
+    if tile == 8 * WIDTH:
+        _row_8(x, columns, scale, values, start, stop, y, first, add)
+    elif tile == 4 * WIDTH:
+        _row_4(x, columns, scale, values, start, stop, y, first, add)
+    elif tile == 2 * WIDTH:
+        _row_2(x, columns, scale, values, start, stop, y, first, add)
+    else:
+        _row_1(x, columns, scale, values, start, stop, y, first, add)
+
+
+@cfunc(_SIGNATURE, cache=True)
+def gru_job(a):  # type: ignore[no-untyped-def]
+    """GRU: ``gates`` (time, 3 units, batch) hold the input's share and become r, z and n; ``states`` are filled.
+
+    ``hidden`` (time, units, batch) becomes the recurrent share of n, which the backward pass reads.
+    """
+    tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
+    starts, columns, values, bias = load_i64(a, 6), load_i64(a, 7), load_i64(a, 8), load_i64(a, 9)
+    gates, hidden, states = load_i64(a, 10), load_i64(a, 11), load_i64(a, 12)
+    zero = types.float32(0.0)
+    line = 4 * batch
+    while True:
+        task = next_task(a + 8)
+        if task >= load_i64(a, 0):
+            return
+        for t in range(times):
+            state = states + line * t * units + 4 * task * tile
+            after = state + line * units
+            r = gates + line * t * 3 * units + 4 * task * tile
+            h = hidden + line * t * units + 4 * task * tile
+            for j in range(units):
+                z, n = r + line * units, r + line * 2 * units
+                for gate in range(2):
+                    row = gate * units + j
+                    k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
+                    _row(tile, state, columns, batch, values, k0, k1, r + gate * line * units, zero, 1)
+                first = load_f32(bias, j) if bias != 0 else zero
+                k0, k1 = load_i32(starts, 2 * units + j), load_i32(starts, 2 * units + j + 1)
+                _row(tile, state, columns, batch, values, k0, k1, h, first, 0)
+                gru_cell(tile, (r, z, n, h, state + line * j, r, z, n, after + line * j))
+                r += line
+                h += line
+
+
+@cfunc(_SIGNATURE, cache=True)
+def gru_backward_job(a):  # type: ignore[no-untyped-def]
+    """GRU backward: gradients of both shares of the gates, and of the first state, which ``grad`` becomes."""
+    tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
+    starts, rows, values = load_i64(a, 6), load_i64(a, 7), load_i64(a, 8)
+    gates, hidden, states = load_i64(a, 9), load_i64(a, 10), load_i64(a, 11)
+    grad_out, grad, grad_gates, grad_hidden = load_i64(a, 12), load_i64(a, 13), load_i64(a, 14), load_i64(a, 15)
+    line = 4 * batch
+    while True:
+        task = next_task(a + 8)
+        if task >= load_i64(a, 0):
+            return
+        column = 4 * task * tile
+        gate = line * units
+        for step in range(times):
+            t = times - 1 - step
+            for j in range(units):
+                one = column + line * (t * units + j)
+                three = column + line * (t * 3 * units + j)
+                r, gi, gh, d = gates + three, grad_gates + three, grad_hidden + three, grad + column + line * j
+                inputs = (r, r + gate, r + 2 * gate, hidden + one, states + one, grad_out + one, d)
+                outputs = (gi, gi + gate, gi + 2 * gate, gh, gh + gate, gh + 2 * gate, d)
+                gru_cell_backward(tile, inputs + outputs)
+            source = grad_hidden + column + line * t * 3 * units
+            for j in range(units):
+                k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
+                d = grad + column + line * j
+                _row(tile, source, rows, batch, values, k0, k1, d, types.float32(0.0), 1)
+
+
+@cfunc(_SIGNATURE, cache=True)
+def lstm_job(a):  # type: ignore[no-untyped-def]
+    """LSTM: ``gates`` (time, 4 units, batch) hold the input's share and become i, f, g and o; ``states`` are filled.
+
+    ``hidden`` are the cell states, (time + 1, units, batch), filled from the second on.
+    """
+    tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
+    starts, columns, values = load_i64(a, 6), load_i64(a, 7), load_i64(a, 8)
+    gates, hidden, states = load_i64(a, 10), load_i64(a, 11), load_i64(a, 12)
+    line = 4 * batch
+    gate = line * units
+    while True:
+        task = next_task(a + 8)
+        if task >= load_i64(a, 0):
+            return
+        for t in range(times):
+            state = states + line * t * units + 4 * task * tile
+            for j in range(units):
+                i = gates + line * (t * 4 * units + j) + 4 * task * tile
+                for part in range(4):
+                    row = part * units + j
+                    k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
+                    _row(tile, state, columns, batch, values, k0, k1, i + part * gate, types.float32(0.0), 1)
+                f, g, o = i + gate, i + 2 * gate, i + 3 * gate
+                cell = hidden + line * (t * units + j) + 4 * task * tile
+                lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + gate, state + line * j + gate))
+
+
+@cfunc(_SIGNATURE, cache=True)
+def lstm_backward_job(a):  # type: ignore[no-untyped-def]
+    """LSTM backward: gradients of the gates, and of the first states, which ``grad`` and ``grad_cell`` become."""
+    tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
+    starts, rows, values = load_i64(a, 6), load_i64(a, 7), load_i64(a, 8)
+    gates, hidden = load_i64(a, 9), load_i64(a, 10)
+    grad_out, grad, grad_gates, grad_cell = load_i64(a, 12), load_i64(a, 13), load_i64(a, 14), load_i64(a, 15)
+    line = 4 * batch
+    gate = line * units
+    while True:
+        task = next_task(a + 8)
+        if task >= load_i64(a, 0):
+            return
+        column = 4 * task * tile
+        for step in range(times):
+            t = times - 1 - step
+            for j in range(units):
+                one = column + line * (t * units + j)
+                i, gi = gates + column + line * (t * 4 * units + j), grad_gates + column + line * (t * 4 * units + j)
+                d, dc = grad + column + line * j, grad_cell + column + line * j
+                inputs = (i, i + gate, i + 2 * gate, i + 3 * gate, hidden + one, hidden + one + gate)
+                outputs = (gi, gi + gate, gi + 2 * gate, gi + 3 * gate, dc)
+                lstm_cell_backward(tile, inputs + (grad_out + one, d, dc) + outputs)  # noqa: RUF005 (numba)
+            source = grad_gates + column + line * t * 4 * units
+            for j in range(units):
+                k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
+                d = grad + column + line * j
+                _row(tile, source, rows, batch, values, k0, k1, d, types.float32(0.0), 0)
