@@ -17,6 +17,7 @@ from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.vector_products import Axis as Range
 from rigl_lightning.kernels.vector_products import Matrix, Planes, View, product, sampled_product, transpose
 from rigl_lightning.kernels.vector_values import gather, scatter
+from rigl_lightning.kernels.workspace import scratch
 
 LANES = 16
 
@@ -44,7 +45,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, patt
     t, h, w = tables(g), g.height.outputs, g.width.outputs
     n_blocks = _blocks(x)
     inputs = _pack_inputs(x, g)
-    out = torch.empty(n_blocks, g.outputs, h, w, g.lanes)
+    out = scratch("outputs", n_blocks, g.outputs, h, w, g.lanes)
     matrix = Matrix(pattern.row_parts, t.taps.index_select(0, pattern.columns), 1)
     line = w * g.lanes
     x_view = View(inputs, 0, g.channels * g.phases * g.plane, g.pitch, 0)
@@ -69,7 +70,7 @@ def _grad_input(grads: Tensor, x: Tensor, weight: Tensor, g: Geometry, pattern: 
     t, h, w = tables(g), g.height.real, g.width.real
     n_blocks, line, channels = _blocks(x), w * g.lanes, g.channels * g.phases
     parts, offsets, values = _transposed(pattern, gather(weight, pattern), t.groups, t.shifts, channels, g.grad_plane)
-    out = torch.empty(n_blocks, channels, h, w, g.lanes)
+    out = scratch("outputs", n_blocks, channels, h, w, g.lanes)
     g_view = View(grads, 0, g.outputs * g.grad_plane, g.grad_pitch, 0)
     x_view = View(out, 0, channels * h * line, line, h * line)
     product(Matrix(parts, offsets, 1), values, g_view, x_view, None, n_blocks, h, line)
@@ -87,17 +88,32 @@ def _connection_gradients(grads: Tensor, x: Tensor, g: Geometry, pattern: Sparse
 
 
 def _pack_inputs(x: Tensor, g: Geometry) -> Tensor:
-    packed = torch.zeros(_blocks(x), g.channels, g.phases, g.height.plane, g.width.plane, g.lanes)
+    packed = scratch("inputs", _blocks(x), g.channels, g.phases, g.height.plane, g.width.plane, g.lanes)
+    _clear_around(packed, x, g.height.padding, g.width.padding, g.phases > 1)
     t = tables(g)
     return _pack(x, packed, 0, g.phases * g.plane, t.lines, t.pixels)
 
 
 def _pack_grad(grad: Tensor, g: Geometry) -> Tensor:
     h, w = g.height, g.width
-    packed = torch.zeros(_blocks(grad), g.outputs, h.outputs + 2 * h.margin, w.outputs + 2 * w.margin, g.lanes)
+    packed = scratch("grads", _blocks(grad), g.outputs, h.outputs + 2 * h.margin, w.outputs + 2 * w.margin, g.lanes)
+    _clear_around(packed, grad, h.margin, w.margin, False)
     inside = h.margin * g.grad_pitch + w.margin * g.lanes
     lines, pixels = _line_offsets(h.outputs, g.grad_pitch), _line_offsets(w.outputs, g.lanes)
     return _pack(grad, packed, inside, g.grad_plane, lines, pixels)
+
+
+def _clear_around(packed: Tensor, x: Tensor, high: int, wide: int, everywhere: bool) -> None:
+    """Zero what `_pack` leaves out: margins of ``high`` lines and ``wide`` pixels, and missing images."""
+    if everywhere or x.shape[0] % packed.shape[-1]:
+        packed.zero_()
+        return
+    if high:
+        packed[..., :high, :, :] = 0
+        packed[..., -high:, :, :] = 0
+    if wide:
+        packed[..., :wide, :] = 0
+        packed[..., -wide:, :] = 0
 
 
 def _pack(x: Tensor, packed: Tensor, start: int, plane: int, lines: Tensor, pixels: Tensor) -> Tensor:

@@ -9,27 +9,31 @@ from torch import Tensor
 
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.vector_values import gather, ordered_by_column, scatter
+from rigl_lightning.kernels.workspace import scratch
 from rigl_lightning.kernels.vector_ir import TILES, WIDTH
 from rigl_lightning.kernels.vector_products import Axis, Matrix, Planes, View, product, sampled_product, transpose
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
     """``x @ weight.T + bias`` of (M, inputs) float32, reading active connections only."""
-    blocks = to_blocks(x)
-    return from_blocks(multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias), x.shape[0])
+    blocks = to_blocks(x, "inputs")
+    out = scratch("outputs", blocks.shape[0], pattern.n_rows, blocks.shape[2])
+    return from_blocks(multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias, out), x.shape[0])
 
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the inputs (M, inputs), and of the weight: dense, zero at inactive connections."""
-    blocks = to_blocks(grad)
+    blocks = to_blocks(grad, "grads")
     grad_x = grad_weight = None
     if need_x:
         values = ordered_by_column(gather(weight, pattern), pattern)
-        grad_x = from_blocks(multiply(blocks, values, by_column(pattern, blocks), None), x.shape[0])
+        out = scratch("outputs", blocks.shape[0], pattern.n_columns, blocks.shape[2])
+        grad_x = from_blocks(multiply(blocks, values, by_column(pattern, blocks), None, out), x.shape[0])
     if need_weight:
-        grad_weight = scatter(connection_gradients(to_blocks(x), blocks, pattern), weight, pattern)
+        x_blocks = to_blocks(x, "inputs")
+        grad_weight = scatter(connection_gradients(x_blocks, blocks, by_row(pattern, x_blocks)), weight, pattern)
     return grad_x, grad_weight
 
 
@@ -43,19 +47,21 @@ def by_column(pattern: SparsePattern, blocks: Tensor) -> Matrix:
     return Matrix(pattern.column_parts, pattern.rows, blocks.shape[2])
 
 
-def multiply(blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
-    """Sparse matrix times every block: (n, inputs, length) to (n, outputs, length)."""
+def multiply(
+    blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    """Sparse matrix times every block: (n, inputs, length) to (n, outputs, length), in ``out`` if given."""
     n_blocks, _, length = blocks.shape
-    out = torch.empty(n_blocks, matrix.parts.shape[1], length)
+    out = torch.empty(n_blocks, matrix.parts.shape[1], length) if out is None else out
     product(matrix, values, view(blocks), view(out), bias, n_blocks, 1, length)
     return out
 
 
-def connection_gradients(x: Tensor, grad: Tensor, pattern: SparsePattern) -> Tensor:
+def connection_gradients(x: Tensor, grad: Tensor, matrix: Matrix) -> Tensor:
     """Gradient of each active connection from blocks (n, inputs, length) and (n, outputs, length)."""
     n_blocks, channels, length = x.shape
     # Blocks are visited as lines of one block, so that their sums stay in registers.
-    return sampled_product(by_row(pattern, x), view(x), view(grad), 1, n_blocks, length, channels)
+    return sampled_product(matrix, view(x), view(grad), 1, n_blocks, length, channels)
 
 
 def view(blocks: Tensor) -> View:
@@ -64,12 +70,14 @@ def view(blocks: Tensor) -> View:
     return View(blocks, 0, channels * length, channels * length, length)
 
 
-def to_blocks(x: Tensor) -> Tensor:
-    """(M, channels) to (n, channels, length); missing samples of the last block are 0."""
+def to_blocks(x: Tensor, name: str) -> Tensor:
+    """(M, channels) to (n, channels, length) in the scratch memory ``name``; missing samples are 0."""
     samples, channels = x.shape
     x = x.contiguous()
     n_blocks, length = _partition(samples)
-    blocks = (torch.zeros if n_blocks * length > samples else torch.empty)(n_blocks, channels, length)
+    blocks = scratch(name, n_blocks, channels, length)
+    if n_blocks * length > samples:
+        blocks[-1].zero_()
     source = Planes(x, length * channels, 0, _steps(1, 0))
     target = Planes(blocks, channels * length, 0, _steps(1, 0))
     rows = Axis(_steps(length, channels), samples)

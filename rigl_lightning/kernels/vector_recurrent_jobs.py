@@ -1,7 +1,9 @@
 """Compiled jobs of the recurrent layers: all time steps in one call, forward and backward through time.
 
 A task is a tile of samples, which no other task reads, so threads never wait for one another within a sequence.
-Settings as in `vector_jobs`; `vector_recurrent` fills them in. Everything is float32 (time, units, batch).
+Settings as in `vector_jobs`; `vector_recurrent` fills them in. Everything is float32: states (time, units, batch) and
+gates (time, units, gates, batch), those of one unit side by side. (Apart by a power of two, they would evict each other
+from the cache.)
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def _row(tile, x, columns, scale, values, start, stop, y, first, add):  # type: 
 
 @cfunc(_SIGNATURE, cache=True)
 def gru_job(a):  # type: ignore[no-untyped-def]
-    """GRU: ``gates`` (time, 3 units, batch) hold the input's share and become r, z and n; ``states`` are filled.
+    """GRU: ``gates`` hold the input's share and become r, z and n; ``states`` are filled from the second on.
 
     ``hidden`` (time, units, batch) becomes the recurrent share of n, which the backward pass reads.
     """
@@ -48,16 +50,16 @@ def gru_job(a):  # type: ignore[no-untyped-def]
             r = gates + line * t * 3 * units + 4 * task * tile
             h = hidden + line * t * units + 4 * task * tile
             for j in range(units):
-                z, n = r + line * units, r + line * 2 * units
+                z, n = r + line, r + 2 * line
                 for gate in range(2):
                     row = gate * units + j
                     k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
-                    _row(tile, state, columns, batch, values, k0, k1, r + gate * line * units, zero, 1)
+                    _row(tile, state, columns, batch, values, k0, k1, r + gate * line, zero, 1)
                 first = load_f32(bias, j) if bias != 0 else zero
                 k0, k1 = load_i32(starts, 2 * units + j), load_i32(starts, 2 * units + j + 1)
                 _row(tile, state, columns, batch, values, k0, k1, h, first, 0)
                 gru_cell(tile, (r, z, n, h, state + line * j, r, z, n, after + line * j))
-                r += line
+                r += 3 * line
                 h += line
 
 
@@ -74,15 +76,14 @@ def gru_backward_job(a):  # type: ignore[no-untyped-def]
         if task >= load_i64(a, 0):
             return
         column = 4 * task * tile
-        gate = line * units
         for step in range(times):
             t = times - 1 - step
             for j in range(units):
                 one = column + line * (t * units + j)
-                three = column + line * (t * 3 * units + j)
+                three = column + line * 3 * (t * units + j)
                 r, gi, gh, d = gates + three, grad_gates + three, grad_hidden + three, grad + column + line * j
-                inputs = (r, r + gate, r + 2 * gate, hidden + one, states + one, grad_out + one, d)
-                outputs = (gi, gi + gate, gi + 2 * gate, gh, gh + gate, gh + 2 * gate, d)
+                inputs = (r, r + line, r + 2 * line, hidden + one, states + one, grad_out + one, d)
+                outputs = (gi, gi + line, gi + 2 * line, gh, gh + line, gh + 2 * line, d)
                 gru_cell_backward(tile, inputs + outputs)
             source = grad_hidden + column + line * t * 3 * units
             for j in range(units):
@@ -93,7 +94,7 @@ def gru_backward_job(a):  # type: ignore[no-untyped-def]
 
 @cfunc(_SIGNATURE, cache=True)
 def lstm_job(a):  # type: ignore[no-untyped-def]
-    """LSTM: ``gates`` (time, 4 units, batch) hold the input's share and become i, f, g and o; ``states`` are filled.
+    """LSTM: ``gates`` hold the input's share and become i, f, g and o; ``states`` are filled from the second on.
 
     ``hidden`` are the cell states, (time + 1, units, batch), filled from the second on.
     """
@@ -101,7 +102,6 @@ def lstm_job(a):  # type: ignore[no-untyped-def]
     starts, columns, values = load_i64(a, 6), load_i64(a, 7), load_i64(a, 8)
     gates, hidden, states = load_i64(a, 10), load_i64(a, 11), load_i64(a, 12)
     line = 4 * batch
-    gate = line * units
     while True:
         task = next_task(a + 8)
         if task >= load_i64(a, 0):
@@ -109,14 +109,14 @@ def lstm_job(a):  # type: ignore[no-untyped-def]
         for t in range(times):
             state = states + line * t * units + 4 * task * tile
             for j in range(units):
-                i = gates + line * (t * 4 * units + j) + 4 * task * tile
+                i = gates + line * 4 * (t * units + j) + 4 * task * tile
                 for part in range(4):
                     row = part * units + j
                     k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
-                    _row(tile, state, columns, batch, values, k0, k1, i + part * gate, types.float32(0.0), 1)
-                f, g, o = i + gate, i + 2 * gate, i + 3 * gate
-                cell = hidden + line * (t * units + j) + 4 * task * tile
-                lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + gate, state + line * j + gate))
+                    _row(tile, state, columns, batch, values, k0, k1, i + part * line, types.float32(0.0), 1)
+                f, g, o = i + line, i + 2 * line, i + 3 * line
+                cell, h = hidden + line * (t * units + j) + 4 * task * tile, state + line * j
+                lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + line * units, h + line * units))
 
 
 @cfunc(_SIGNATURE, cache=True)
@@ -127,7 +127,6 @@ def lstm_backward_job(a):  # type: ignore[no-untyped-def]
     gates, hidden = load_i64(a, 9), load_i64(a, 10)
     grad_out, grad, grad_gates, grad_cell = load_i64(a, 12), load_i64(a, 13), load_i64(a, 14), load_i64(a, 15)
     line = 4 * batch
-    gate = line * units
     while True:
         task = next_task(a + 8)
         if task >= load_i64(a, 0):
@@ -137,10 +136,11 @@ def lstm_backward_job(a):  # type: ignore[no-untyped-def]
             t = times - 1 - step
             for j in range(units):
                 one = column + line * (t * units + j)
-                i, gi = gates + column + line * (t * 4 * units + j), grad_gates + column + line * (t * 4 * units + j)
+                four = column + line * 4 * (t * units + j)
+                i, gi, after = gates + four, grad_gates + four, hidden + one + line * units
                 d, dc = grad + column + line * j, grad_cell + column + line * j
-                inputs = (i, i + gate, i + 2 * gate, i + 3 * gate, hidden + one, hidden + one + gate)
-                outputs = (gi, gi + gate, gi + 2 * gate, gi + 3 * gate, dc)
+                inputs = (i, i + line, i + 2 * line, i + 3 * line, hidden + one, after)
+                outputs = (gi, gi + line, gi + 2 * line, gi + 3 * line, dc)
                 lstm_cell_backward(tile, inputs + (grad_out + one, d, dc) + outputs)  # noqa: RUF005 (numba)
             source = grad_gates + column + line * t * 4 * units
             for j in range(units):
