@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
+
+
+class Window(NamedTuple):
+    """Stride, padding and dilation, each (vertical, horizontal)."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,8 @@ def tables(g: Geometry) -> Tables:
         taps=(channels * g.phases * g.plane + reads).view(-1).int(),
         groups=(channels * g.phases + phases).view(-1).int(),
         shifts=torch.tensor(shifts).repeat(g.channels).int(),
-        grad_lines=torch.tensor([phase * w.stride * real_plane + (i - h.first) * real_pitch for phase, i in h.pixels()]),
+        grad_lines=torch.tensor(
+            [phase * w.stride * real_plane + (i - h.first) * real_pitch for phase, i in h.pixels()]
+        ),
         grad_pixels=torch.tensor([phase * real_plane + (i - w.first) * g.lanes for phase, i in w.pixels()]),
     )

@@ -97,6 +97,14 @@ class SparsePattern:
         connections = self.n_rows * self.n_columns
         return self.n_active / connections if connections else 1.0
 
+    def check(self, weight: Tensor) -> None:
+        """Raise a ValueError unless the pattern is that of a weight of this shape."""
+        if weight.shape[0] != self.n_rows or weight.numel() != self.n_rows * self.n_columns:
+            raise ValueError(
+                f"Expected a weight of {self.n_rows} x {self.n_columns} connections, got {tuple(weight.shape)}. "
+                "The pattern belongs to another layer."
+            )
+
     def tensors(self) -> list[Tensor]:
         """The attributes as a list, as operators take them."""
         return [getattr(self, field.name) for field in fields(self)]

@@ -122,7 +122,7 @@ def _cell(formula: Callable[..., list[Vector]], n_inputs: int, n_outputs: int) -
     are written, so they may be the same memory.
     """
 
-    @intrinsic  # type: ignore[misc]  # numba has no types
+    @intrinsic
     def cell(typing_context: Any, length: Any, addresses: Any) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             places = cgutils.unpack_tuple(builder, args[1])

@@ -5,14 +5,12 @@ Images (N, C, H, W) become (N / 16, C, phases, H', W', 16), padded; see `conv_ge
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Pair, tables
+from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.vector_products import Axis as Range
 from rigl_lightning.kernels.vector_products import Matrix, Planes, View, product, sampled_product, transpose
@@ -20,14 +18,6 @@ from rigl_lightning.kernels.vector_values import gather, scatter
 from rigl_lightning.kernels.workspace import scratch
 
 LANES = 16
-
-
-class Window(NamedTuple):
-    """Stride, padding and dilation, each (vertical, horizontal)."""
-
-    stride: Pair
-    padding: Pair
-    dilation: Pair
 
 
 def geometry(x: Tensor, weight: Tensor, window: Window) -> Geometry:
@@ -161,7 +151,7 @@ def _transposed(
     return parts, offsets, sorted_values
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
+@njit(nogil=True, cache=True)
 def _sort_by_group(starts, columns, values, groups, shifts, n_groups, plane):  # type: ignore[no-untyped-def]
     """Counting sort; within a group the order by row stays."""
     parts = np.zeros((2, n_groups), np.int32)

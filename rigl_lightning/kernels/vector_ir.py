@@ -63,7 +63,7 @@ def _add(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _reader(kind: Any, result: Any, widen: bool = False) -> Any:
-    @intrinsic  # type: ignore[misc]  # numba has no types
+    @intrinsic
     def load(typing_context: Any, address: Any, index: Any) -> tuple[Any, Codegen]:
         """Element ``index`` of the array at ``address``."""
 
@@ -77,7 +77,7 @@ def _reader(kind: Any, result: Any, widen: bool = False) -> Any:
 
 
 def _writer(argument: Any) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def store(typing_context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Codegen]:
         """Write element ``index`` of the array at ``address``."""
 
@@ -96,7 +96,7 @@ load_f32 = _reader(F32, types.float32)
 store_f32 = _writer(types.float32)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def next_task(typing_context: Any, counter: Any) -> tuple[Any, Codegen]:
     """Add one to the int64 at address ``counter``, atomically; its value before."""
 
@@ -117,7 +117,7 @@ def product_row(tile: int) -> Any:
     # Enough independent sums to hide the latency of a multiply-add, few enough for sixteen registers.
     unroll = max(1, 8 * WIDTH // tile)
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def row(
         typing_context: Any,
         x: Any,
@@ -177,7 +177,7 @@ def gradient_group(size: int) -> Any:
     """
     vector = ir.VectorType(F32, WIDTH)
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def group(
         typing_context: Any,
         x: Any,
@@ -251,8 +251,8 @@ def _folded(builder: Any, vector: Any, lanes: int) -> Any:
 
 
 def _sums_of_four(builder: Any, vectors: Sequence[Any]) -> Any:
-    ab, cd = (_fold_pair(builder, *vectors[i : i + 2], order=(0, 4, 1, 5, 2, 6, 3, 7)) for i in (0, 2))
-    return _folded(builder, _fold_pair(builder, ab, cd, order=(0, 1, 4, 5, 2, 3, 6, 7)), 4)
+    ab, cd = (_fold_pair(builder, a, b, (0, 4, 1, 5, 2, 6, 3, 7)) for a, b in (vectors[:2], vectors[2:]))
+    return _folded(builder, _fold_pair(builder, ab, cd, (0, 1, 4, 5, 2, 3, 6, 7)), 4)
 
 
 def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
@@ -267,7 +267,7 @@ def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
     return result
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def transpose_8x8(
     typing_context: Any, source: Any, source_rows: Any, target: Any, target_rows: Any
 ) -> tuple[Any, Codegen]:

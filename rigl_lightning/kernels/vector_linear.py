@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.vector_values import gather, ordered_by_column, scatter
-from rigl_lightning.kernels.workspace import scratch
 from rigl_lightning.kernels.vector_ir import TILES, WIDTH
 from rigl_lightning.kernels.vector_products import Axis, Matrix, Planes, View, product, sampled_product, transpose
+from rigl_lightning.kernels.vector_values import gather, ordered_by_column, scatter
+from rigl_lightning.kernels.workspace import scratch
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
@@ -47,9 +47,7 @@ def by_column(pattern: SparsePattern, blocks: Tensor) -> Matrix:
     return Matrix(pattern.column_parts, pattern.rows, blocks.shape[2])
 
 
-def multiply(
-    blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None, out: Tensor | None = None
-) -> Tensor:
+def multiply(blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Sparse matrix times every block: (n, inputs, length) to (n, outputs, length), in ``out`` if given."""
     n_blocks, _, length = blocks.shape
     out = torch.empty(n_blocks, matrix.parts.shape[1], length) if out is None else out

@@ -17,7 +17,6 @@ _CACHE_FLOATS = 48 * 1024
 """Inputs that `sampled_product` visits at once: 192 KiB, half of a small second-level cache."""
 
 
-
 class View(NamedTuple):
     """Where a blocked operand lies: element (block, channel, line, p) in floats from its beginning.
 
@@ -39,7 +38,6 @@ class View(NamedTuple):
     def address(self) -> int:
         """Address of the first element."""
         return self.tensor.data_ptr() + 4 * self.start
-
 
 
 class Matrix(NamedTuple):
@@ -94,7 +92,6 @@ def sampled_product(
     return out
 
 
-
 class Planes(NamedTuple):
     """One side of `transpose`: where its planes and lines lie, in floats.
 
@@ -109,7 +106,6 @@ class Planes(NamedTuple):
     block: int
     plane: int
     lines: Tensor
-
 
 
 class Axis(NamedTuple):

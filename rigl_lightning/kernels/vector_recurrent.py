@@ -5,12 +5,11 @@ Sequences become (time, features, batch): a time step's samples lie side by side
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
 from rigl_lightning.kernels.threads import run
 from rigl_lightning.kernels.vector_ir import TILES
 from rigl_lightning.kernels.vector_linear import connection_gradients, multiply
@@ -18,47 +17,6 @@ from rigl_lightning.kernels.vector_products import Axis, Matrix, Planes, transpo
 from rigl_lightning.kernels.vector_recurrent_jobs import gru_backward_job, gru_job, lstm_backward_job, lstm_job
 from rigl_lightning.kernels.vector_values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.workspace import scratch
-
-
-class Weights(NamedTuple):
-    """Weights (gates x units, features) and biases (gates x units,) of one direction of one layer, as torch has them."""
-
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-
-
-class Patterns(NamedTuple):
-    """Active connections of both weights."""
-
-    ih: SparsePattern
-    hh: SparsePattern
-
-
-class Saved(NamedTuple):
-    """What the backward pass reads, all (time, features, batch rounded up to tiles).
-
-    Attributes:
-        gates: Activated gates, those of one unit side by side.
-        hidden: GRU: recurrent share of n. LSTM: cell states, the first included.
-        states: Hidden states, the first included.
-    """
-
-    gates: Tensor
-    hidden: Tensor
-    states: Tensor
-
-
-class Gradients(NamedTuple):
-    """Gradients of all inputs; those of the weights are dense, zero at inactive connections."""
-
-    x: Tensor
-    states: list[Tensor]
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor
-    bias_hh: Tensor
 
 
 def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns) -> tuple[list[Tensor], Saved]:
@@ -69,9 +27,10 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     """
     times, batch, _ = x.shape
     units, tile = states[0].shape[1], _tile(batch)
-    inputs = _pack(x, tile, "inputs")
+    inputs = _pack(x, "inputs")
     is_lstm = len(states) == 2
     bias, hidden_bias = _biases(weights, units, is_lstm)
+    # The input's share of every step at once; the job adds the recurrent share.
     gates = multiply(inputs, gather(weights.weight_ih, patterns.ih), _by_unit(patterns.ih, inputs, units), bias)
     width = inputs.shape[2]
     hs = torch.empty(times + 1, units, width)
@@ -85,16 +44,16 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     settings += [gates.data_ptr(), hidden.data_ptr(), hs.data_ptr()]
     run(lstm_job if is_lstm else gru_job, width // tile, settings)
     last = [hs[-1, :, :batch].t(), hidden[-1, :, :batch].t()] if is_lstm else [hs[-1, :, :batch].t()]
-    return [_unpack(hs[1:], batch), *(state.contiguous() for state in last)], Saved(gates, hidden, hs)
+    return [_unpack(hs[1:], batch, _batch_first(x)), *(state.contiguous() for state in last)], Saved(gates, hidden, hs)
 
 
 def backward(
-    grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, need_x: bool = True
+    grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool = False
 ) -> Gradients:
     """Gradients from those of the outputs (time, batch, units) and of the last states (batch, units)."""
     times, batch, _ = x.shape
     tile, is_lstm = _tile(batch), len(grads) == 3
-    inputs, grad_out = _pack(x, tile, "inputs"), _pack(grads[0], tile, "grad_out")
+    inputs, grad_out = _pack(x, "inputs"), _pack(grads[0], "grad_out")
     units, width = grad_out.shape[1:]
     grad_states = [torch.zeros(units, width) for _ in grads[1:]]
     for target, grad in zip(grad_states, grads[1:], strict=True):
@@ -110,17 +69,24 @@ def backward(
     run(lstm_backward_job if is_lstm else gru_backward_job, width // tile, settings)
     values = ordered_by_column(gather(weights.weight_ih, patterns.ih), patterns.ih)
     transposed = Matrix(patterns.ih.column_parts, _places(patterns.ih, units), width)
-    grad_x = multiply(grad_gates, values, transposed, None) if need_x else inputs
-    ih = connection_gradients(inputs, grad_gates, _by_unit(patterns.ih, inputs, units))
-    hh = connection_gradients(saved.states[:-1], grad_hidden, _by_unit(patterns.hh, saved.states, units))
+    grad_x = multiply(grad_gates, values, transposed, None)
     return Gradients(
-        _unpack(grad_x, batch),
+        _unpack(grad_x, batch, _batch_first(x)),
         [state[:, :batch].t().contiguous() for state in grad_states],
-        scatter(ih, weights.weight_ih, patterns.ih),
-        scatter(hh, weights.weight_hh, patterns.hh),
+        _weight_gradient(inputs, grad_gates, weights.weight_ih, patterns.ih, units, dense_grad),
+        _weight_gradient(saved.states[:-1], grad_hidden, weights.weight_hh, patterns.hh, units, dense_grad),
         _bias_gradient(grad_gates, units),
         _bias_gradient(grad_hidden, units),
     )
+
+
+def _weight_gradient(
+    x: Tensor, grads: Tensor, weight: Tensor, pattern: SparsePattern, units: int, dense_grad: bool
+) -> Tensor:
+    if dense_grad:
+        product = grads.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1).t()
+        return product.view(units, -1, weight.shape[1]).transpose(0, 1).reshape(weight.shape)
+    return scatter(connection_gradients(x, grads, _by_unit(pattern, x, units)), weight, pattern)
 
 
 def _by_unit(pattern: SparsePattern, blocks: Tensor, units: int) -> Matrix:
@@ -158,10 +124,16 @@ def _tile(batch: int) -> int:
     return next((tile for tile in TILES if tile <= share), TILES[-1])
 
 
-def _pack(x: Tensor, tile: int, name: str) -> Tensor:
+def padded(batch: int) -> int:
+    """Samples of a step, rounded up to whole tiles."""
+    tile = _tile(batch)
+    return -(-batch // tile) * tile
+
+
+def _pack(x: Tensor, name: str) -> Tensor:
     """(time, batch, features), any strides of time and batch, to (time, features, batch); missing samples are 0."""
     times, batch, features = x.shape
-    width = -(-batch // tile) * tile
+    width = padded(batch)
     x = x if x.stride(2) == 1 else x.contiguous()
     packed = scratch(name, times, features, width)
     if width > batch:
@@ -173,12 +145,18 @@ def _pack(x: Tensor, tile: int, name: str) -> Tensor:
     return packed
 
 
-def _unpack(packed: Tensor, batch: int) -> Tensor:
-    """(time, features, batch) to (time, batch, features), without the missing samples."""
+def _unpack(packed: Tensor, batch: int, batch_first: bool) -> Tensor:
+    """(time, features, batch) to (time, batch, features), laid out with the batch first if asked for."""
     times, features, width = packed.shape
-    x = torch.empty(times, batch, features)
+    shape = (batch, times, features) if batch_first else (times, batch, features)
+    x = torch.empty(shape)
+    x = x.transpose(0, 1) if batch_first else x
     zero = torch.zeros(1, dtype=torch.int64)
-    source, target = Planes(packed, features * width, 0, zero), Planes(x, batch * features, 0, zero)
+    source, target = Planes(packed, features * width, 0, zero), Planes(x, x.stride(0), 0, zero)
     rows = Axis(torch.arange(features) * width, times * features)
-    transpose(source, rows, target, Axis(torch.arange(batch) * features, times * batch), times, 1)
+    transpose(source, rows, target, Axis(torch.arange(batch) * x.stride(1), times * batch), times, 1)
     return x
+
+
+def _batch_first(x: Tensor) -> bool:
+    return x.stride(1) > x.stride(0)

@@ -17,7 +17,7 @@ _row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
 _SIGNATURE = types.void(types.int64)
 
 
-@njit(nogil=True)  # type: ignore[misc]  # numba has no types
+@njit(nogil=True)
 def _row(tile, x, columns, scale, values, start, stop, y, first, add):  # type: ignore[no-untyped-def]
     if tile == 8 * WIDTH:
         _row_8(x, columns, scale, values, start, stop, y, first, add)
