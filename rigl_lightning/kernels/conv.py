@@ -141,7 +141,7 @@ def _by_channel(x: Tensor) -> Tensor:
 
 def _images(by_channel: Tensor, x: Tensor) -> Tensor:
     layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    images = by_channel.view(-1, x.shape[0], *x.shape[2:]).transpose(0, 1)
+    images = by_channel.view(by_channel.shape[0], x.shape[0], *x.shape[2:]).transpose(0, 1)
     return images.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else layout)
 
 

@@ -60,21 +60,21 @@ def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Spar
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
+    rows = _rows(x)
     if tier_of(x, weight) == "fast":
         from rigl_lightning.kernels import vector_linear
 
         out = vector_linear.forward(rows, weight, bias, pattern)
     else:
         out = torch_linear.forward(rows.t(), weight, bias, pattern).t().contiguous()
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], weight.shape[0])
 
 
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, dense_grad: bool, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of inputs and weight, each only if needed."""
-    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    rows, grads = _rows(x), _rows(grad)
     sampled = need_weight and not dense_grad
     if tier_of(x, weight) == "fast":
         from rigl_lightning.kernels import vector_linear
@@ -86,6 +86,10 @@ def _backward(
     if need_weight and dense_grad:
         grad_weight = grads.t() @ rows
     return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2) if x.ndim > 1 else x[None]
 
 
 class _SparseLinear(torch.autograd.Function):
@@ -110,7 +114,7 @@ class _SparseLinear(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, ctx.dense_grad, need_x, need_weight)
-        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if need_bias else None
+        grad_bias = _rows(grad).sum(0) if need_bias else None
         return grad_x, grad_weight, grad_bias, None, None
 
 
@@ -147,7 +151,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, weight, *pattern = ctx.saved_tensors
     grad_x, grad_weight = torch.ops.rigl_lightning.sparse_linear_backward(grad, x, weight, pattern, ctx.dense_grad)
-    grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None
+    grad_bias = _rows(grad).sum(0) if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias, [None] * len(pattern), None
 
 

@@ -18,7 +18,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatte
         return _images(vector_linear.forward(_rows(x), weight, bias, pattern), x)
     blocks = x.contiguous().flatten(2)
     out = multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias)
-    return out.view(x.shape[0], -1, *x.shape[2:])
+    return out.view(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
 def backward(
@@ -52,4 +52,4 @@ def _rows(x: Tensor) -> Tensor:
 
 def _images(rows: Tensor, x: Tensor) -> Tensor:
     n, _, h, w = x.shape
-    return rows.view(n, h, w, -1).permute(0, 3, 1, 2)
+    return rows.view(n, h, w, rows.shape[1]).permute(0, 3, 1, 2)
