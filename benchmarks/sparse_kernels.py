@@ -1,0 +1,197 @@
+"""Truly sparse layers against torch's dense ones, layer by layer.
+
+    python benchmarks/sparse_kernels.py [--threads 1] [--rounds 7]
+
+Forward, gradient of the inputs, and gradient of the weight at active connections, through autograd. Ratios of times
+within one run; with one thread the CPU time of the process, which other processes disturb less. Dense is the faster of
+contiguous and channels-last images.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/sparse_kernels.py`
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.timing import interleaved_times, parse_options
+from rigl_lightning import kernels
+from rigl_lightning.kernels import Patterns, SparsePattern, Weights, sparse_conv2d, sparse_gru, sparse_linear, use_tier
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+PARTS = ("forward", "inputs", "weight", "all")
+SHORTEST = 2e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer: ``layers`` by name are dense ones, and one for each tier."""
+
+    inputs: Mapping[str, Tensor]
+    weights: Mapping[str, list[Tensor]]
+    layers: Mapping[str, Callable[[Tensor], Tensor]]
+    connections: int
+    flops: float
+
+
+def masked(*shape: int, sparsity: float) -> tuple[Tensor, SparsePattern]:
+    mask = torch.rand(shape) >= sparsity
+    return (torch.randn(shape) * mask).requires_grad_(), SparsePattern.from_mask(mask)
+
+
+def tiers() -> list[str]:
+    return [tier for tier in kernels.available() if tier != "dense"]
+
+
+def linear(samples: int, inputs: int, outputs: int, sparsity: float) -> Case:
+    weight, pattern = masked(outputs, inputs, sparsity=sparsity)
+    x = torch.randn(samples, inputs, requires_grad=True)
+    layers = {"dense": lambda x: F.linear(x, weight)} | dict.fromkeys(
+        tiers(), lambda x: sparse_linear(x, weight, None, pattern)
+    )
+    flops = 2.0 * pattern.n_active * samples
+    return Case(dict.fromkeys(layers, x), dict.fromkeys(layers, [weight]), layers, weight.numel(), flops)
+
+
+def conv(images: int, inputs: int, outputs: int, size: int, kernel: int, sparsity: float) -> Case:
+    weight, pattern = masked(outputs, inputs, kernel, kernel, sparsity=sparsity)
+    last = weight.detach().to(memory_format=torch.channels_last).requires_grad_()
+    x = torch.randn(images, inputs, size, size, requires_grad=True)
+    x_last = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    names = ["dense", *tiers()]
+    layers: dict[str, Callable[[Tensor], Tensor]] = {
+        "dense": lambda x: F.conv2d(x, weight, padding=kernel // 2),
+        "dense channels last": lambda x: F.conv2d(x, last, padding=kernel // 2),
+    }
+    if kernel > 1:
+        names.remove("torch")  # dense there
+    for tier in names[1:]:
+        layers[tier] = lambda x: sparse_conv2d(x, weight, None, 1, kernel // 2, 1, pattern)
+    xs = dict.fromkeys(names, x) | {"dense channels last": x_last}
+    weights = dict.fromkeys(names, [weight]) | {"dense channels last": [last]}
+    return Case(xs, weights, layers, weight.numel(), 2.0 * pattern.n_active * images * size * size)
+
+
+def gru(times: int, batch: int, inputs: int, units: int, sparsity: float) -> Case:
+    dense = nn.GRU(inputs, units)
+    found = []
+    for weight in (dense.weight_ih_l0, dense.weight_hh_l0):
+        values, pattern = masked(*weight.shape, sparsity=sparsity)
+        weight.data.copy_(values / units**0.5)
+        found.append(pattern)
+    patterns, weights = Patterns(*found), Weights(*(parameter for _, parameter in dense.named_parameters()))
+    state = torch.zeros(batch, units)
+    x = torch.randn(times, batch, inputs, requires_grad=True)
+    layers: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda x: dense(x)[0]}
+    for tier in tiers():
+        layers[tier] = lambda x: sparse_gru(x, state, weights, patterns)[0]
+    parameters = list(dense.parameters())
+    flops = 2.0 * (patterns.ih.n_active + patterns.hh.n_active) * times * batch
+    connections = patterns.ih.n_rows * (inputs + units)
+    return Case(dict.fromkeys(layers, x), dict.fromkeys(layers, parameters), layers, connections, flops)
+
+
+CASES: dict[str, Callable[[float], Case]] = {
+    "Linear 512 to 1536, batch 32": lambda s: linear(32, 512, 1536, s),
+    "Linear 2048 to 2048, batch 128": lambda s: linear(128, 2048, 2048, s),
+    "Linear 784 to 300, batch 128": lambda s: linear(128, 784, 300, s),
+    "1x1 256 to 1024, 14^2, batch 16": lambda s: conv(16, 256, 1024, 14, 1, s),
+    "1x1 512 to 128, 28^2, batch 16": lambda s: conv(16, 512, 128, 28, 1, s),
+    "1x1 512 to 512, 14^2, batch 16": lambda s: conv(16, 512, 512, 14, 1, s),
+    "3x3 32 to 32, 32^2, batch 128": lambda s: conv(128, 32, 32, 32, 3, s),
+    "3x3 64 to 64, 16^2, batch 128": lambda s: conv(128, 64, 64, 16, 3, s),
+    "3x3 128 to 128, 8^2, batch 128": lambda s: conv(128, 128, 128, 8, 3, s),
+    "GRU 128 to 512, 64 steps, batch 32": lambda s: gru(64, 32, 128, 512, s),
+}
+
+
+def actions(case: Case, name: str) -> dict[str, Callable[[], object]]:
+    """The parts of a training step on one implementation of the layer."""
+    layer, x, weights = case.layers[name], case.inputs[name], case.weights[name]
+
+    def in_tier(act: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            if name.startswith("dense"):
+                return act()
+            with use_tier(name):  # type: ignore[arg-type]
+                return act()
+
+        return run
+
+    out = in_tier(lambda: layer(x))()
+    assert isinstance(out, Tensor)
+    grad = torch.randn_like(out)
+    return {
+        "forward": in_tier(lambda: layer(x.detach())),
+        "inputs": in_tier(lambda: torch.autograd.grad(out, x, grad, retain_graph=True)),
+        "weight": in_tier(lambda: torch.autograd.grad(out, weights, grad, retain_graph=True)),
+        "all": in_tier(lambda: torch.autograd.grad(layer(x), [x, *weights], grad)),
+    }
+
+
+def repeated(act: Callable[[], object], clock: Callable[[], float]) -> tuple[Callable[[], object], int]:
+    """The action as often as it takes to be measurable, and how often that is."""
+    act()
+    start = clock()
+    act()
+    count = max(1, round(SHORTEST / max(clock() - start, 1e-6)))
+    return lambda: [act() for _ in range(count)], count
+
+
+def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each part of each implementation, by round."""
+    found = {f"{name}/{part}": act for name in case.layers for part, act in actions(case, name).items()}
+    prepared = {key: repeated(act, clock) for key, act in found.items()}
+    times = interleaved_times({key: act for key, (act, _) in prepared.items()}, rounds, clock)
+    return {
+        (name, part): [t / prepared[f"{name}/{part}"][1] for t in times[f"{name}/{part}"]]
+        for name, part in (key.rsplit("/", 1) for key in times)
+    }
+
+
+def print_case(title: str, sparsity: float, case: Case, rounds: int, clock: Callable[[], float]) -> None:
+    times = measure(case, rounds, clock)
+    dense = min(
+        (name for name in case.layers if name.startswith("dense")),
+        key=lambda name: statistics.median(times[name, "all"]),
+    )
+    for tier in case.layers:
+        if tier.startswith("dense"):
+            continue
+        ratios = {part: [d / s for d, s in zip(times[dense, part], times[tier, part], strict=True)] for part in PARTS}
+        medians = "  ".join(f"{statistics.median(ratios[part]):5.2f}" for part in PARTS[:3])
+        seconds = statistics.median(times[tier, "all"])
+        low, *_, high = statistics.quantiles(ratios["all"], n=4)
+        print(
+            f"{title:<36}{sparsity:>5}  {tier:<6}{1e3 * statistics.median(times[dense, 'all']):9.2f}{1e3 * seconds:9.2f}"
+            f"   {medians}  {statistics.median(ratios['all']):6.2f} ({low:.2f}-{high:.2f}){3e-9 * case.flops / seconds:8.1f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    options = parse_options("Sparse layers against dense ones.")
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    print(
+        f"{options.threads} thread(s), medians of {options.rounds} rounds; dense / sparse time (middle half of rounds)"
+    )
+    print(
+        f"{'layer':<36}{'':>5}  {'tier':<6}{'dense ms':>9}{'ms':>9}   {'fwd':>5}  {'input':>5}  {'wght':>5}  "
+        f"{'all three':>18}{'GF/s':>8}"
+    )
+    for title, build in CASES.items():
+        for sparsity in SPARSITIES:
+            torch.manual_seed(0)
+            print_case(title, sparsity, build(sparsity), options.rounds, clock)
+
+
+if __name__ == "__main__":
+    main()
