@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,23 +118,28 @@ def actions(case: Case, name: str) -> dict[str, Callable[[], object]]:
     """The parts of a training step on one implementation of the layer."""
     layer, x, weights = case.layers[name], case.inputs[name], case.weights[name]
 
-    def in_tier(act: Callable[[], object]) -> Callable[[], object]:
-        def run() -> object:
-            if name.startswith("dense"):
-                return act()
-            with use_tier(name):  # type: ignore[arg-type]
-                return act()
+    def output(with_x: bool, with_weights: bool) -> Tensor:
+        # Which gradients a layer computes is decided when it is called.
+        x.requires_grad_(with_x)
+        for weight in weights:
+            weight.requires_grad_(with_weights)
+        with nullcontext() if name.startswith("dense") else use_tier(name):  # type: ignore[arg-type]
+            return layer(x)
 
-        return run
+    by_inputs, by_weights = output(True, False), output(False, True)
+    grad = torch.randn_like(by_inputs)
 
-    out = in_tier(lambda: layer(x))()
-    assert isinstance(out, Tensor)
-    grad = torch.randn_like(out)
+    def everything() -> object:
+        return torch.autograd.grad(output(True, True), [x, *weights], grad)
+
+    def gradient(out: Tensor, of: list[Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(out, of, grad, retain_graph=True)
+
     return {
-        "forward": in_tier(lambda: layer(x.detach())),
-        "inputs": in_tier(lambda: torch.autograd.grad(out, x, grad, retain_graph=True)),
-        "weight": in_tier(lambda: torch.autograd.grad(out, weights, grad, retain_graph=True)),
-        "all": in_tier(lambda: torch.autograd.grad(layer(x), [x, *weights], grad)),
+        "forward": lambda: output(False, False),
+        "inputs": gradient(by_inputs, [x]),
+        "weight": gradient(by_weights, weights),
+        "all": everything,
     }
 
 

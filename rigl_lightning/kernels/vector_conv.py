@@ -5,6 +5,8 @@ Images (N, C, H, W) become (N / 16, C, phases, H', W', 16), padded; see `conv_ge
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numba import njit
@@ -18,6 +20,8 @@ from rigl_lightning.kernels.vector_values import gather, scatter
 from rigl_lightning.kernels.workspace import scratch
 
 LANES = 16
+_CACHE_FLOATS = 1024 * 1024
+"""Packed inputs that are in work at once: 4 MiB, a fraction of the last-level cache."""
 
 
 def geometry(x: Tensor, weight: Tensor, window: Window) -> Geometry:
@@ -33,16 +37,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, patt
     """Convolution of (N, C, H, W) float32, reading active connections only."""
     g = geometry(x, weight, window)
     t, h, w = tables(g), g.height.outputs, g.width.outputs
-    n_blocks = _blocks(x)
-    inputs = _pack_inputs(x, g)
-    out = scratch("outputs", n_blocks, g.outputs, h, w, g.lanes)
-    matrix = Matrix(pattern.row_parts, t.taps.index_select(0, pattern.columns), 1)
+    matrix, values = Matrix(pattern.row_parts, t.taps.index_select(0, pattern.columns), 1), gather(weight, pattern)
     line = w * g.lanes
-    x_view = View(inputs, 0, g.channels * g.phases * g.plane, g.pitch, 0)
-    y_view = View(out, 0, g.outputs * h * line, line, h * line)
-    product(matrix, gather(weight, pattern), x_view, y_view, bias, n_blocks, h, line)
+    y_view = View(
+        scratch("outputs", min(_step(g), _blocks(x)), g.outputs, h, w, g.lanes), 0, g.outputs * h * line, line, h * line
+    )
     result = _empty_like_layout(x, (x.shape[0], g.outputs, h, w))
-    return _unpack(out, result, _line_offsets(h, line), _line_offsets(w, g.lanes))
+    for images, out in _batches(g, x, result):
+        x_view = View(_pack_inputs(images, g), 0, g.channels * g.phases * g.plane, g.pitch, 0)
+        product(matrix, values, x_view, y_view, bias, _blocks(images), h, line)
+        _unpack(y_view.tensor, out, _line_offsets(h, line), _line_offsets(w, g.lanes))
+    return result
 
 
 def backward(
@@ -50,31 +55,46 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the images (N, C, H, W), and of the weight: dense, zero at inactive connections."""
     g = geometry(x, weight, window)
-    grads = _pack_grad(grad, g)
-    grad_x = _grad_input(grads, x, weight, g, pattern) if need_x else None
-    grad_weight = scatter(_connection_gradients(grads, x, g, pattern), weight, pattern) if need_weight else None
-    return grad_x, grad_weight
-
-
-def _grad_input(grads: Tensor, x: Tensor, weight: Tensor, g: Geometry, pattern: SparsePattern) -> Tensor:
-    t, h, w = tables(g), g.height.real, g.width.real
-    n_blocks, line, channels = _blocks(x), w * g.lanes, g.channels * g.phases
-    parts, offsets, values = _transposed(pattern, gather(weight, pattern), t.groups, t.shifts, channels, g.grad_plane)
-    out = scratch("outputs", n_blocks, channels, h, w, g.lanes)
-    g_view = View(grads, 0, g.outputs * g.grad_plane, g.grad_pitch, 0)
-    x_view = View(out, 0, channels * h * line, line, h * line)
-    product(Matrix(parts, offsets, 1), values, g_view, x_view, None, n_blocks, h, line)
-    out = out.view(n_blocks, g.channels, g.phases * h, w, g.lanes)
-    return _unpack(out, torch.empty_like(x), t.grad_lines, t.grad_pixels)
-
-
-def _connection_gradients(grads: Tensor, x: Tensor, g: Geometry, pattern: SparsePattern) -> Tensor:
+    grad_x = torch.empty_like(x)
+    gradients = torch.zeros(pattern.n_active)
+    transposed = _transposed(pattern, gather(weight, pattern), g) if need_x else None
     matrix = Matrix(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), 1)
+    for grads, images, out in _batches(g, grad, x, grad_x):
+        packed = _pack_grad(grads, g)
+        if transposed is not None:
+            _grad_input(packed, out, transposed, g)
+        if need_weight:
+            _add_connection_gradients(packed, images, matrix, g, gradients)
+    return grad_x if need_x else None, scatter(gradients, weight, pattern) if need_weight else None
+
+
+def _grad_input(grads: Tensor, out: Tensor, transposed: tuple[Matrix, Tensor], g: Geometry) -> None:
+    """Gradient of the images ``out`` from packed gradients of the outputs."""
+    t, h, w = tables(g), g.height.real, g.width.real
+    line, channels = w * g.lanes, g.channels * g.phases
+    packed = scratch("outputs", _blocks(out), g.channels, g.phases * h, w, g.lanes)
+    g_view = View(grads, 0, g.outputs * g.grad_plane, g.grad_pitch, 0)
+    x_view = View(packed, 0, channels * h * line, line, h * line)
+    product(*transposed, g_view, x_view, None, _blocks(out), h, line)
+    _unpack(packed, out, t.grad_lines, t.grad_pixels)
+
+
+def _add_connection_gradients(grads: Tensor, x: Tensor, matrix: Matrix, g: Geometry, out: Tensor) -> None:
     inside = (g.height.margin * g.grad_pitch) + g.width.margin * g.lanes
     x_view = View(_pack_inputs(x, g), 0, g.channels * g.phases * g.plane, g.pitch, 0)
     g_view = View(grads, inside, g.outputs * g.grad_plane, g.grad_pitch, g.grad_plane)
     length = g.width.outputs * g.lanes
-    return sampled_product(matrix, x_view, g_view, _blocks(x), g.height.outputs, length, g.channels * g.phases)
+    sampled_product(matrix, x_view, g_view, _blocks(x), g.height.outputs, length, g.channels * g.phases, out)
+
+
+def _step(g: Geometry) -> int:
+    """Blocks of images that are packed at once, so that they are still in the cache when they are read."""
+    return max(1, _CACHE_FLOATS // max(1, g.channels * g.phases * g.plane))
+
+
+def _batches(g: Geometry, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    images = _step(g) * g.lanes
+    return zip(*(tensor.split(images) for tensor in tensors), strict=True)
 
 
 def _pack_inputs(x: Tensor, g: Geometry) -> Tensor:
@@ -131,7 +151,7 @@ def _pack(x: Tensor, packed: Tensor, start: int, plane: int, lines: Tensor, pixe
 def _unpack(packed: Tensor, x: Tensor, lines: Tensor, pixels: Tensor) -> Tensor:
     """Inverse of `_pack`, into images (N, C, H, W)."""
     n, c, h, w = x.shape
-    n_blocks, lanes = packed.shape[0], packed.shape[-1]
+    n_blocks, lanes = _blocks(x), packed.shape[-1]
     plane = packed[0, 0].numel() if packed.numel() else 0
     target_x = x if x.is_contiguous() else torch.empty(x.shape)
     source = Planes(packed, plane * c, plane, lines)
@@ -141,14 +161,12 @@ def _unpack(packed: Tensor, x: Tensor, lines: Tensor, pixels: Tensor) -> Tensor:
     return x if target_x is x else x.copy_(target_x)
 
 
-def _transposed(
-    pattern: SparsePattern, values: Tensor, groups: Tensor, shifts: Tensor, n_groups: int, plane: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The connections sorted by the group they feed: parts, offsets into the gradient, and values."""
-    arrays = [pattern.row_starts, pattern.columns, values, groups, shifts]
-    out = _sort_by_group(*(a.numpy() for a in arrays), n_groups, plane)
-    parts, offsets, sorted_values = (torch.from_numpy(a) for a in out)
-    return parts, offsets, sorted_values
+def _transposed(pattern: SparsePattern, values: Tensor, g: Geometry) -> tuple[Matrix, Tensor]:
+    """The connections sorted by the channel and phase they feed, with offsets into the gradient; and their values."""
+    t = tables(g)
+    arrays = [tensor.numpy() for tensor in (pattern.row_starts, pattern.columns, values, t.groups, t.shifts)]
+    parts, offsets, ordered = map(torch.from_numpy, _sort_by_group(*arrays, g.channels * g.phases, g.grad_plane))
+    return Matrix(parts, offsets, 1), ordered
 
 
 @njit(nogil=True, cache=True)

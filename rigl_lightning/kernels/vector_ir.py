@@ -193,37 +193,38 @@ def gradient_group(size: int) -> Any:
     ) -> tuple[Any, Codegen]:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             x, x_stride, columns, scale, g, g_stride, lines, length, start, out = args
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(size)]
-            singles = [cgutils.alloca_once(builder, F32) for _ in range(size)]
             offsets = []
             for u in range(size):
-                builder.store(ir.Constant(vector, [0.0] * WIDTH), sums[u])
-                builder.store(F32(0.0), singles[u])
                 column = _load(builder, columns, builder.add(start, I64(u)), I32)
                 offsets.append(builder.mul(builder.sext(column, I64), scale))
+
+            def dot_products(kind: Any, first: Any, count: Any) -> list[Any]:
+                """Sums over positions ``first + i * lanes``, i in [0, count), of every line, lane by lane."""
+                lanes = WIDTH if kind is vector else 1
+                totals = [cgutils.alloca_once(builder, kind) for _ in range(size)]
+                for total in totals:
+                    builder.store(ir.Constant(kind, [0.0] * WIDTH if kind is vector else 0.0), total)
+                with cgutils.for_range(builder, lines) as line:
+                    g_line = builder.add(first, builder.mul(line.index, g_stride))
+                    x_line = builder.add(first, builder.mul(line.index, x_stride))
+                    with cgutils.for_range(builder, count) as loop:
+                        p = builder.mul(loop.index, I64(lanes))
+                        gradient = _load(builder, g, builder.add(g_line, p), kind)
+                        for offset, total in zip(offsets, totals, strict=True):
+                            inputs = _load(builder, x, builder.add(builder.add(x_line, p), offset), kind)
+                            builder.store(_multiply_add(builder, gradient, inputs, builder.load(total)), total)
+                return [builder.load(total) for total in totals]
+
             whole = builder.udiv(length, I64(WIDTH))
-            vectors_end = builder.mul(whole, I64(WIDTH))
-
-            def accumulate(kind: Any, totals: Any, g_index: Any, x_index: Any) -> None:
-                gradient = _load(builder, g, g_index, kind)
-                for offset, total in zip(offsets, totals, strict=True):
-                    inputs = _load(builder, x, builder.add(offset, x_index), kind)
-                    builder.store(_multiply_add(builder, gradient, inputs, builder.load(total)), total)
-
-            with cgutils.for_range(builder, lines) as line:
-                g_line, x_line = builder.mul(line.index, g_stride), builder.mul(line.index, x_stride)
-                with cgutils.for_range(builder, whole) as loop:
-                    p = builder.mul(loop.index, I64(WIDTH))
-                    accumulate(vector, sums, builder.add(g_line, p), builder.add(x_line, p))
-                with cgutils.for_range(builder, builder.sub(length, vectors_end)) as loop:
-                    p = builder.add(vectors_end, loop.index)
-                    accumulate(F32, singles, builder.add(g_line, p), builder.add(x_line, p))
-            total = _horizontal_sums(builder, [builder.load(s) for s in sums])
-            for u, single in enumerate(singles):
-                more = _add(builder, builder.extract_element(total, I32(u)), builder.load(single))
-                total = builder.insert_element(total, more, I32(u))
+            total = _horizontal_sums(builder, dot_products(vector, I64(0), whole))
             before = _load(builder, out, start, total.type)
             _store(builder, _add(builder, before, total), out, start)
+            rest = builder.urem(length, I64(WIDTH))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, I64(0)), likely=False):
+                singles = dot_products(F32, builder.mul(whole, I64(WIDTH)), rest)
+                for u, single in enumerate(singles):
+                    k = builder.add(start, I64(u))
+                    _store(builder, _add(builder, _load(builder, out, k, F32), single), out, k)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), codegen

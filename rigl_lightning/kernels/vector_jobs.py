@@ -145,8 +145,8 @@ def transpose_job(a):  # type: ignore[no-untyped-def]
         if task >= load_i64(a, 0):
             return
         plane, block = task % n_planes, task // n_planes
-        height = min(n_rows, all_rows - block * n_rows)
-        width = min(n_columns, all_columns - block * n_columns)
+        height = max(0, min(n_rows, all_rows - block * n_rows))
+        width = max(0, min(n_columns, all_columns - block * n_columns))
         high, wide = height // 8 * 8, width // 8 * 8
         for line in range(n_lines):
             s = source + 4 * (block * source_block + plane * source_plane + load_i64(source_lines, line))

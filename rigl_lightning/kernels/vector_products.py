@@ -13,8 +13,10 @@ from torch import Tensor
 from rigl_lightning.kernels.threads import run
 from rigl_lightning.kernels.vector_jobs import gradient_job, product_job, transpose_job
 
-_CACHE_FLOATS = 48 * 1024
-"""Inputs that `sampled_product` visits at once: 192 KiB, half of a small second-level cache."""
+_CACHE_FLOATS = 32 * 1024
+"""Inputs that `sampled_product` visits at once: 128 KiB, a quarter of a small second-level cache."""
+_PIECE = 256
+"""Positions of a line that it visits at once."""
 
 
 class View(NamedTuple):
@@ -67,7 +69,7 @@ def product(
 
 
 def sampled_product(
-    matrix: Matrix, x: View, g: View, n_blocks: int, n_lines: int, length: int, channels: int
+    matrix: Matrix, x: View, g: View, n_blocks: int, n_lines: int, length: int, channels: int, out: Tensor | None = None
 ) -> Tensor:
     """Sampled dense × dense: ``g[row] · x[column]`` of each active connection, (n_active,) in the order by row.
 
@@ -79,16 +81,18 @@ def sampled_product(
         n_lines: Lines of a block.
         length: Positions of a line.
         channels: Channels of ``x``, for the size of the pieces.
+        out: Where to add the result, or None.
     """
-    out = torch.zeros(matrix.columns.shape[0])
-    n_rows = matrix.parts.shape[1]
-    width = min(channels, -(-channels // max(1, matrix.parts.shape[0] - 1)))
-    piece = max(128, _CACHE_FLOATS // max(1, width) // 8 * 8)
-    step = max(1, _CACHE_FLOATS // (max(1, width) * max(1, min(piece, length))))
+    out = torch.zeros(matrix.columns.shape[0]) if out is None else out
+    n_rows, n_parts = matrix.parts.shape[1], matrix.parts.shape[0] - 1
+    width = max(1, min(channels, -(-channels // n_parts)))
+    piece = min(length, _PIECE)
+    step = max(1, _CACHE_FLOATS // (width * max(1, piece)))
     settings = [x.address, x.block, x.line, g.address, g.block, g.line, g.row]
-    settings += [matrix.parts.data_ptr(), matrix.parts.shape[0] - 1, matrix.columns.data_ptr(), matrix.scale]
-    settings += [out.data_ptr(), n_rows, n_blocks, n_lines, length, step, piece]
-    run(gradient_job, min(n_rows, 4 * torch.get_num_threads()) if torch.get_num_threads() > 1 else 1, settings)
+    settings += [matrix.parts.data_ptr(), n_parts, matrix.columns.data_ptr(), matrix.scale]
+    settings += [out.data_ptr(), n_rows, n_blocks, n_lines, length, step, max(1, piece)]
+    threads = torch.get_num_threads()
+    run(gradient_job, min(n_rows, 4 * threads if threads > 1 else 1), settings)
     return out
 
 
