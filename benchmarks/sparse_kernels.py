@@ -39,7 +39,6 @@ class Case:
     inputs: Mapping[str, Tensor]
     weights: Mapping[str, list[Tensor]]
     layers: Mapping[str, Callable[[Tensor], Tensor]]
-    connections: int
     flops: float
 
 
@@ -55,11 +54,11 @@ def tiers() -> list[str]:
 def linear(samples: int, inputs: int, outputs: int, sparsity: float) -> Case:
     weight, pattern = masked(outputs, inputs, sparsity=sparsity)
     x = torch.randn(samples, inputs, requires_grad=True)
-    layers = {"dense": lambda x: F.linear(x, weight)} | dict.fromkeys(
-        tiers(), lambda x: sparse_linear(x, weight, None, pattern)
-    )
+    layers: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda x: F.linear(x, weight)}
+    for tier in tiers():
+        layers[tier] = lambda x: sparse_linear(x, weight, None, pattern)
     flops = 2.0 * pattern.n_active * samples
-    return Case(dict.fromkeys(layers, x), dict.fromkeys(layers, [weight]), layers, weight.numel(), flops)
+    return Case(dict.fromkeys(layers, x), {name: [weight] for name in layers}, layers, flops)
 
 
 def conv(images: int, inputs: int, outputs: int, size: int, kernel: int, sparsity: float) -> Case:
@@ -77,8 +76,8 @@ def conv(images: int, inputs: int, outputs: int, size: int, kernel: int, sparsit
     for tier in names[1:]:
         layers[tier] = lambda x: sparse_conv2d(x, weight, None, 1, kernel // 2, 1, pattern)
     xs = dict.fromkeys(names, x) | {"dense channels last": x_last}
-    weights = dict.fromkeys(names, [weight]) | {"dense channels last": [last]}
-    return Case(xs, weights, layers, weight.numel(), 2.0 * pattern.n_active * images * size * size)
+    weights = {name: [weight] for name in names} | {"dense channels last": [last]}
+    return Case(xs, weights, layers, 2.0 * pattern.n_active * images * size * size)
 
 
 def gru(times: int, batch: int, inputs: int, units: int, sparsity: float) -> Case:
@@ -94,10 +93,9 @@ def gru(times: int, batch: int, inputs: int, units: int, sparsity: float) -> Cas
     layers: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda x: dense(x)[0]}
     for tier in tiers():
         layers[tier] = lambda x: sparse_gru(x, state, weights, patterns)[0]
-    parameters = list(dense.parameters())
+    parameters: list[Tensor] = list(dense.parameters())
     flops = 2.0 * (patterns.ih.n_active + patterns.hh.n_active) * times * batch
-    connections = patterns.ih.n_rows * (inputs + units)
-    return Case(dict.fromkeys(layers, x), dict.fromkeys(layers, parameters), layers, connections, flops)
+    return Case(dict.fromkeys(layers, x), {name: parameters for name in layers}, layers, flops)
 
 
 CASES: dict[str, Callable[[float], Case]] = {
@@ -173,26 +171,19 @@ def print_case(title: str, sparsity: float, case: Case, rounds: int, clock: Call
         if tier.startswith("dense"):
             continue
         ratios = {part: [d / s for d, s in zip(times[dense, part], times[tier, part], strict=True)] for part in PARTS}
-        medians = "  ".join(f"{statistics.median(ratios[part]):5.2f}" for part in PARTS[:3])
-        seconds = statistics.median(times[tier, "all"])
+        parts = "".join(f"{statistics.median(ratios[part]):7.2f}" for part in PARTS[:3])
+        before, after = (1e3 * statistics.median(times[name, "all"]) for name in (dense, tier))
         low, *_, high = statistics.quantiles(ratios["all"], n=4)
-        print(
-            f"{title:<36}{sparsity:>5}  {tier:<6}{1e3 * statistics.median(times[dense, 'all']):9.2f}{1e3 * seconds:9.2f}"
-            f"   {medians}  {statistics.median(ratios['all']):6.2f} ({low:.2f}-{high:.2f}){3e-9 * case.flops / seconds:8.1f}",
-            flush=True,
-        )
+        total = f"{statistics.median(ratios['all']):8.2f} ({low:.2f}-{high:.2f})"
+        rate = 3e-6 * case.flops / after
+        print(f"{title:<35}{sparsity:>5}  {tier:<6}{before:9.2f}{after:8.2f}{parts}{total:>22}{rate:7.1f}", flush=True)
 
 
 def main() -> None:
     options = parse_options("Sparse layers against dense ones.")
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    print(
-        f"{options.threads} thread(s), medians of {options.rounds} rounds; dense / sparse time (middle half of rounds)"
-    )
-    print(
-        f"{'layer':<36}{'':>5}  {'tier':<6}{'dense ms':>9}{'ms':>9}   {'fwd':>5}  {'input':>5}  {'wght':>5}  "
-        f"{'all three':>18}{'GF/s':>8}"
-    )
+    columns = f"{'forward':>7}{'inputs':>7}{'weight':>7}{'all three':>22}{'GF/s':>7}"
+    print(f"{'layer':<40}  {'tier':<6}{'dense ms':>9}{'ms':>8}{columns}")
     for title, build in CASES.items():
         for sparsity in SPARSITIES:
             torch.manual_seed(0)

@@ -65,14 +65,16 @@ def _sparse_conv2d(
         return F.conv2d(x, masked_gradient(weight, pattern, dense_grad), bias, *window)
     if torch.compiler.is_compiling():
         flat = [number for pair in window for number in pair]
-        return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad)
-    return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad)
+        return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad, tier)
+    return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad, tier)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, tier: str
+) -> Tensor:
     pointwise = _is_pointwise(weight, window)
     x = _strided(x, window) if pointwise else x
-    if tier_of(x, weight) == "torch":
+    if tier == "torch":
         out = torch_linear.forward(_by_channel(x), weight, bias, pattern)
         return _images(out, x)
     from rigl_lightning.kernels import vector_conv, vector_pointwise
@@ -83,18 +85,21 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pat
 
 
 class _Needs(NamedTuple):
+    """Which gradients are computed, and whether that of the weight is dense."""
+
     x: bool
     weight: bool
     dense: bool
 
 
 def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, window: Window, pattern: SparsePattern, needs: _Needs
+    grad: Tensor, x: Tensor, weight: Tensor, window: Window, pattern: SparsePattern, needs: _Needs, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of images and weight, each only if needed."""
     sampled = needs.weight and not needs.dense
     if _is_pointwise(weight, window):
-        grad_x, grad_weight = _pointwise_backward(grad, _strided(x, window), weight, pattern, needs.x, sampled)
+        read = _strided(x, window)
+        grad_x, grad_weight = _pointwise_backward(grad, read, weight, pattern, needs.x, sampled, tier)
         grad_x = _spread(grad_x, x, window) if grad_x is not None else None
     else:
         from rigl_lightning.kernels import vector_conv
@@ -107,9 +112,9 @@ def _backward(
 
 
 def _pointwise_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
-    if tier_of(x, weight) == "fast":
+    if tier == "fast":
         from rigl_lightning.kernels import vector_pointwise
 
         return vector_pointwise.backward(grad, x, weight, pattern, need_x, need_weight)
@@ -174,10 +179,11 @@ class _SparseConv2d(torch.autograd.Function):
         window: Window,
         pattern: SparsePattern,
         dense_grad: bool,
+        tier: str,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.window, ctx.pattern, ctx.dense_grad = window, pattern, dense_grad
-        return _forward(x, weight, bias, window, pattern)
+        ctx.window, ctx.pattern, ctx.dense_grad, ctx.tier = window, pattern, dense_grad, tier
+        return _forward(x, weight, bias, window, pattern, tier)
 
     @staticmethod
     @once_differentiable
@@ -185,8 +191,8 @@ class _SparseConv2d(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         needs = _Needs(need_x, need_weight, ctx.dense_grad)
         x, weight = ctx.saved_tensors
-        grad_x, grad_weight = _backward(grad, x, weight, ctx.window, ctx.pattern, needs)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None
+        grad_x, grad_weight = _backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
 
 
 def _window(flat: list[int]) -> Window:
@@ -195,14 +201,26 @@ def _window(flat: list[int]) -> Window:
 
 @torch.library.custom_op("rigl_lightning::sparse_conv2d", mutates_args=())
 def _conv_op(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], pattern: list[Tensor], dense_grad: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: list[int],
+    pattern: list[Tensor],
+    dense_grad: bool,
+    tier: str,
 ) -> Tensor:
-    return _forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern)).contiguous()
+    return _forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern), tier).contiguous()
 
 
 @_conv_op.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], pattern: list[Tensor], dense_grad: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: list[int],
+    pattern: list[Tensor],
+    dense_grad: bool,
+    tier: str,
 ) -> Tensor:
     w = _window(window)
     sizes = [
@@ -214,10 +232,11 @@ def _(
 
 @torch.library.custom_op("rigl_lightning::sparse_conv2d_backward", mutates_args=())
 def _conv_backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool
+    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:
     needs = _Needs(True, True, dense_grad)
-    grad_x, grad_weight = _backward(grad, x, weight, _window(window), SparsePattern.from_tensors(pattern), needs)
+    found = SparsePattern.from_tensors(pattern)
+    grad_x, grad_weight = _backward(grad, x, weight, _window(window), found, needs, tier)
     assert grad_x is not None
     assert grad_weight is not None
     return grad_x.contiguous(), grad_weight
@@ -225,22 +244,22 @@ def _conv_backward_op(
 
 @_conv_backward_op.register_fake
 def _(
-    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool
+    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, _, ctx.window, pattern, ctx.dense_grad = inputs
+    x, weight, _, ctx.window, pattern, ctx.dense_grad, ctx.tier = inputs
     ctx.save_for_backward(x, weight, *pattern)
 
 
 def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, weight, *pattern = ctx.saved_tensors
     op = torch.ops.rigl_lightning.sparse_conv2d_backward
-    grad_x, grad_weight = op(grad, x, weight, ctx.window, pattern, ctx.dense_grad)
+    grad_x, grad_weight = op(grad, x, weight, ctx.window, pattern, ctx.dense_grad, ctx.tier)
     grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-    return grad_x, grad_weight, grad_bias, None, [None] * len(pattern), None
+    return grad_x, grad_weight, grad_bias, None, [None] * len(pattern), None, None
 
 
 _conv_op.register_autograd(_op_backward, setup_context=_setup_context)

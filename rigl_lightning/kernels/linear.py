@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,16 +52,17 @@ def sparse_linear(
 
 
 def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
-    if tier_of(x, weight) == "dense":
+    tier = tier_of(x, weight)
+    if tier == "dense":
         return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
     if torch.compiler.is_compiling():
-        return torch.ops.rigl_lightning.sparse_linear(x, weight, bias, pattern.tensors(), dense_grad)
-    return _SparseLinear.apply(x, weight, bias, pattern, dense_grad)
+        return torch.ops.rigl_lightning.sparse_linear(x, weight, bias, pattern.tensors(), dense_grad, tier)
+    return _SparseLinear.apply(x, weight, bias, pattern, dense_grad, tier)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
     rows = _rows(x)
-    if tier_of(x, weight) == "fast":
+    if tier == "fast":
         from rigl_lightning.kernels import vector_linear
 
         out = vector_linear.forward(rows, weight, bias, pattern)
@@ -70,20 +71,28 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatt
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
+class _Needs(NamedTuple):
+    """Which gradients are computed, and whether that of the weight is dense."""
+
+    x: bool
+    weight: bool
+    dense: bool
+
+
 def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, dense_grad: bool, need_x: bool, need_weight: bool
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, needs: _Needs, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of inputs and weight, each only if needed."""
     rows, grads = _rows(x), _rows(grad)
-    sampled = need_weight and not dense_grad
-    if tier_of(x, weight) == "fast":
+    sampled = needs.weight and not needs.dense
+    if tier == "fast":
         from rigl_lightning.kernels import vector_linear
 
-        grad_x, grad_weight = vector_linear.backward(grads, rows, weight, pattern, need_x, sampled)
+        grad_x, grad_weight = vector_linear.backward(grads, rows, weight, pattern, needs.x, sampled)
     else:
-        grad_x, grad_weight = torch_linear.backward(grads.t(), rows.t(), weight, pattern, need_x, sampled)
+        grad_x, grad_weight = torch_linear.backward(grads.t(), rows.t(), weight, pattern, needs.x, sampled)
         grad_x = grad_x.t().contiguous() if grad_x is not None else None
-    if need_weight and dense_grad:
+    if needs.weight and needs.dense:
         grad_weight = grads.t() @ rows
     return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
 
@@ -103,56 +112,64 @@ class _SparseLinear(torch.autograd.Function):
         bias: Tensor | None,
         pattern: SparsePattern,
         dense_grad: bool,
+        tier: str,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.pattern, ctx.dense_grad = pattern, dense_grad
-        return _forward(x, weight, bias, pattern)
+        ctx.pattern, ctx.dense_grad, ctx.tier = pattern, dense_grad, tier
+        return _forward(x, weight, bias, pattern, tier)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight = ctx.saved_tensors
-        grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, ctx.dense_grad, need_x, need_weight)
+        needs = _Needs(need_x, need_weight, ctx.dense_grad)
+        grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
         grad_bias = _rows(grad).sum(0) if need_bias else None
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 @torch.library.custom_op("rigl_lightning::sparse_linear", mutates_args=())
-def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool) -> Tensor:
-    return _forward(x, weight, bias, SparsePattern.from_tensors(pattern))
+def _linear_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
+) -> Tensor:
+    return _forward(x, weight, bias, SparsePattern.from_tensors(pattern), tier)
 
 
 @_linear_op.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 @torch.library.custom_op("rigl_lightning::sparse_linear_backward", mutates_args=())
 def _linear_backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:
-    grad_x, grad_weight = _backward(grad, x, weight, SparsePattern.from_tensors(pattern), dense_grad, True, True)
+    needs = _Needs(True, True, dense_grad)
+    grad_x, grad_weight = _backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
     assert grad_x is not None
     assert grad_weight is not None
     return grad_x, grad_weight
 
 
 @_linear_backward_op.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool) -> tuple[Tensor, Tensor]:
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, _, pattern, ctx.dense_grad = inputs
+    x, weight, _, pattern, ctx.dense_grad, ctx.tier = inputs
     ctx.save_for_backward(x, weight, *pattern)
 
 
 def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, weight, *pattern = ctx.saved_tensors
-    grad_x, grad_weight = torch.ops.rigl_lightning.sparse_linear_backward(grad, x, weight, pattern, ctx.dense_grad)
+    op = torch.ops.rigl_lightning.sparse_linear_backward
+    grad_x, grad_weight = op(grad, x, weight, pattern, ctx.dense_grad, ctx.tier)
     grad_bias = _rows(grad).sum(0) if ctx.needs_input_grad[2] else None
-    return grad_x, grad_weight, grad_bias, [None] * len(pattern), None
+    return grad_x, grad_weight, grad_bias, [None] * len(pattern), None, None
 
 
 _linear_op.register_autograd(_op_backward, setup_context=_setup_context)

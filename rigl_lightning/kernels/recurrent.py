@@ -61,13 +61,14 @@ def _recurrent(
     x: Tensor, _: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, dense_grad: bool
 ) -> tuple[Tensor, ...]:
     states = [state.to(x.dtype) for state in states]
-    if tier_of(x, weights.weight_ih) == "dense":
+    tier = tier_of(x, weights.weight_ih)
+    if tier == "dense":
         return _dense(x, states, weights, patterns, dense_grad)
     if torch.compiler.is_compiling():
         op = torch.ops.rigl_lightning.sparse_recurrent
         tensors = (patterns.ih.tensors(), patterns.hh.tensors())
-        return tuple(op(x, states, *weights, *tensors, dense_grad)[: 1 + len(states)])
-    return _SparseRecurrent.apply(x, patterns, dense_grad, len(states), *states, *weights)
+        return tuple(op(x, states, *weights, *tensors, dense_grad, tier)[: 1 + len(states)])
+    return _SparseRecurrent.apply(x, patterns, dense_grad, tier, len(states), *states, *weights)
 
 
 def _dense(
@@ -85,8 +86,10 @@ def _dense(
     return out, h[0], c[0]
 
 
-def _forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns) -> tuple[list[Tensor], Saved]:
-    if tier_of(x, weights.weight_ih) == "fast":
+def _forward(
+    x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, tier: str
+) -> tuple[list[Tensor], Saved]:
+    if tier == "fast":
         from rigl_lightning.kernels import vector_recurrent
 
         return vector_recurrent.forward(x, states, weights, patterns)
@@ -94,9 +97,9 @@ def _forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Patter
 
 
 def _backward(
-    grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool
+    grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool, tier: str
 ) -> Gradients:
-    if tier_of(x, weights.weight_ih) == "fast":
+    if tier == "fast":
         from rigl_lightning.kernels import vector_recurrent
 
         return vector_recurrent.backward(grads, x, weights, patterns, saved, dense_grad)
@@ -124,11 +127,11 @@ class _SparseRecurrent(torch.autograd.Function):
     """The layer in eager mode."""
 
     @staticmethod
-    def forward(ctx, x, patterns, dense_grad, n_states, *rest):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, patterns, dense_grad, tier, n_states, *rest):  # type: ignore[no-untyped-def]
         states, weights = list(rest[:n_states]), Weights(*rest[n_states:])
-        outs, saved = _forward(x, states, weights, patterns)
+        outs, saved = _forward(x, states, weights, patterns, tier)
         ctx.save_for_backward(x, *saved, *weights)
-        ctx.patterns, ctx.dense_grad = patterns, dense_grad
+        ctx.patterns, ctx.dense_grad, ctx.tier = patterns, dense_grad, tier
         return tuple(outs)
 
     @staticmethod
@@ -136,9 +139,9 @@ class _SparseRecurrent(torch.autograd.Function):
     def backward(ctx, *grads):  # type: ignore[no-untyped-def]
         x, *rest = ctx.saved_tensors
         weights = Weights(*rest[3:])
-        g = _backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad)
+        g = _backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad, ctx.tier)
         biases = (None, None) if weights.bias_ih is None else (g.bias_ih, g.bias_hh)
-        return g.x, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
+        return g.x, None, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
 
 
 @torch.library.custom_op("rigl_lightning::sparse_recurrent", mutates_args=())
@@ -152,17 +155,18 @@ def _recurrent_op(
     pattern_ih: list[Tensor],
     pattern_hh: list[Tensor],
     dense_grad: bool,
+    tier: str,
 ) -> list[Tensor]:
     patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
-    outs, saved = _forward(x, states, Weights(weight_ih, weight_hh, bias_ih, bias_hh), patterns)
+    outs, saved = _forward(x, states, Weights(weight_ih, weight_hh, bias_ih, bias_hh), patterns, tier)
     return [outs[0].contiguous(), *outs[1:], *saved]
 
 
 @_recurrent_op.register_fake
-def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh, dense_grad):  # type: ignore[no-untyped-def]
+def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh, dense_grad, tier):  # type: ignore[no-untyped-def]
     (times, batch, _), units = x.shape, weight_hh.shape[1]
     width = batch
-    if tier_of(x, weight_ih) == "fast":
+    if tier == "fast":
         from rigl_lightning.kernels.vector_recurrent import padded
 
         width = padded(batch)
@@ -181,22 +185,23 @@ def _recurrent_backward_op(
     pattern_ih: list[Tensor],
     pattern_hh: list[Tensor],
     dense_grad: bool,
+    tier: str,
 ) -> list[Tensor]:
     patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
     with_bias = Weights(*weights) if len(weights) == 4 else Weights(weights[0], weights[1], None, None)
-    g = _backward(grads, x, with_bias, patterns, Saved(*saved), dense_grad)
+    g = _backward(grads, x, with_bias, patterns, Saved(*saved), dense_grad, tier)
     return [g.x.contiguous(), *g.states, g.weight_ih, g.weight_hh, g.bias_ih, g.bias_hh]
 
 
 @_recurrent_backward_op.register_fake
-def _(grads, x, saved, weights, pattern_ih, pattern_hh, dense_grad):  # type: ignore[no-untyped-def]
+def _(grads, x, saved, weights, pattern_ih, pattern_hh, dense_grad, tier):  # type: ignore[no-untyped-def]
     states = [grad.new_empty(grad.shape) for grad in grads[1:]]
     biases = [x.new_empty(weights[0].shape[0]) for _ in range(2)]
     return [x.new_empty(x.shape), *states, *(weight.new_empty(weight.shape) for weight in weights[:2]), *biases]
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, states, *weights, pattern_ih, pattern_hh, ctx.dense_grad = inputs
+    x, states, *weights, pattern_ih, pattern_hh, ctx.dense_grad, ctx.tier = inputs
     ctx.n_states, ctx.has_bias = len(states), weights[2] is not None
     tensors = weights if ctx.has_bias else weights[:2]
     ctx.sizes = (1, 3, len(tensors), len(pattern_ih), len(pattern_hh))
@@ -210,10 +215,10 @@ def _op_backward(ctx, grads):  # type: ignore[no-untyped-def]
         tensors = tensors[size:]
     (x,), saved, weights, pattern_ih, pattern_hh = groups
     op = torch.ops.rigl_lightning.sparse_recurrent_backward
-    out = op(list(grads[: 1 + ctx.n_states]), x, saved, weights, pattern_ih, pattern_hh, ctx.dense_grad)
+    out = op(list(grads[: 1 + ctx.n_states]), x, saved, weights, pattern_ih, pattern_hh, ctx.dense_grad, ctx.tier)
     biases = out[-2:] if ctx.has_bias else [None, None]
     n = 1 + ctx.n_states
-    return out[0], out[1:n], out[n], out[n + 1], *biases, [None] * len(pattern_ih), [None] * len(pattern_hh), None
+    return out[0], out[1:n], out[n], out[n + 1], *biases, [None] * len(pattern_ih), [None] * len(pattern_hh), None, None
 
 
 _recurrent_op.register_autograd(_op_backward, setup_context=_setup_context)

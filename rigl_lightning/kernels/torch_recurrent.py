@@ -37,7 +37,10 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
         all_states.append(current[0])
     hs = torch.stack(all_states)
     saved = Saved(_stack(all_gates, shares), _stack(all_hidden, hs[1:]), hs)
-    return [hs[1:].transpose(1, 2).contiguous(), *(state.t().contiguous() for state in current)], saved
+    return [
+        hs[1:].transpose(1, 2).clone(memory_format=torch.contiguous_format),
+        *(state.t().clone(memory_format=torch.contiguous_format) for state in current),
+    ], saved
 
 
 def backward(

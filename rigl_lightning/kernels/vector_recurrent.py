@@ -43,8 +43,8 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     settings += [values.data_ptr(), hidden_bias.data_ptr() if hidden_bias is not None else 0]
     settings += [gates.data_ptr(), hidden.data_ptr(), hs.data_ptr()]
     run(lstm_job if is_lstm else gru_job, width // tile, settings)
-    last = [hs[-1, :, :batch].t(), hidden[-1, :, :batch].t()] if is_lstm else [hs[-1, :, :batch].t()]
-    return [_unpack(hs[1:], batch, _batch_first(x)), *(state.contiguous() for state in last)], Saved(gates, hidden, hs)
+    last = [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, hidden)[: len(states)]]
+    return [_unpack(hs[1:], batch, _batch_first(x)), *last], Saved(gates, hidden, hs)
 
 
 def backward(

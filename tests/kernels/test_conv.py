@@ -135,7 +135,7 @@ def test_compiles_without_a_graph_break(tier, kernel):
 
 def test_operators_keep_the_promises_of_torch_library(tier):
     weight, _, pattern = sparse_weight(6, 4, 1, 1)
-    args = (images(2, 4, 5, 5), weight, torch.randn(6), [2, 2, 0, 0, 1, 1], pattern.tensors(), False)
+    args = (images(2, 4, 5, 5), weight, torch.randn(6), [2, 2, 0, 0, 1, 1], pattern.tensors(), False, tier)
     if tier in SPARSE_TIERS:
         with use_tier(tier):
             torch.library.opcheck(torch.ops.rigl_lightning.sparse_conv2d.default, args)

@@ -149,7 +149,7 @@ def test_compiles_without_a_graph_break(tier, dense_grad):
 
 def test_operators_keep_the_promises_of_torch_library(tier):
     weight, _, pattern = sparse_weight(8, 16)
-    args = (torch.randn(4, 16, requires_grad=True), weight, torch.randn(8), pattern.tensors(), False)
+    args = (torch.randn(4, 16, requires_grad=True), weight, torch.randn(8), pattern.tensors(), False, tier)
     if tier in SPARSE_TIERS:
         with use_tier(tier):
             torch.library.opcheck(torch.ops.rigl_lightning.sparse_linear.default, args)

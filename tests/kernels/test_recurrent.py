@@ -121,6 +121,18 @@ def test_compiles_without_a_graph_break(tier, kind):
         compare(run, dense(kind), inputs, [None] * (1 + len(states)) + [*masks, None, None])
 
 
+def test_the_backward_pass_is_that_of_the_forward_passs_tier(tier, kind):
+    weights, patterns, masks = layer(kind, 4, 5)
+    states = [torch.randn(6, 5, requires_grad=True) for _ in range(2 if kind == "LSTM" else 1)]
+
+    def run(*inputs):
+        with use_tier(tier):
+            return sparse(kind, patterns)(*inputs)
+
+    inputs = [torch.randn(3, 6, 4, requires_grad=True), *states, *weights]
+    compare(run, dense(kind), inputs, [None] * (1 + len(states)) + [*masks, None, None])
+
+
 def test_autocast_answers_as_a_dense_layer_would(tier, kind):
     weights, patterns, _ = layer(kind, 4, 5)
     states = [torch.zeros(6, 5) for _ in range(2 if kind == "LSTM" else 1)]
@@ -139,3 +151,13 @@ def test_what_does_not_fit_is_refused(tier, kind):
             sparse(kind, patterns)(torch.randn(3, 7, 4), *states, *weights)
         with pytest.raises(ValueError, match="both biases or none"):
             sparse(kind, patterns)(torch.randn(3, 6, 4), *states, *weights[:3], None)
+
+
+def test_operators_keep_the_promises_of_torch_library(tier, kind):
+    if tier == "dense":
+        pytest.skip("no operator of ours")
+    weights, patterns, _ = layer(kind, 4, 5)
+    states = [torch.randn(1, 5) for _ in range(2 if kind == "LSTM" else 1)]
+    tensors = [pattern.tensors() for pattern in patterns]
+    args = (torch.randn(3, 1, 4), states, *weights, *tensors, False, tier)
+    torch.library.opcheck(torch.ops.rigl_lightning.sparse_recurrent.default, args)
