@@ -82,20 +82,20 @@ def conv(images: int, inputs: int, outputs: int, size: int, kernel: int, sparsit
 
 def gru(times: int, batch: int, inputs: int, units: int, sparsity: float) -> Case:
     dense = nn.GRU(inputs, units)
+    parameters: list[Tensor] = list(dense.parameters())
     found = []
-    for weight in (dense.weight_ih_l0, dense.weight_hh_l0):
+    for weight in parameters[:2]:
         values, pattern = masked(*weight.shape, sparsity=sparsity)
         weight.data.copy_(values / units**0.5)
         found.append(pattern)
-    patterns, weights = Patterns(*found), Weights(*(parameter for _, parameter in dense.named_parameters()))
+    patterns, weights = Patterns(*found), Weights(*parameters)
     state = torch.zeros(batch, units)
     x = torch.randn(times, batch, inputs, requires_grad=True)
     layers: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda x: dense(x)[0]}
     for tier in tiers():
         layers[tier] = lambda x: sparse_gru(x, state, weights, patterns)[0]
-    parameters: list[Tensor] = list(dense.parameters())
     flops = 2.0 * (patterns.ih.n_active + patterns.hh.n_active) * times * batch
-    return Case(dict.fromkeys(layers, x), {name: parameters for name in layers}, layers, flops)
+    return Case(dict.fromkeys(layers, x), dict.fromkeys(layers, parameters), layers, flops)
 
 
 CASES: dict[str, Callable[[float], Case]] = {
@@ -131,7 +131,12 @@ def actions(case: Case, name: str) -> dict[str, Callable[[], object]]:
         return torch.autograd.grad(output(True, True), [x, *weights], grad)
 
     def gradient(out: Tensor, of: list[Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(out, of, grad, retain_graph=True)
+        def run() -> object:
+            for tensor in of:
+                tensor.requires_grad_()
+            return torch.autograd.grad(out, of, grad, retain_graph=True)
+
+        return run
 
     return {
         "forward": lambda: output(False, False),

@@ -1,5 +1,7 @@
 """Convolutions of the fast tier: 16 images side by side, so that every tap is a shift by whole vectors.
 
+A few images, as in inference, go one by one.
+
 Images (N, C, H, W) become (N / 16, C, phases, H', W', 16), padded; see `conv_geometry` for the phases of a stride.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.nn import functional as F
 
 from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
 from rigl_lightning.kernels.pattern import SparsePattern
@@ -20,21 +23,25 @@ from rigl_lightning.kernels.vector_values import gather, scatter
 from rigl_lightning.kernels.workspace import scratch
 
 LANES = 16
+_FEW_IMAGES = 8
+"""Below as many, the forward pass takes images one by one instead of filling up the lanes."""
 _CACHE_FLOATS = 1024 * 1024
 """Packed inputs that are in work at once: 4 MiB, a fraction of the last-level cache."""
 
 
-def geometry(x: Tensor, weight: Tensor, window: Window) -> Geometry:
-    """Geometry of a convolution of images (N, C, H, W)."""
+def geometry(x: Tensor, weight: Tensor, window: Window, lanes: int = LANES) -> Geometry:
+    """Geometry of a convolution of images (N, C, H, W), so many side by side."""
     axes = [
         Axis(x.shape[2 + i], weight.shape[2 + i], window.stride[i], window.padding[i], window.dilation[i])
         for i in (0, 1)
     ]
-    return Geometry(axes[0], axes[1], x.shape[1], weight.shape[0], LANES)
+    return Geometry(axes[0], axes[1], x.shape[1], weight.shape[0], lanes)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern) -> Tensor:
     """Convolution of (N, C, H, W) float32, reading active connections only."""
+    if x.shape[0] < _FEW_IMAGES:
+        return _forward_alone(x, weight, bias, window, pattern)
     g = geometry(x, weight, window)
     t, h, w = tables(g), g.height.outputs, g.width.outputs
     matrix, values = Matrix(pattern.row_parts, t.taps.index_select(0, pattern.columns), 1), gather(weight, pattern)
@@ -48,6 +55,32 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, patt
         product(matrix, values, x_view, y_view, bias, _blocks(images), h, line)
         _unpack(y_view.tensor, out, _line_offsets(h, line), _line_offsets(w, g.lanes))
     return result
+
+
+def _forward_alone(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern) -> Tensor:
+    """`forward` for a few images, each by itself: the pixels of a whole plane lie side by side.
+
+    Between two lines the outputs at the margins are computed too, and left out.
+    """
+    g = geometry(x, weight, window, lanes=1)
+    h, w = g.height, g.width
+    planes = _phases(x, g).contiguous()
+    out = torch.empty(x.shape[0], g.outputs, h.outputs, w.plane)
+    matrix = Matrix(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), 1)
+    x_view = View(planes, 0, g.channels * g.phases * g.plane, 0, 0)
+    y_view = View(out, 0, g.outputs * h.outputs * w.plane, 0, h.outputs * w.plane)
+    length = (h.outputs - 1) * w.plane + w.outputs
+    product(matrix, gather(weight, pattern), x_view, y_view, bias, x.shape[0], 1, length)
+    return _empty_like_layout(x, (x.shape[0], g.outputs, h.outputs, w.outputs)).copy_(out[..., : w.outputs])
+
+
+def _phases(x: Tensor, g: Geometry) -> Tensor:
+    """Images (N, C, H, W), padded and split: (N, C, vertical phase, horizontal phase, height, width)."""
+    h, w = g.height, g.width
+    rest = [axis.plane * axis.stride - axis.size - axis.padding for axis in (w, h)]
+    padded = F.pad(x, (w.padding, rest[0], h.padding, rest[1]))
+    split = padded.view(*x.shape[:2], h.plane, h.stride, w.plane, w.stride)
+    return split.permute(0, 1, 3, 5, 2, 4)
 
 
 def backward(
