@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from rigl_lightning.kernels import torch_linear
 from rigl_lightning.kernels.conv_geometry import Pair, Window
-from rigl_lightning.kernels.dense import masked_gradient
+from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
@@ -186,8 +185,8 @@ class _SparseConv2d(torch.autograd.Function):
         return _forward(x, weight, bias, window, pattern, tier)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
+        refuse_second_derivative()
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         needs = _Needs(need_x, need_weight, ctx.dense_grad)
         x, weight = ctx.saved_tensors

@@ -15,3 +15,12 @@ def masked_gradient(weight: Tensor, pattern: SparsePattern, dense_grad: bool) ->
     mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     mask[pattern.positions.to(weight.device)] = True
     return torch.where(mask.view(weight.shape), weight, weight.detach())
+
+
+def refuse_second_derivative() -> None:
+    """Raise a RuntimeError in a backward pass that is itself recorded: the sparse products have no derivative there."""
+    # torch's decorator for this costs as much as a small layer.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "Expected first derivatives only (`create_graph=False`): a sparse layer cannot be differentiated twice."
+        )

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import torch_linear
-from rigl_lightning.kernels.dense import masked_gradient
+from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
@@ -119,8 +118,8 @@ class _SparseLinear(torch.autograd.Function):
         return _forward(x, weight, bias, pattern, tier)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
+        refuse_second_derivative()
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight = ctx.saved_tensors
         needs = _Needs(need_x, need_weight, ctx.dense_grad)

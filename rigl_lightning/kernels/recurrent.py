@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rigl_lightning.kernels import torch_recurrent
-from rigl_lightning.kernels.dense import masked_gradient
+from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
@@ -135,8 +134,8 @@ class _SparseRecurrent(torch.autograd.Function):
         return tuple(outs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        refuse_second_derivative()
         x, *rest = ctx.saved_tensors
         weights = Weights(*rest[3:])
         g = _backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad, ctx.tier)

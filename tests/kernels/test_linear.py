@@ -133,6 +133,16 @@ def test_the_gradient_can_be_taken_twice_from_one_graph(tier):
         assert torch.equal(first, torch.autograd.grad(out, weight)[0])
 
 
+def test_a_second_derivative_is_refused(tier):
+    if tier not in SPARSE_TIERS:
+        pytest.skip("torch's own layer")
+    weight, _, pattern = sparse_weight(8, 16)
+    with use_tier(tier):
+        out = sparse_linear(torch.randn(4, 16), weight, None, pattern).square().sum()
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        torch.autograd.grad(out, weight, create_graph=True)
+
+
 @pytest.mark.parametrize("dense_grad", [False, True])
 def test_compiles_without_a_graph_break(tier, dense_grad):
     weight, mask, pattern = sparse_weight(8, 16)
