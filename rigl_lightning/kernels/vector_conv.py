@@ -7,7 +7,7 @@ Images (N, C, H, W) become (N / 16, C, phases, H', W', 16), padded; see `conv_ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.vector_products import Axis as Range
 from rigl_lightning.kernels.vector_products import Matrix, Planes, View, product, sampled_product, transpose
 from rigl_lightning.kernels.vector_values import gather, scatter
-from rigl_lightning.kernels.workspace import scratch
+from rigl_lightning.kernels.workspace import scratch, zeroed
 
 LANES = 16
 _FEW_IMAGES = 8
@@ -131,32 +131,26 @@ def _batches(g: Geometry, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _pack_inputs(x: Tensor, g: Geometry) -> Tensor:
-    packed = scratch("inputs", _blocks(x), g.channels, g.phases, g.height.plane, g.width.plane, g.lanes)
-    _clear_around(packed, x, g.height.padding, g.width.padding, g.phases > 1)
+    shape = (g.channels, g.phases, g.height.plane, g.width.plane, g.lanes)
     t = tables(g)
-    return _pack(x, packed, 0, g.phases * g.plane, t.lines, t.pixels)
+    return _pack(x, _with_margins(("inputs", g), x, g, shape), 0, g.phases * g.plane, t.lines, t.pixels)
 
 
 def _pack_grad(grad: Tensor, g: Geometry) -> Tensor:
     h, w = g.height, g.width
-    packed = scratch("grads", _blocks(grad), g.outputs, h.outputs + 2 * h.margin, w.outputs + 2 * w.margin, g.lanes)
-    _clear_around(packed, grad, h.margin, w.margin, False)
+    shape = (g.outputs, h.outputs + 2 * h.margin, w.outputs + 2 * w.margin, g.lanes)
+    packed = _with_margins(("grads", g), grad, g, shape)
     inside = h.margin * g.grad_pitch + w.margin * g.lanes
     lines, pixels = _line_offsets(h.outputs, g.grad_pitch), _line_offsets(w.outputs, g.lanes)
     return _pack(grad, packed, inside, g.grad_plane, lines, pixels)
 
 
-def _clear_around(packed: Tensor, x: Tensor, high: int, wide: int, everywhere: bool) -> None:
-    """Zero what `_pack` leaves out: margins of ``high`` lines and ``wide`` pixels, and missing images."""
-    if everywhere or x.shape[0] % packed.shape[-1]:
-        packed.zero_()
-        return
-    if high:
-        packed[..., :high, :, :] = 0
-        packed[..., -high:, :, :] = 0
-    if wide:
-        packed[..., :wide, :] = 0
-        packed[..., -wide:, :] = 0
+def _with_margins(name: Hashable, x: Tensor, g: Geometry, shape: tuple[int, ...]) -> Tensor:
+    """Memory for `_pack`, zero in the margins and where images are missing in the last block."""
+    packed = zeroed(name, _step(g), *shape)[: _blocks(x)]
+    if x.shape[0] % g.lanes:
+        packed[-1].zero_()
+    return packed
 
 
 def _pack(x: Tensor, packed: Tensor, start: int, plane: int, lines: Tensor, pixels: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def memory(monkeypatch):
     for module in (vector_linear, vector_conv, vector_recurrent):
         # Not a slice of something larger.
         monkeypatch.setattr(module, "scratch", lambda name, *shape: torch.full(shape, 0.5))
+    monkeypatch.setattr(vector_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
     return checked
 
 
