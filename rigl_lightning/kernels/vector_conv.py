@@ -25,8 +25,8 @@ from rigl_lightning.kernels.workspace import scratch, zeroed
 LANES = 16
 _FEW_IMAGES = 8
 """Below as many, the forward pass takes images one by one instead of filling up the lanes."""
-_CACHE_FLOATS = 1024 * 1024
-"""Packed inputs that are in work at once: 4 MiB, a fraction of the last-level cache."""
+_CACHE_FLOATS = 512 * 1024
+"""Packed inputs that are in work at once: 2 MiB, a fraction of the last-level cache."""
 
 
 def geometry(x: Tensor, weight: Tensor, window: Window, lanes: int = LANES) -> Geometry:
