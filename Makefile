@@ -37,9 +37,10 @@ lint: $(READY)  ## ruff and mypy
 figures: $(READY)  ## draw the paper's figures from the committed results
 	$(BIN)/python paper/make_figures.py
 
-bench: $(READY)  ## measure mask updates and step overhead, as ratios
+bench: $(READY)  ## measure mask updates, step overhead and sparse layers, as ratios
 	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/sparse_kernels.py
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

@@ -187,7 +187,7 @@ def print_case(title: str, sparsity: float, case: Case, rounds: int, clock: Call
 def main() -> None:
     options = parse_options("Sparse layers against dense ones.")
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    columns = f"{'forward':>7}{'inputs':>7}{'weight':>7}{'all three':>22}{'GF/s':>7}"
+    columns = f"{'fwd':>7}{'inputs':>7}{'weight':>7}{'all three':>22}{'GF/s':>7}"
     print(f"{'layer':<40}  {'tier':<6}{'dense ms':>9}{'ms':>8}{columns}")
     for title, build in CASES.items():
         for sparsity in SPARSITIES:

@@ -7,8 +7,9 @@ many run the same code. `vector_products` names the settings and fills them in.
 
 from __future__ import annotations
 
-from numba import cfunc, types
+from numba import types
 
+from rigl_lightning.kernels.vector_cache import job
 from rigl_lightning.kernels.vector_ir import (
     TILES,
     WIDTH,
@@ -24,11 +25,10 @@ from rigl_lightning.kernels.vector_ir import (
 
 _row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
 _group_8, _group_4, _group_2, _group_1 = (gradient_group(size) for size in (8, 4, 2, 1))
-_SIGNATURE = types.void(types.int64)
-# Numba reads the source once per compilation: plain loops, no helper functions, so that every job caches by itself.
+# Plain loops without helper functions, so that numba caches every job by itself.
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def product_job(a):  # type: ignore[no-untyped-def]  # numba has no types
     """Sparse × dense: each task is one line of one block, and one chunk of rows.
 
@@ -83,7 +83,7 @@ def product_job(a):  # type: ignore[no-untyped-def]  # numba has no types
                 store_f32(yt, r * y_row + p, total)
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def gradient_job(a):  # type: ignore[no-untyped-def]
     """Sampled dense × dense: each task is a range of rows.
 
@@ -128,7 +128,7 @@ def gradient_job(a):  # type: ignore[no-untyped-def]
                     _group_1(xt, x_line, columns, scale, gr, g_line, lines, positions, k, out)
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def transpose_job(a):  # type: ignore[no-untyped-def]
     """Transposed copy of many small matrices: each task is one plane of one block.
 
@@ -159,7 +159,7 @@ def transpose_job(a):  # type: ignore[no-untyped-def]
                     store_f32(t, load_i64(target_columns, j) + i, load_f32(s, load_i64(source_rows, i) + j))
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def gather_job(a):  # type: ignore[no-untyped-def]
     """``out[k] = source[row * stride + indices[k]]`` for every k of every row; each task is a range of rows."""
     source, stride, starts, indices = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
@@ -175,7 +175,7 @@ def gather_job(a):  # type: ignore[no-untyped-def]
                 store_f32(out, k, load_f32(row, load_i32(indices, k)))
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def scatter_job(a):  # type: ignore[no-untyped-def]
     """``out[row, indices[k]] = values[k]`` and 0 elsewhere, in rows of ``stride``; each task is a range of rows."""
     values, stride, starts, indices = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)

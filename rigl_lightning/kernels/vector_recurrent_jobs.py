@@ -8,13 +8,13 @@ from the cache.)
 
 from __future__ import annotations
 
-from numba import cfunc, njit, types
+from numba import njit, types
 
+from rigl_lightning.kernels.vector_cache import job
 from rigl_lightning.kernels.vector_cells import gru_cell, gru_cell_backward, lstm_cell, lstm_cell_backward
 from rigl_lightning.kernels.vector_ir import TILES, WIDTH, load_f32, load_i32, load_i64, next_task, product_row
 
 _row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
-_SIGNATURE = types.void(types.int64)
 
 
 @njit(nogil=True)
@@ -29,7 +29,7 @@ def _row(tile, x, columns, scale, values, start, stop, y, first, add):  # type: 
         _row_1(x, columns, scale, values, start, stop, y, first, add)
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def gru_job(a):  # type: ignore[no-untyped-def]
     """GRU: ``gates`` hold the input's share and become r, z and n; ``states`` are filled from the second on.
 
@@ -63,7 +63,7 @@ def gru_job(a):  # type: ignore[no-untyped-def]
                 h += line
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def gru_backward_job(a):  # type: ignore[no-untyped-def]
     """GRU backward: gradients of both shares of the gates, and of the first state, which ``grad`` becomes."""
     tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
@@ -92,7 +92,7 @@ def gru_backward_job(a):  # type: ignore[no-untyped-def]
                 _row(tile, source, rows, batch, values, k0, k1, d, types.float32(0.0), 1)
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def lstm_job(a):  # type: ignore[no-untyped-def]
     """LSTM: ``gates`` hold the input's share and become i, f, g and o; ``states`` are filled from the second on.
 
@@ -119,7 +119,7 @@ def lstm_job(a):  # type: ignore[no-untyped-def]
                 lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + line * units, h + line * units))
 
 
-@cfunc(_SIGNATURE, cache=True)
+@job
 def lstm_backward_job(a):  # type: ignore[no-untyped-def]
     """LSTM backward: gradients of the gates, and of the first states, which ``grad`` and ``grad_cell`` become."""
     tile, batch, times, units = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
