@@ -12,8 +12,7 @@ from torch import Tensor
 def in_float32(layer: Callable[..., Any], x: Tensor, weight: Tensor, *rest: Any) -> Any:
     """``layer(x, weight, *rest)``; under CPU autocast with float32 inputs and the result in autocast's dtype.
 
-    The kernels have no bfloat16 arithmetic: products of the sparse operands in float32 are faster than torch's
-    conversion of them would be worth.
+    The kernels have no bfloat16 arithmetic.
     """
     if x.device.type != "cpu" or weight.dtype != torch.float32 or not torch.is_autocast_enabled("cpu"):
         return layer(x, weight, *rest)
