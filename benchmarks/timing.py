@@ -36,16 +36,23 @@ def parse_options(description: str, **switches: str) -> argparse.Namespace:
     return options
 
 
-def interleaved_medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each action; every round runs all of them once, after one round that does not count."""
+def interleaved_times(
+    actions: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each action in each round; every round runs all of them once, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for round_number in range(rounds + 1):
         for name, action in actions.items():
-            start = time.perf_counter()
+            start = clock()
             action()
             if round_number:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append(clock() - start)
+    return times
+
+
+def interleaved_medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each action, see `interleaved_times`."""
+    return {name: statistics.median(values) for name, values in interleaved_times(actions, rounds).items()}
 
 
 def peak_extra_megabytes(action: Callable[[], object]) -> float:

@@ -11,12 +11,14 @@ PACKAGE = "rigl_lightning"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*.py"))
 
 CORE = {"torch", "numpy"}
+KERNELS = CORE | {"numba", "llvmlite"}  # the latter two only in files that the fast tier loads
 LIGHTNING_NAMES = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 LIGHTNING = CORE | LIGHTNING_NAMES
 LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "timm", "sklearn", "jsonargparse", "yaml"}
 
 # From the bottom up: name, files, other packages it may import, and whether its files may import each other.
 FLOORS = [
+    ("kernels", ["kernels/*.py"], KERNELS, True),
     ("ground", ["sparsity/names.py", "sparsity/selection.py"], CORE, False),
     ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py",
      "sizes.py", "statistics.py", "widths.py")], CORE, False),
@@ -102,7 +104,7 @@ def test_a_file_imports_only_from_floors_below(file):
             assert other_floor < floor or same, f"{file} imports {other}"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if floor_of(f) == [1]])
+@pytest.mark.parametrize("file", [f for f in FILES if floor_of(f) == [2]])
 def test_pure_functions_import_nothing_but_the_ground(file):
     assert {f.removeprefix(f"{PACKAGE}/") for f in own_imports(file)} <= FUNCTIONS_MAY_IMPORT
 
@@ -115,6 +117,13 @@ def test_a_file_imports_only_the_packages_of_its_floor(file):
     allowed = LIBRARIES if isinstance(floor, str) else FLOORS[floor][2]
     others = {name.split(".")[0] for name in imported(file)} - {PACKAGE} - set(sys.stdlib_module_names)
     assert others <= allowed
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "/kernels/" in f])
+def test_kernels_stand_alone(file):
+    assert all("/kernels/" in other for other in own_imports(file))
+    compiled = {"numba", "llvmlite"} & {name.split(".")[0] for name in imported(file)}
+    assert not compiled or Path(file).name.startswith("vector_")
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if "/sparsity/" in f])

@@ -1,0 +1,27 @@
+"""Truly sparse layers on the CPU: only active connections are read and differentiated.
+
+Weights stay the user's dense parameters, zero at inactive connections; a `SparsePattern` says which are active. Knows
+nothing of algorithms, and everything works without it.
+"""
+
+from rigl_lightning.kernels.conv import sparse_conv2d
+from rigl_lightning.kernels.linear import sparse_linear
+from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.recurrent import sparse_gru, sparse_lstm
+from rigl_lightning.kernels.recurrent_types import Patterns, Weights
+from rigl_lightning.kernels.tiers import available, tier_of, use_tier
+from rigl_lightning.kernels.workspace import release
+
+__all__ = [
+    "Patterns",
+    "SparsePattern",
+    "Weights",
+    "available",
+    "release",
+    "sparse_conv2d",
+    "sparse_gru",
+    "sparse_linear",
+    "sparse_lstm",
+    "tier_of",
+    "use_tier",
+]

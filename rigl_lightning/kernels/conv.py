@@ -1,0 +1,264 @@
+"""sparse_conv2d: a convolution that reads and differentiates active connections only."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+from rigl_lightning.kernels import torch_linear
+from rigl_lightning.kernels.conv_geometry import Pair, Window
+from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
+from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.precision import in_float32
+from rigl_lightning.kernels.tiers import tier_of
+
+
+def sparse_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Pair,
+    padding: int | Pair,
+    dilation: int | Pair,
+    pattern: SparsePattern,
+    dense_grad: bool = False,
+) -> Tensor:
+    """Convolution of images with a sparse kernel, one group.
+
+    Equals `torch.nn.functional.conv2d` where the weight is 0 at inactive connections, which are not read. The
+    gradient of the weight has the weight's shape, and is 0 at inactive connections. Without the fast tier only 1x1
+    kernels without padding are sparse: for others torch's dense convolution is faster than any of its sparse
+    operators, and only the gradient is masked.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels last; the result has the same memory format.
+        weight: (outputs, C, height, width), 0 at inactive connections.
+        bias: (outputs,) or None.
+        stride: Pixels from one output to the next, one number or (vertical, horizontal), as the next two.
+        padding: Zeros around the image.
+        dilation: Pixels from one tap to the next.
+        pattern: The weight's active connections.
+        dense_grad: Compute the gradient of inactive connections too, as RigL does on update steps.
+
+    Returns:
+        (N, outputs, H', W').
+
+    Raises:
+        ValueError: If pattern or images do not fit the weight, or the kernel is larger than the padded image.
+    """
+    pattern.check(weight)
+    window = Window(_pair(stride), _pair(padding), _pair(dilation))
+    _check(x, weight, window)
+    return in_float32(_sparse_conv2d, x, weight, bias, window, pattern, dense_grad)
+
+
+def _sparse_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, dense_grad: bool
+) -> Tensor:
+    tier = tier_of(x, weight)
+    if tier == "dense" or (tier == "torch" and not _is_pointwise(weight, window)):
+        return F.conv2d(x, masked_gradient(weight, pattern, dense_grad), bias, *window)
+    if torch.compiler.is_compiling():
+        flat = [number for pair in window for number in pair]
+        return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad, tier)
+    return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad, tier)
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, tier: str
+) -> Tensor:
+    pointwise = _is_pointwise(weight, window)
+    x = _strided(x, window) if pointwise else x
+    if tier == "torch":
+        out = torch_linear.forward(_by_channel(x), weight, bias, pattern)
+        return _images(out, x)
+    from rigl_lightning.kernels import vector_conv, vector_pointwise
+
+    if pointwise:
+        return vector_pointwise.forward(x, weight, bias, pattern)
+    return vector_conv.forward(x, weight, bias, window, pattern)
+
+
+class _Needs(NamedTuple):
+    """Which gradients are computed, and whether that of the weight is dense."""
+
+    x: bool
+    weight: bool
+    dense: bool
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, window: Window, pattern: SparsePattern, needs: _Needs, tier: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of images and weight, each only if needed."""
+    sampled = needs.weight and not needs.dense
+    if _is_pointwise(weight, window):
+        read = _strided(x, window)
+        grad_x, grad_weight = _pointwise_backward(grad, read, weight, pattern, needs.x, sampled, tier)
+        grad_x = _spread(grad_x, x, window) if grad_x is not None else None
+    else:
+        from rigl_lightning.kernels import vector_conv
+
+        grad_x, grad_weight = vector_conv.backward(grad, x, weight, window, pattern, needs.x, sampled)
+    if needs.weight and needs.dense:
+        # Contiguous: torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
+        grad_weight = conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), *window)
+    return grad_x, grad_weight
+
+
+def _pointwise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool, tier: str
+) -> tuple[Tensor | None, Tensor | None]:
+    if tier == "fast":
+        from rigl_lightning.kernels import vector_pointwise
+
+        return vector_pointwise.backward(grad, x, weight, pattern, need_x, need_weight)
+    grads = torch_linear.backward(_by_channel(grad), _by_channel(x), weight, pattern, need_x, need_weight)
+    return _images(grads[0], x) if grads[0] is not None else None, grads[1]
+
+
+def _is_pointwise(weight: Tensor, window: Window) -> bool:
+    return weight.shape[2:] == (1, 1) and window.padding == (0, 0)
+
+
+def _strided(x: Tensor, window: Window) -> Tensor:
+    """The pixels that a 1x1 kernel reads."""
+    return x if window.stride == (1, 1) else x[:, :, :: window.stride[0], :: window.stride[1]]
+
+
+def _spread(grad: Tensor, x: Tensor, window: Window) -> Tensor:
+    """Inverse of `_strided` for gradients: zero at the pixels that are not read."""
+    if window.stride == (1, 1):
+        return grad
+    spread = torch.zeros_like(x)
+    _strided(spread, window).copy_(grad)
+    return spread
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def _images(by_channel: Tensor, x: Tensor) -> Tensor:
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    images = by_channel.view(by_channel.shape[0], x.shape[0], *x.shape[2:]).transpose(0, 1)
+    return images.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else layout)
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _check(x: Tensor, weight: Tensor, window: Window) -> None:
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+        expected = f"(N, {weight.shape[1]}, H, W)"
+        raise ValueError(f"Expected images {expected} for a weight {tuple(weight.shape)}, got {tuple(x.shape)}.")
+    for size, kernel, padding, dilation in zip(
+        x.shape[2:], weight.shape[2:], window.padding, window.dilation, strict=True
+    ):
+        if size + 2 * padding < dilation * (kernel - 1) + 1:
+            raise ValueError(
+                f"Expected a padded image of at least {dilation * (kernel - 1) + 1} pixels, got {size + 2 * padding}."
+            )
+
+
+class _SparseConv2d(torch.autograd.Function):
+    """The layer in eager mode, without the cost of torch's dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        window: Window,
+        pattern: SparsePattern,
+        dense_grad: bool,
+        tier: str,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.window, ctx.pattern, ctx.dense_grad, ctx.tier = window, pattern, dense_grad, tier
+        return _forward(x, weight, bias, window, pattern, tier)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        refuse_second_derivative()
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        needs = _Needs(need_x, need_weight, ctx.dense_grad)
+        x, weight = ctx.saved_tensors
+        grad_x, grad_weight = _backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
+
+
+def _window(flat: list[int]) -> Window:
+    return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
+
+
+@torch.library.custom_op("rigl_lightning::sparse_conv2d", mutates_args=())
+def _conv_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: list[int],
+    pattern: list[Tensor],
+    dense_grad: bool,
+    tier: str,
+) -> Tensor:
+    return _forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern), tier).contiguous()
+
+
+@_conv_op.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: list[int],
+    pattern: list[Tensor],
+    dense_grad: bool,
+    tier: str,
+) -> Tensor:
+    w = _window(window)
+    sizes = [
+        (x.shape[2 + i] + 2 * w.padding[i] - w.dilation[i] * (weight.shape[2 + i] - 1) - 1) // w.stride[i] + 1
+        for i in (0, 1)
+    ]
+    return x.new_empty(x.shape[0], weight.shape[0], *sizes)
+
+
+@torch.library.custom_op("rigl_lightning::sparse_conv2d_backward", mutates_args=())
+def _conv_backward_op(
+    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
+) -> tuple[Tensor, Tensor]:
+    needs = _Needs(True, True, dense_grad)
+    found = SparsePattern.from_tensors(pattern)
+    grad_x, grad_weight = _backward(grad, x, weight, _window(window), found, needs, tier)
+    assert grad_x is not None
+    assert grad_weight is not None
+    return grad_x.contiguous(), grad_weight
+
+
+@_conv_backward_op.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, _, ctx.window, pattern, ctx.dense_grad, ctx.tier = inputs
+    ctx.save_for_backward(x, weight, *pattern)
+
+
+def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, weight, *pattern = ctx.saved_tensors
+    op = torch.ops.rigl_lightning.sparse_conv2d_backward
+    grad_x, grad_weight = op(grad, x, weight, ctx.window, pattern, ctx.dense_grad, ctx.tier)
+    grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    return grad_x, grad_weight, grad_bias, None, [None] * len(pattern), None, None
+
+
+_conv_op.register_autograd(_op_backward, setup_context=_setup_context)

@@ -1,0 +1,174 @@
+"""sparse_linear: a linear layer that reads and differentiates active connections only."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rigl_lightning.kernels import torch_linear
+from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
+from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.precision import in_float32
+from rigl_lightning.kernels.tiers import tier_of
+
+
+def sparse_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool = False
+) -> Tensor:
+    """Linear layer ``x @ weight.T + bias`` with a sparse weight.
+
+    Equals `torch.nn.functional.linear` where the weight is 0 at inactive connections, which are not read. The
+    gradient of the weight has the weight's shape, and is 0 at inactive connections. Under autocast the product is
+    computed in float32.
+
+    Args:
+        x: (..., inputs).
+        weight: (outputs, inputs), 0 at inactive connections.
+        bias: (outputs,) or None.
+        pattern: The weight's active connections.
+        dense_grad: Compute the gradient of inactive connections too, as RigL does on update steps.
+
+    Returns:
+        (..., outputs).
+
+    Raises:
+        ValueError: If pattern or inputs do not fit the weight.
+
+    >>> weight = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    >>> pattern = SparsePattern.from_mask(weight != 0)
+    >>> from rigl_lightning.kernels.tiers import use_tier
+    >>> with use_tier("torch"):
+    ...     sparse_linear(torch.tensor([3.0, 5.0]), weight, torch.tensor([0.0, 1.0]), pattern)
+    tensor([6., 1.])
+    """
+    pattern.check(weight)
+    if x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"Expected {weight.shape[1]} input features, got {tuple(x.shape)}.")
+    return in_float32(_sparse_linear, x, weight, bias, pattern, dense_grad)
+
+
+def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
+    tier = tier_of(x, weight)
+    if tier == "dense":
+        return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
+    if torch.compiler.is_compiling():
+        return torch.ops.rigl_lightning.sparse_linear(x, weight, bias, pattern.tensors(), dense_grad, tier)
+    return _SparseLinear.apply(x, weight, bias, pattern, dense_grad, tier)
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
+    rows = _rows(x)
+    if tier == "fast":
+        from rigl_lightning.kernels import vector_linear
+
+        out = vector_linear.forward(rows, weight, bias, pattern)
+    else:
+        out = torch_linear.forward(rows.t(), weight, bias, pattern).t().contiguous()
+    return out.view(*x.shape[:-1], weight.shape[0])
+
+
+class _Needs(NamedTuple):
+    """Which gradients are computed, and whether that of the weight is dense."""
+
+    x: bool
+    weight: bool
+    dense: bool
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, needs: _Needs, tier: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of inputs and weight, each only if needed."""
+    rows, grads = _rows(x), _rows(grad)
+    sampled = needs.weight and not needs.dense
+    if tier == "fast":
+        from rigl_lightning.kernels import vector_linear
+
+        grad_x, grad_weight = vector_linear.backward(grads, rows, weight, pattern, needs.x, sampled)
+    else:
+        grad_x, grad_weight = torch_linear.backward(grads.t(), rows.t(), weight, pattern, needs.x, sampled)
+        grad_x = grad_x.t().contiguous() if grad_x is not None else None
+    if needs.weight and needs.dense:
+        grad_weight = grads.t() @ rows
+    return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2) if x.ndim > 1 else x[None]
+
+
+class _SparseLinear(torch.autograd.Function):
+    """The layer in eager mode, without the cost of torch's dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        pattern: SparsePattern,
+        dense_grad: bool,
+        tier: str,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.pattern, ctx.dense_grad, ctx.tier = pattern, dense_grad, tier
+        return _forward(x, weight, bias, pattern, tier)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        refuse_second_derivative()
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        x, weight = ctx.saved_tensors
+        needs = _Needs(need_x, need_weight, ctx.dense_grad)
+        grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
+        grad_bias = _rows(grad).sum(0) if need_bias else None
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+@torch.library.custom_op("rigl_lightning::sparse_linear", mutates_args=())
+def _linear_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
+) -> Tensor:
+    return _forward(x, weight, bias, SparsePattern.from_tensors(pattern), tier)
+
+
+@_linear_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("rigl_lightning::sparse_linear_backward", mutates_args=())
+def _linear_backward_op(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
+) -> tuple[Tensor, Tensor]:
+    needs = _Needs(True, True, dense_grad)
+    grad_x, grad_weight = _backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
+    assert grad_x is not None
+    assert grad_weight is not None
+    return grad_x, grad_weight
+
+
+@_linear_backward_op.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, _, pattern, ctx.dense_grad, ctx.tier = inputs
+    ctx.save_for_backward(x, weight, *pattern)
+
+
+def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, weight, *pattern = ctx.saved_tensors
+    op = torch.ops.rigl_lightning.sparse_linear_backward
+    grad_x, grad_weight = op(grad, x, weight, pattern, ctx.dense_grad, ctx.tier)
+    grad_bias = _rows(grad).sum(0) if ctx.needs_input_grad[2] else None
+    return grad_x, grad_weight, grad_bias, [None] * len(pattern), None, None
+
+
+_linear_op.register_autograd(_op_backward, setup_context=_setup_context)

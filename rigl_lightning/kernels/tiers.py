@@ -1,0 +1,72 @@
+"""Which implementation computes a layer: compiled vectors, torch's sparse operators, or torch's dense ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Tier = Literal["fast", "torch", "dense"]
+TIERS: tuple[Tier, ...] = ("fast", "torch", "dense")
+_forced: list[Tier] = []
+
+
+def available() -> tuple[Tier, ...]:
+    """Tiers that can run here, best first: ``fast`` needs numba, ``torch`` and ``dense`` nothing.
+
+    >>> available()[-2:]
+    ('torch', 'dense')
+    """
+    return TIERS if _numba_found() else TIERS[1:]
+
+
+def tier_of(x: Tensor, weight: Tensor) -> Tier:
+    """Tier that computes a layer on these tensors.
+
+    ``fast`` takes float32 on the CPU, ``torch`` also float64; everything else is dense, with masked gradients. Says
+    once, as a warning, that numba is missing.
+    """
+    if x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
+        return "dense"
+    wanted = _forced[-1] if _forced else "fast"
+    if wanted == "fast" and x.dtype == torch.float32 and _numba_found():
+        return "fast"
+    if wanted == "fast" and x.dtype == torch.float32:
+        _say_what_is_missing()
+    return "dense" if wanted == "dense" else "torch"
+
+
+@contextmanager
+def use_tier(tier: Tier) -> Iterator[None]:
+    """Use at most this tier within the context, for tests and benchmarks.
+
+    Raises:
+        ValueError: If the tier is unknown or cannot run here.
+    """
+    if tier not in available():
+        raise ValueError(f"Expected a tier of {available()}, got {tier!r}. The fast tier needs numba.")
+    _forced.append(tier)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@cache
+def _numba_found() -> bool:
+    return find_spec("numba") is not None
+
+
+@cache
+def _say_what_is_missing() -> None:
+    warnings.warn(
+        "Sparse layers run on torch's own operators, about half as fast as they could: numba is not installed. "
+        "Set it up with `pip install 'rigl-lightning[fast]'`.",
+        stacklevel=3,
+    )

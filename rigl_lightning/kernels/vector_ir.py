@@ -1,0 +1,299 @@
+"""Vector instructions for numba: the inner loops of the kernels, written as LLVM IR.
+
+Loops written in Python vectorise badly, so the rows of a product are built here, as wide vectors that LLVM splits
+into the registers of the host: AVX-512, AVX2 or Neon. Memory is addressed by plain integers and element indices.
+Multiplications and additions may be contracted and sums reordered; NaN and infinity stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+Codegen = Callable[[Any, Any, Any, Any], Any]
+
+WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+"""Floats of one vector: a register of AVX-512 or AVX2, two of Neon."""
+TILES = (8 * WIDTH, 4 * WIDTH, 2 * WIDTH, WIDTH)
+"""Widths of a tile of outputs, in floats, that `product_row` keeps in registers."""
+GROUPS = (8, 4, 2, 1)
+"""Numbers of connections whose gradients `gradient_group` sums at once."""
+FLAGS = ("contract", "reassoc")
+
+
+def _element(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+    """Pointer to element ``index`` of an array of scalars at ``address``, as a pointer to ``kind``."""
+    scalar = kind.element if isinstance(kind, ir.VectorType) else kind
+    base = builder.inttoptr(address, scalar.as_pointer())
+    return builder.bitcast(builder.gep(base, [index]), kind.as_pointer())
+
+
+def _load(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+    return builder.load(_element(builder, address, index, kind), align=4 if kind != I64 else 8)
+
+
+def _store(builder: Any, value: Any, address: Any, index: Any) -> None:
+    builder.store(value, _element(builder, address, index, value.type), align=4)
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    kind = ir.VectorType(value.type, lanes)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), _lanes([0] * lanes))
+
+
+def _lanes(order: Sequence[int]) -> Any:
+    return ir.Constant(ir.VectorType(I32, len(order)), list(order))
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    name = f"llvm.fmuladd.v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "llvm.fmuladd.f32"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, [a, b, c], fastmath=FLAGS)
+
+
+def _add(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(a, b, flags=FLAGS)
+
+
+def _reader(kind: Any, result: Any, widen: bool = False) -> Any:
+    @intrinsic
+    def load(typing_context: Any, address: Any, index: Any) -> tuple[Any, Codegen]:
+        """Element ``index`` of the array at ``address``."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value = _load(builder, args[0], args[1], kind)
+            return builder.sext(value, I64) if widen else value
+
+        return result(types.int64, types.int64), codegen
+
+    return load
+
+
+def _writer(argument: Any) -> Any:
+    @intrinsic
+    def store(typing_context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Codegen]:
+        """Write element ``index`` of the array at ``address``."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _store(builder, args[2], args[0], args[1])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, argument), codegen
+
+    return store
+
+
+load_i64 = _reader(I64, types.int64)
+load_i32 = _reader(I32, types.int64, widen=True)
+load_f32 = _reader(F32, types.float32)
+store_f32 = _writer(types.float32)
+
+
+@intrinsic
+def next_task(typing_context: Any, counter: Any) -> tuple[Any, Codegen]:
+    """Add one to the int64 at address ``counter``, atomically; its value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, I64(1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+def product_row(tile: int) -> Any:
+    """One row of a sparse × dense product, ``tile`` columns wide.
+
+    ``y[:tile] = first + sum of values[k] * x[columns[k] * scale:][:tile]`` over k in [start, stop). With ``add`` other
+    than 0, ``y[:tile]`` takes the place of ``first``.
+    """
+    vector = ir.VectorType(F32, tile)
+    # Enough independent sums to hide the latency of a multiply-add, few enough for sixteen registers.
+    unroll = max(1, 8 * WIDTH // tile)
+
+    @intrinsic
+    def row(
+        typing_context: Any,
+        x: Any,
+        columns: Any,
+        scale: Any,
+        values: Any,
+        start: Any,
+        stop: Any,
+        y: Any,
+        first: Any,
+        add: Any,
+    ) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, columns, scale, values, start, stop, y, first, add = args
+            sums = [cgutils.alloca_once(builder, vector) for _ in range(unroll)]
+            with builder.if_else(builder.icmp_signed("!=", add, I64(0))) as (then, otherwise):
+                with then:
+                    builder.store(_load(builder, y, I64(0), vector), sums[0])
+                with otherwise:
+                    builder.store(_splat(builder, first, tile), sums[0])
+            for other in sums[1:]:
+                builder.store(ir.Constant(vector, [0.0] * tile), other)
+
+            def connection(k: Any, total: Any) -> None:
+                offset = builder.mul(builder.sext(_load(builder, columns, k, I32), I64), scale)
+                weight = _splat(builder, _load(builder, values, k, F32), tile)
+                inputs = _load(builder, x, offset, vector)
+                builder.store(_multiply_add(builder, weight, inputs, builder.load(total)), total)
+
+            count = builder.sub(stop, start)
+            rounds = builder.udiv(count, I64(unroll))
+            with cgutils.for_range(builder, rounds) as loop:
+                k = builder.add(start, builder.mul(loop.index, I64(unroll)))
+                for u, total in enumerate(sums):
+                    connection(builder.add(k, I64(u)), total)
+            if unroll > 1:
+                done = builder.add(start, builder.mul(rounds, I64(unroll)))
+                with cgutils.for_range(builder, builder.sub(stop, done)) as loop:
+                    connection(builder.add(done, loop.index), sums[0])
+            loaded = [builder.load(total) for total in sums]
+            while len(loaded) > 1:
+                loaded = [_add(builder, a, b) for a, b in zip(loaded[::2], loaded[1::2], strict=True)]
+            _store(builder, loaded[0], y, I64(0))
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(*[integer] * 7, types.float32, integer), codegen
+
+    return row
+
+
+def gradient_group(size: int) -> Any:
+    """Sampled dense × dense product for ``size`` connections of one row.
+
+    ``out[k] += sum of g[j * g_stride + p] * x[columns[k] * scale + j * x_stride + p]`` over j in [0, lines) and
+    p in [0, length), for k in [start, start + size).
+    """
+    vector = ir.VectorType(F32, WIDTH)
+
+    @intrinsic
+    def group(
+        typing_context: Any,
+        x: Any,
+        x_stride: Any,
+        columns: Any,
+        scale: Any,
+        g: Any,
+        g_stride: Any,
+        lines: Any,
+        length: Any,
+        start: Any,
+        out: Any,
+    ) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, x_stride, columns, scale, g, g_stride, lines, length, start, out = args
+            offsets = []
+            for u in range(size):
+                column = _load(builder, columns, builder.add(start, I64(u)), I32)
+                offsets.append(builder.mul(builder.sext(column, I64), scale))
+
+            def dot_products(kind: Any, first: Any, count: Any) -> list[Any]:
+                """Sums over positions ``first + i * lanes``, i in [0, count), of every line, lane by lane."""
+                lanes = WIDTH if kind is vector else 1
+                totals = [cgutils.alloca_once(builder, kind) for _ in range(size)]
+                for total in totals:
+                    builder.store(ir.Constant(kind, [0.0] * WIDTH if kind is vector else 0.0), total)
+                with cgutils.for_range(builder, lines) as line:
+                    g_line = builder.add(first, builder.mul(line.index, g_stride))
+                    x_line = builder.add(first, builder.mul(line.index, x_stride))
+                    with cgutils.for_range(builder, count) as loop:
+                        p = builder.mul(loop.index, I64(lanes))
+                        gradient = _load(builder, g, builder.add(g_line, p), kind)
+                        for offset, total in zip(offsets, totals, strict=True):
+                            inputs = _load(builder, x, builder.add(builder.add(x_line, p), offset), kind)
+                            builder.store(_multiply_add(builder, gradient, inputs, builder.load(total)), total)
+                return [builder.load(total) for total in totals]
+
+            whole = builder.udiv(length, I64(WIDTH))
+            total = _horizontal_sums(builder, dot_products(vector, I64(0), whole))
+            before = _load(builder, out, start, total.type)
+            _store(builder, _add(builder, before, total), out, start)
+            rest = builder.urem(length, I64(WIDTH))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, I64(0)), likely=False):
+                singles = dot_products(F32, builder.mul(whole, I64(WIDTH)), rest)
+                for u, single in enumerate(singles):
+                    k = builder.add(start, I64(u))
+                    _store(builder, _add(builder, _load(builder, out, k, F32), single), out, k)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 10), codegen
+
+    return group
+
+
+def _fold_pair(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
+    """Of every four lanes of ``a`` and ``b``, the lanes ``order[:4]`` plus ``order[4:]``; 4 to 7 are those of ``b``."""
+    n = a.type.count
+    index = [[lane + base if lane < 4 else n + lane - 4 + base for lane in order] for base in range(0, n, 4)]
+    low = _lanes([lane for lanes in index for lane in lanes[:4]])
+    high = _lanes([lane for lanes in index for lane in lanes[4:]])
+    return _add(builder, builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
+
+
+def _folded(builder: Any, vector: Any, lanes: int) -> Any:
+    """Upper half added to the lower until ``lanes`` are left."""
+    while vector.type.count > lanes:
+        half = vector.type.count // 2
+        low = builder.shuffle_vector(vector, vector, _lanes(range(half)))
+        high = builder.shuffle_vector(vector, vector, _lanes(range(half, 2 * half)))
+        vector = _add(builder, low, high)
+    return vector
+
+
+def _sums_of_four(builder: Any, vectors: Sequence[Any]) -> Any:
+    ab, cd = (_fold_pair(builder, a, b, (0, 4, 1, 5, 2, 6, 3, 7)) for a, b in (vectors[:2], vectors[2:]))
+    return _folded(builder, _fold_pair(builder, ab, cd, (0, 1, 4, 5, 2, 3, 6, 7)), 4)
+
+
+def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
+    """Sum of the lanes of each vector, as one vector."""
+    if len(vectors) >= 4:
+        parts = [_sums_of_four(builder, vectors[i : i + 4]) for i in range(0, len(vectors), 4)]
+        return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _lanes(range(8)))
+    kind = ir.VectorType(F32, len(vectors))
+    result = ir.Constant(kind, ir.Undefined)
+    for u, vector in enumerate(vectors):
+        result = builder.insert_element(result, builder.extract_element(_folded(builder, vector, 1), I32(0)), I32(u))
+    return result
+
+
+@intrinsic
+def transpose_8x8(
+    typing_context: Any, source: Any, source_rows: Any, target: Any, target_rows: Any
+) -> tuple[Any, Codegen]:
+    """``target[target_rows[j] + i] = source[source_rows[i] + j]`` for i, j in [0, 8); the row offsets are int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_rows, target, target_rows = args
+        vector = ir.VectorType(F32, 8)
+        rows = [_load(builder, source, _load(builder, source_rows, I64(i), I64), vector) for i in range(8)]
+        for j, row in enumerate(_transposed(builder, rows)):
+            _store(builder, row, target, _load(builder, target_rows, I64(j), I64))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+def _transposed(builder: Any, rows: Sequence[Any]) -> list[Any]:
+    """Eight vectors of eight lanes, transposed by three rounds of exchanges (of 4, 2, then 1 lanes)."""
+    rows = list(rows)
+    for span in (4, 2, 1):
+        low = _lanes([lane if not lane & span else 8 + lane - span for lane in range(8)])
+        high = _lanes([lane + span if not lane & span else 8 + lane for lane in range(8)])
+        for i in range(8):
+            if not i & span:
+                a, b = rows[i], rows[i + span]
+                rows[i] = builder.shuffle_vector(a, b, low)
+                rows[i + span] = builder.shuffle_vector(a, b, high)
+    return rows

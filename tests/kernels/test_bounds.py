@@ -1,0 +1,96 @@
+"""No kernel reads or writes outside of its tensors: the jobs run as Python on checked memory."""
+
+import pytest
+import torch
+from masked_layers import compare, sparse_weight
+from torch.nn import functional as F
+
+from rigl_lightning.kernels import available
+
+if "fast" not in available():
+    pytest.skip("needs numba", allow_module_level=True)
+
+from checked_memory import CheckedMemory
+
+from rigl_lightning.kernels import (
+    Patterns,
+    Weights,
+    sparse_conv2d,
+    sparse_gru,
+    sparse_linear,
+    sparse_lstm,
+    vector_conv,
+    vector_linear,
+    vector_products,
+    vector_recurrent,
+    vector_values,
+)
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    checked = CheckedMemory(monkeypatch)
+    for module in (vector_products, vector_values, vector_recurrent):
+        monkeypatch.setattr(module, "run", checked.run)
+    for module in (vector_linear, vector_conv, vector_recurrent):
+        # Not a slice of something larger.
+        monkeypatch.setattr(module, "scratch", lambda name, *shape: torch.full(shape, 0.5))
+    monkeypatch.setattr(vector_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
+    return checked
+
+
+def test_the_witness_sees_what_it_should(memory):
+    x = torch.zeros(4)
+    assert memory.at(x.data_ptr(), 0, 4, "f4").shape == (4,)
+    with pytest.raises(IndexError):
+        memory.at(x.data_ptr(), 1, 4, "f4")
+    with pytest.raises(IndexError):
+        memory.at(x.data_ptr(), -1, 1, "f4")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("samples", "inputs", "outputs"), [(1, 3, 2), (9, 8, 17), (70, 5, 9), (33, 1030, 3)])
+def test_linear(samples, inputs, outputs, threads):
+    torch.set_num_threads(threads)
+    weight, mask, pattern = sparse_weight(outputs, inputs)
+    x = torch.randn(samples, inputs, requires_grad=True)
+    compare(lambda x, w: sparse_linear(x, w, None, pattern), F.linear, [x, weight], [None, mask])
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "kernel", "stride", "padding", "dilation"),
+    [
+        (1, (3, 3), (3, 3), (1, 1), (1, 1), (1, 1)),
+        (16, (4, 3), (3, 2), (1, 1), (0, 1), (1, 1)),
+        (17, (5, 7), (3, 3), (2, 2), (1, 1), (1, 1)),
+        (2, (9, 8), (3, 2), (3, 2), (2, 0), (2, 3)),
+        (3, (6, 5), (1, 1), (2, 3), (1, 1), (1, 1)),
+        (9, (5, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
+        (2, (5, 3), (1, 1), (2, 2), (0, 0), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_conv(batch, size, kernel, stride, padding, dilation, layout):
+    weight, mask, pattern = sparse_weight(3, 2, *kernel)
+    x = torch.randn(batch, 2, *size).contiguous(memory_format=layout).requires_grad_()
+    window = (stride, padding, dilation)
+    compare(
+        lambda x, w: sparse_conv2d(x, w, None, *window, pattern),
+        lambda x, w: F.conv2d(x, w, None, *window),
+        [x, weight],
+        [None, mask],
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 8, 19])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_recurrent(kind, batch):
+    gates = 3 if kind == "GRU" else 4
+    (ih, _, p), (hh, _, q) = sparse_weight(gates * 5, 3), sparse_weight(gates * 5, 5)
+    x, h, c = (torch.randn(s, requires_grad=True) for s in ((3, batch, 3), (batch, 5), (batch, 5)))
+    weights, patterns = Weights(ih, hh, None, None), Patterns(p, q)
+    if kind == "GRU":
+        sparse_gru(x, h, weights, patterns)[0].sum().backward()
+    else:
+        sparse_lstm(x, (h, c), weights, patterns)[0].sum().backward()
+    assert x.grad.isfinite().all()
