@@ -26,10 +26,10 @@ demo: $(READY)  ## train dense, static and RigL networks on embedded data: a tab
 	$(BIN)/python examples/demo.py
 
 test: lint  ## what CI runs: lint, types, doctests and all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## the tests without those marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-bolts: $(BOLTS_READY)  ## train on lightning-bolts' data, in an environment of its own (Lightning 1.9.5)
 	$(BOLTS)/bin/python -m pytest tests/neighbours/test_bolts.py

@@ -51,7 +51,10 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         self._sparsifier = self._find(trainer)
         layers = list(self._sparsifier.masks)
         if self.layer is not None and self.layer not in layers:
-            raise ValueError(f"Expected `layer` of SparsityPlot to be one of {', '.join(layers)}, got {self.layer!r}.")
+            raise ValueError(
+                f"Expected `layer` of SparsityPlot to be one of {', '.join(layers)}, got {self.layer!r}. Set it so, or "
+                "leave it out for the first sparse one."
+            )
         if not self.history:
             self._note(self._sparsifier)
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, UpdateSchedule
@@ -163,3 +163,36 @@ class TestStrict:
 
         with pytest.raises(RuntimeError, match=r"After 1 steps \(strict=True\): net.0.weight: \d+ inactive weights"):
             run(Vandal(), SparseTrainingCallback(RIGL, strict=True))
+
+
+class TestLoggers:
+    """The interface that loggers of all services have (W&B, TensorBoard, MLflow, ...): metrics of a step by name."""
+
+    class Recorder(Logger):
+        def __init__(self):
+            super().__init__()
+            self.logged = []
+
+        name = version = "recorder"
+
+        def log_hyperparams(self, params, *args, **kwargs):
+            pass
+
+        def log_metrics(self, metrics, step=None):
+            if "sparse/churn" in metrics:
+                self.logged.append((step, metrics))
+
+    def test_every_logger_gets_plain_numbers_at_the_update_steps(self):
+        loggers = [self.Recorder(), self.Recorder()]
+        fit(RIGL, WithExample(), logger=loggers)
+        for logger in loggers:
+            assert [step for step, _ in logger.logged] == [0, 3, 6, 9, 18]
+            for _, metrics in logger.logged:
+                assert all(type(value) is float for value in metrics.values())
+
+    def test_tensorboard(self, tmp_path):
+        accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        fit(RIGL, WithExample(), logger=TensorBoardLogger(tmp_path, name="", version=""))
+        events = accumulator.EventAccumulator(str(tmp_path))
+        events.Reload()
+        assert [event.step for event in events.Scalars("sparse/density")] == [0, 3, 6, 9, 18]
