@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import interleaved_times, parse_options
+from benchmarks.timing import interleaved_times, parse_options, with_spread
 from rigl_lightning import kernels
 from rigl_lightning.kernels import Patterns, SparsePattern, Weights, sparse_conv2d, sparse_gru, sparse_linear, use_tier
 
@@ -177,18 +177,16 @@ def print_case(title: str, sparsity: float, case: Case, rounds: int, clock: Call
             continue
         ratios = {part: [d / s for d, s in zip(times[dense, part], times[tier, part], strict=True)] for part in PARTS}
         parts = "".join(f"{statistics.median(ratios[part]):7.2f}" for part in PARTS[:3])
-        before, after = (1e3 * statistics.median(times[name, "all"]) for name in (dense, tier))
-        low, *_, high = statistics.quantiles(ratios["all"], n=4)
-        total = f"{statistics.median(ratios['all']):8.2f} ({low:.2f}-{high:.2f})"
-        rate = 3e-6 * case.flops / after
-        print(f"{title:<35}{sparsity:>5}  {tier:<6}{before:9.2f}{after:8.2f}{parts}{total:>22}{rate:7.1f}", flush=True)
+        total = with_spread(ratios["all"])
+        rate = 3e-9 * case.flops / statistics.median(times[tier, "all"])
+        print(f"{title:<35}{sparsity:>5}  {tier:<6}{parts}{total:>22}{rate:7.1f}", flush=True)
 
 
 def main() -> None:
     options = parse_options("Sparse layers against dense ones.")
     clock = time.process_time if options.threads == 1 else time.perf_counter
     columns = f"{'fwd':>7}{'inputs':>7}{'weight':>7}{'all three':>22}{'GF/s':>7}"
-    print(f"{'layer':<40}  {'tier':<6}{'dense ms':>9}{'ms':>8}{columns}")
+    print(f"{'layer':<40}  {'tier':<6}{columns}")
     for title, build in CASES.items():
         for sparsity in SPARSITIES:
             torch.manual_seed(0)

@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import interleaved_medians, parse_options
+from benchmarks.timing import interleaved_times, parse_options, with_spread
 from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.models import CharGRU, WideResNet
 
@@ -43,8 +43,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor], Tensor]] 
 
 def measure(
     build: Callable[[], nn.Module], loss: Callable[..., Tensor], inputs: Tensor, rounds: int, compiled: bool
-) -> dict[str, float]:
-    """Median seconds of a dense and a masked training step."""
+) -> list[float]:
+    """Seconds of a masked training step over those of a dense one, in each round."""
     model = build()
     if compiled:
         model.compile()
@@ -63,15 +63,14 @@ def measure(
         optimizer.step()
         sparsifier.after_step(optimizer)
 
-    return interleaved_medians({"dense": dense_step, "masked": masked_step}, rounds)
+    times = interleaved_times({"dense": dense_step, "masked": masked_step}, rounds)
+    return [masked / dense for masked, dense in zip(times["masked"], times["dense"], strict=True)]
 
 
 def print_table(rounds: int, compiled: bool) -> None:
-    print(f"{'compiled' if compiled else 'eager':<28}{'masked / dense':>16}{'added ms':>11}")
+    print(f"{'compiled' if compiled else 'eager':<28}{'masked / dense':>20}")
     for name, (build, loss, inputs) in CASES.items():
-        seconds = measure(build, loss, inputs, rounds, compiled)
-        added = 1e3 * (seconds["masked"] - seconds["dense"])
-        print(f"{name:<28}{seconds['masked'] / seconds['dense']:>16.3f}{added:>11.1f}")
+        print(f"{name:<28}{with_spread(measure(build, loss, inputs, rounds, compiled)):>20}", flush=True)
 
 
 def main() -> None:

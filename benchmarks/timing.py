@@ -7,7 +7,7 @@ import ctypes
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,6 +53,16 @@ def interleaved_times(
 def interleaved_medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each action, see `interleaved_times`."""
     return {name: statistics.median(values) for name, values in interleaved_times(actions, rounds).items()}
+
+
+def with_spread(ratios: Sequence[float]) -> str:
+    """Median of the rounds, and in brackets their middle half.
+
+    >>> with_spread([1.0, 2.0, 2.0, 2.0, 9.0])
+    '2.00 (1.50-5.50)'
+    """
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def peak_extra_megabytes(action: Callable[[], object]) -> float:
