@@ -68,12 +68,10 @@ def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, **s
     sparse = SparseTrainingCallback(algorithm, seed=5)
     trainer = pl.Trainer(
         callbacks=[sparse],
-        max_epochs=3,
         devices=size,
         strategy=strategy if size > 1 else "auto",
         enable_checkpointing=False,
-        **QUIET,
-        **settings,
+        **{**QUIET, "max_epochs": 3, **settings},
     )
     model = model or ImageModel()
     trainer.fit(model, data or Images(GLOBAL_BATCH // size, seed=1))
