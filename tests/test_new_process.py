@@ -56,6 +56,7 @@ class SmallClassifier(ImageClassifier):
 SCHEDULED = {"schedule.interval": 4, "schedule.end": 18}
 # Of 21 steps in 3 epochs of 7: in the middle of an interval, at an update, and at the end of an epoch.
 STOPS = (6, 8, 14)
+OPTIMIZERS = ("sgd", "adam")
 ALGORITHMS = {
     "RigL": SCHEDULED,
     "SET": SCHEDULED,
@@ -114,13 +115,13 @@ def differences(one, other, path=""):
     return [] if same else [path]
 
 
-def assert_same_end(version, stop):
+def assert_same_end(stop):
     """Weights, masks, optimizer state and logged values of run 0 and of its continuation."""
-    whole, resumed = (torch.load(checkpoint(v, 21), weights_only=True) for v in (0, version))
+    whole, resumed = (torch.load(checkpoint(v, 21), weights_only=True) for v in (0, 1))
     for part in ("state_dict", "optimizer_states", "global_step", "epoch"):
         assert not differences(whole[part], resumed[part], part)
     assert not differences(*(c["callbacks"]["SparseTrainingCallback"] for c in (whole, resumed)))
-    expected, got = rows(0), rows(version)
+    expected, got = rows(0), rows(1)
     assert got
     # Lightning saves no unfinished means: those of the epoch in which the run stopped are of the batches since.
     unfinished = {(stop - stop % 7 + 6, name) for name in ("train/loss_epoch", "train/accuracy") if stop % 7}
@@ -139,20 +140,21 @@ def folder(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-def train_and_resume(algorithm, optimizer, stops):
+def train_and_resume(algorithm, optimizer, stop):
     main(arguments(algorithm, optimizer))
-    for version, stop in enumerate(stops, start=1):
-        in_a_new_process(*arguments(algorithm, optimizer), "--ckpt_path", str(checkpoint(0, stop)))
-        assert_same_end(version, stop)
+    in_a_new_process(*arguments(algorithm, optimizer), "--ckpt_path", str(checkpoint(0, stop)))
+    assert_same_end(stop)
 
 
 @pytest.mark.slow
 def test_a_run_resumed_in_a_new_process_ends_bit_for_bit_as_the_uninterrupted_one(folder):
-    train_and_resume("RigL", "adam", STOPS[:1])
+    train_and_resume("RigL", "adam", STOPS[0])
 
 
 @pytest.mark.slow_matrix
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_resumed_in_new_processes(folder, algorithm, optimizer):
-    train_and_resume(algorithm, optimizer, STOPS)
+    """A process takes seconds to start, so each pair has one of the three stops; other tests stop at every step."""
+    place = list(ALGORITHMS).index(algorithm) + OPTIMIZERS.index(optimizer)
+    train_and_resume(algorithm, optimizer, STOPS[place % len(STOPS)])
