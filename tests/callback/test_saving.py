@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 from test_resume import everything
@@ -15,6 +16,7 @@ from worlds import GLOBAL_BATCH, ImageModel, Images, run_in_world, world_size
 
 from rigl_lightning import AtomicCheckpointIO, RigL, SparseTrainingCallback
 from rigl_lightning import checkpoint_io as module
+from rigl_lightning.cli import SparseCLI
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*heckpoint directory", "ignore:The dirpath has changed")
 RIGL = RigL(0.7, schedule=SCHEDULE)
@@ -144,3 +146,14 @@ def test_a_checkpoint_of_two_processes_goes_on_on_one_in_mid_epoch(tmp_path):
     assert sparse.sparsifier.checksums() == whole_sparse.sparsifier.checksums()
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+class OwnIO(TorchCheckpointIO):
+    """A user's."""
+
+
+@pytest.mark.parametrize(("given", "expected"), [([], AtomicCheckpointIO), ([OwnIO()], OwnIO)])
+def test_the_command_line_saves_whole_files_unless_told_how_to_save(given, expected, monkeypatch):
+    monkeypatch.setattr(LightningCLI, "instantiate_trainer", lambda self: pl.Trainer(plugins=given, **QUIET))
+    cli = SparseCLI.__new__(SparseCLI)
+    assert type(cli.instantiate_trainer().strategy.checkpoint_io) is expected
