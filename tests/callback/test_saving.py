@@ -140,8 +140,8 @@ def test_a_checkpoint_of_two_processes_goes_on_on_one_in_mid_epoch(tmp_path):
     two = torch.load(tmp_path / "step=8.ckpt", weights_only=True)
     plain = ImageModel()
     plain.load_state_dict(two["state_dict"], strict=True)
-    model, sparse = fit_in_world(None, tmp_path / "step=8.ckpt")
-    whole, whole_sparse = fit_in_world(None)
+    model, sparse = fit_in_world(tmp_path / "resumed", tmp_path / "step=8.ckpt")
+    whole, whole_sparse = fit_in_world(tmp_path / "whole")
     assert sparse.sparsifier.step == 18
     assert sparse.sparsifier.checksums() == whole_sparse.sparsifier.checksums()
     for key, value in whole.state_dict().items():
