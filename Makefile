@@ -8,7 +8,7 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-bolts lint figures tables bench clean
+.PHONY: help setup demo test test-all test-fast test-bolts lint figures tables bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,11 +25,14 @@ $(READY): pyproject.toml
 demo: $(READY)  ## train dense, static and RigL networks on embedded data: a table and a picture
 	$(BIN)/python examples/demo.py
 
-test: lint  ## what CI runs: lint, types, doctests and all tests
+test: lint  ## what CI runs: lint, types, doctests and all tests but the long matrices
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-all: lint  ## all of that and the long matrices: every algorithm on 1, 2 and 4 processes, and the like
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+
 test-fast: $(READY)  ## the tests without those marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"
 
 test-bolts: $(BOLTS_READY)  ## train on lightning-bolts' data, in an environment of its own (Lightning 1.9.5)
 	$(BOLTS)/bin/python -m pytest tests/neighbours/test_bolts.py

@@ -7,11 +7,12 @@ from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public 
 
 if TYPE_CHECKING:
     from rigl_lightning.callback import SparseTrainingCallback as SparseTrainingCallback
+    from rigl_lightning.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
     from rigl_lightning.plots import SparsityPlot as SparsityPlot
 
 __version__ = "0.1.0"
 
-__all__ = ["SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
+__all__ = ["AtomicCheckpointIO", "SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from rigl_lightning.callback import SparseTrainingCallback
 
         return SparseTrainingCallback
+    if name == "AtomicCheckpointIO":
+        from rigl_lightning.checkpoint_io import AtomicCheckpointIO
+
+        return AtomicCheckpointIO
     if name == "SparsityPlot":
         from rigl_lightning.plots import SparsityPlot
 

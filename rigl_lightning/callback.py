@@ -105,12 +105,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget what an earlier test or validation loaded; a fit that resumes loads its own state after this."""
         self._restored = None
+        if stage == "fit":
+            refuse_unsupported_strategy(trainer)
 
     # ---- start and end -----------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Build the masks, or take up those of the checkpoint; parameters are placed and equal on all ranks here."""
-        refuse_unsupported_strategy(trainer)
         parameters = self.select(pl_module)
         self._optimizer = optimizer_of(trainer, parameters)
         self._refuse_shared_optimizer(trainer)

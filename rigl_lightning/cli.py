@@ -12,8 +12,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from rigl_lightning.callback import SparseTrainingCallback
+from rigl_lightning.checkpoint_io import AtomicCheckpointIO
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.reporting import layer_table
 from rigl_lightning.trainer_access import callbacks_of, example_flops
@@ -75,6 +78,15 @@ class SparseCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the group ``sparse``."""
         parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Lightning's, whose checkpoints are written whole or not at all unless a plugin says how to write them."""
+        trainer = super().instantiate_trainer(**kwargs)
+        strategy = trainer.strategy
+        whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)  # others split checkpoints, or refuse plugins
+        if whole and type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

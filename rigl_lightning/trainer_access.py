@@ -18,7 +18,12 @@ from rigl_lightning.sparsity.flops import trace_flops
 from rigl_lightning.sparsity.optimizer_state import with_wrapped
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
-_REFUSED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+_REFUSED_STRATEGIES = {"FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+_REFUSED_OPTIMIZERS = {
+    "ZeroRedundancyOptimizer": "keeps the state of each weight on one process only",
+    "PostLocalSGDOptimizer": "lets the weights of the processes differ between two averages",
+    "DistributedOptimizer": "keeps weights on other processes",
+}
 
 
 def callback_flavours() -> tuple[type, ...]:
@@ -38,16 +43,27 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
-    """Refuse strategies that split parameters over devices.
+    """Refuse strategies that split parameters over devices, or let gradients differ between processes.
 
     Raises:
         ValueError: Naming the strategy and what to set instead.
     """
-    strategy = type(trainer.strategy).__name__
-    if strategy in _REFUSED_STRATEGIES:
+    strategy = type(trainer.strategy)
+    if _REFUSED_STRATEGIES & {kind.__name__ for kind in strategy.__mro__}:
         raise ValueError(
-            f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy}, which shards "
-            "them. Set --trainer.strategy ddp."
+            f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy.__name__}, "
+            "which shards them. Set --trainer.strategy ddp."
+        )
+    hook = getattr(getattr(trainer.strategy, "_ddp_comm_hook", None), "__name__", "")
+    if "localSGD" in hook:
+        raise ValueError(
+            f"Expected gradients that are equal on all processes, got the communication hook {hook}, with which they "
+            "differ, so that masks would too. Leave out `ddp_comm_hook`."
+        )
+    if "powerSGD" in hook.removeprefix("batched_"):
+        rank_zero_warn(
+            f"The communication hook {hook} keeps gradients of low rank only: connections are grown by what is left "
+            "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient."
         )
 
 
@@ -82,7 +98,7 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
 
 
 def _refuse_optimizer(optimizer: Optimizer) -> None:
-    """Refuse LBFGS, SparseAdam, and optimizers whose state has 8 or 4 bits.
+    """Refuse LBFGS, SparseAdam, and optimizers whose state has 8 or 4 bits or is shared out among processes.
 
     Raises:
         ValueError: Naming what to use instead.
@@ -96,6 +112,12 @@ def _refuse_optimizer(optimizer: Optimizer) -> None:
             "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
             "Adam for the sparse weights, and SparseAdam as a second optimizer."
         )
+    for name in names:
+        if name in _REFUSED_OPTIMIZERS:
+            raise ValueError(
+                f"Expected an optimizer with the state of all weights on each process, got {name}, which "
+                f"{_REFUSED_OPTIMIZERS[name]}. Use a plain optimizer of torch.optim."
+            )
     if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
         raise ValueError(
             f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "

@@ -21,7 +21,7 @@ FLOORS = [
     ("kernels", ["kernels/*.py"], KERNELS, True),
     ("ground", ["sparsity/names.py", "sparsity/selection.py"], CORE, False),
     ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py",
-     "sizes.py", "statistics.py", "widths.py")], CORE, False),
+     "sizes.py", "statistics.py", "widths.py", "foreign_masks.py")], CORE, False),
     ("structures", ["sparsity/structures.py"], CORE, False),
     ("tensors of a model", ["sparsity/" + f for f in ("parameters.py", "mask_files.py", "optimizer_state.py")], CORE,
      False),
@@ -31,7 +31,7 @@ FLOORS = [
     ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("statistics of a model", ["batch_norm.py"], CORE, False),
-    ("callback", ["callback.py", "reporting.py", "trainer_access.py"], LIGHTNING, True),
+    ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),
 ]  # fmt: skip

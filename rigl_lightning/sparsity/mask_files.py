@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rigl_lightning.sparsity.foreign_masks import find_foreign_masks, fit_to_names
 from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
 
 
@@ -57,9 +59,18 @@ def weight_checksum(weight: Tensor) -> int:
     return zlib.crc32(numbers.contiguous().numpy().tobytes())
 
 
-def read_masks(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Masks of a Lightning checkpoint, or of a saved `Sparsifier.state_dict`; errors as in `read_state`."""
-    return unpack_masks(read_state(checkpoint)["masks"])
+def read_masks(checkpoint: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
+    """Masks of a Lightning checkpoint, of a saved `Sparsifier.state_dict`, or of another package, see `foreign_masks`.
+
+    Args:
+        checkpoint: The file; errors as in `read_state`.
+        shapes: Shape of each sparse layer of the model, by name: needed for masks that another package left under other
+            names or without any.
+    """
+    state = read_state(checkpoint)
+    if "masks" in state:
+        return unpack_masks(state["masks"])
+    return fit_to_names(state["foreign"], {} if shapes is None else shapes)
 
 
 def read_initial_weights(checkpoint: str | Path) -> dict[str, int]:
@@ -72,7 +83,7 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no masks, or those of several callbacks.
+        ValueError: If it holds no masks, those of several callbacks, or objects other than tensors and numbers.
     """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
@@ -84,13 +95,33 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=2)  # an algorithm that starts from a file is asked for its layer sparsities again and again
 def _read_state(checkpoint: str, modified: int, size: int) -> Mapping[str, Any]:
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    candidates = [content, *content.get("callbacks", {}).values()]
-    states = [state for state in candidates if isinstance(state, Mapping) and "masks" in state]
-    if len(states) != 1:
+    content = _load(checkpoint)
+    candidates = [content, *content.get("callbacks", {}).values()] if isinstance(content, Mapping) else []
+    states = [state for state in candidates if isinstance(state, Mapping) and _is_own(state.get("masks"))]
+    if len(states) == 1:  # without the weights of a whole checkpoint
+        return {key: states[0][key] for key in ("masks", "initial_weights") if key in states[0]}
+    foreign = None if states else find_foreign_masks(content)
+    if foreign is None:
         raise ValueError(
             f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
-            "Was the run trained with the callback?"
+            "Was the run trained with the callback? Masks of other packages may be tensors of zeros and ones by "
+            "parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
         )
-    # Without the weights of a whole checkpoint.
-    return {key: states[0][key] for key in ("masks", "initial_weights") if key in states[0]}
+    return {"foreign": foreign}
+
+
+def _load(checkpoint: str) -> Any:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Expected tensors and plain numbers in {checkpoint}, got other objects, which are not loaded because they "
+            f"could run code. Save the masks alone, such as {{'backward_masks': scheduler.backward_masks}}. ({error})"
+        ) from error
+
+
+def _is_own(masks: Any) -> bool:
+    """Whether these are masks as `pack_masks` leaves them; somebody else may have used the key, too."""
+    return isinstance(masks, Mapping) and all(
+        isinstance(entry, Mapping) and "bits" in entry for entry in masks.values()
+    )

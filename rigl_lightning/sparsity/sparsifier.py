@@ -70,7 +70,8 @@ class Sparsifier:
         initial_weights: `weight_checksum` of each layer before it was first masked, to tell one start from another.
 
     Raises:
-        ValueError: If settings do not fit the model, or ``state`` fits neither the model nor the algorithm.
+        ValueError: If settings do not fit the model, ``state`` fits neither the model nor the algorithm, or a process
+            holds only a part of a weight (DTensor of FSDP2 or tensor parallelism, flat parameters of FSDP).
 
     >>> from rigl_lightning.sparsity.algorithms import RigL
     >>> model = nn.Linear(20, 10)
@@ -94,6 +95,7 @@ class Sparsifier:
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        _refuse_shards(parameters)
         self.parameters = dict(parameters)
         self.seed = seed if state is None else int(state["seed"])
         self.total_steps = total_steps if state is None else state["total_steps"]
@@ -462,6 +464,18 @@ class Sparsifier:
     def _generator(self, name: str, step: str) -> torch.Generator:
         # Not Python's hash: it differs between processes.
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}/{step}".encode()))
+
+
+def _refuse_shards(parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        # By name: importing these classes takes torch.distributed, which not every build has.
+        kinds = {kind.__name__ for kind in type(parameter).__mro__} & {"DTensor", "FlatParameter", "ShardedTensor"}
+        if kinds or parameter.numel() == 0:
+            what = kinds.pop() if kinds else "tensor without elements"
+            raise ValueError(
+                f"Expected whole weights on each process, got a {what} in {name!r}: connections are ranked over a "
+                "whole layer. Use DistributedDataParallel instead of FSDP, ZeRO or tensor parallelism."
+            )
 
 
 def _hessian_gradients(

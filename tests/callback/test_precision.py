@@ -45,7 +45,7 @@ def test_an_overflow_does_not_enter_the_gradient_average():
     assert all(average.isfinite().all() for average in sparse.sparsifier._grad_averages.values())
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])
 def test_other_precisions_keep_the_masks(precision):
     _, _, watch = fit(RigL(0.7, schedule=SCHEDULE), precision=precision)
     assert set(watch.densities) == {44 / 144}

@@ -1,12 +1,20 @@
 """What the callback cannot work with is refused before the first batch, in words that say what to change."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from small_runs import QUIET, SmallData, SmallModel, fit, plain_loader
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import post_localSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import batched_powerSGD_hook, powerSGD_hook
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from rigl_lightning import GradualMagnitudePruning, RigL, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning import GradualMagnitudePruning, RigL, SparseTrainingCallback, Sparsifier, Static, UpdateSchedule
 from rigl_lightning.trainer_access import refuse_unsupported_strategy
 
 
@@ -66,6 +74,71 @@ def test_strategies_that_split_parameters(name):
     trainer.strategy.__class__ = type(name, (type(trainer.strategy),), {})
     with pytest.raises(ValueError, match=f"got {name}.*--trainer.strategy ddp"):
         refuse_unsupported_strategy(trainer)
+
+
+@pytest.mark.parametrize("make", [FSDPStrategy, ModelParallelStrategy, type("MyFSDP", (FSDPStrategy,), {})])
+def test_strategies_of_lightning_that_split_parameters_and_what_is_built_on_them(make):
+    with pytest.raises(ValueError, match=f"got {make.__name__}.*--trainer.strategy ddp"):
+        refuse_unsupported_strategy(SimpleNamespace(strategy=make()))
+
+
+def test_a_strategy_is_refused_in_setup_before_anything_is_sharded():
+    class DeepSpeedStrategy(SingleDeviceStrategy):
+        pass
+
+    class NeverConfigured(Untrained):
+        def configure_model(self):
+            raise AssertionError("the model was made before the refusal")
+
+    sparse = SparseTrainingCallback(Static(0.7))
+    trainer = pl.Trainer(
+        callbacks=sparse, strategy=DeepSpeedStrategy("cpu"), max_epochs=1, enable_checkpointing=False, **QUIET
+    )
+    with pytest.raises(ValueError, match="got DeepSpeedStrategy"):
+        trainer.fit(NeverConfigured(), SmallData())
+
+
+def test_a_communication_hook_that_leaves_gradients_different():
+    strategy = DDPStrategy(ddp_comm_hook=post_localSGD_hook)
+    with pytest.raises(ValueError, match="post_localSGD_hook.*`ddp_comm_hook`"):
+        refuse_unsupported_strategy(SimpleNamespace(strategy=strategy))
+
+
+@pytest.mark.parametrize("hook", [powerSGD_hook, batched_powerSGD_hook])
+def test_a_communication_hook_that_approximates_gradients_is_a_warning(hook):
+    with pytest.warns(UserWarning, match="powerSGD_hook keeps gradients of low rank"):
+        refuse_unsupported_strategy(SimpleNamespace(strategy=DDPStrategy(ddp_comm_hook=hook)))
+
+
+@pytest.fixture
+def group():
+    """A process group of this process alone."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_an_optimizer_whose_state_is_shared_out(group):
+    class Zero(Untrained):
+        def configure_optimizers(self):
+            return ZeroRedundancyOptimizer(self.parameters(), torch.optim.SGD, lr=0.1)
+
+    with pytest.raises(ValueError, match="got ZeroRedundancyOptimizer, which keeps the state.*torch.optim"):
+        fit(Static(0.7), Zero())
+
+
+def test_a_sharded_weight_in_a_loop_of_ones_own(group):
+    mesh = init_device_mesh("cpu", (1,))
+    weight = torch.nn.Parameter(distribute_tensor(torch.randn(8, 4), mesh, [Shard(0)]))
+    with pytest.raises(ValueError, match="got a DTensor in 'fc.weight'.*DistributedDataParallel"):
+        Sparsifier({"fc.weight": weight}, RigL(0.7), total_steps=100)
+
+
+def test_a_weight_that_is_elsewhere():
+    """As ZeRO-3 leaves them on every process but one."""
+    with pytest.raises(ValueError, match="tensor without elements in 'fc.weight'"):
+        Sparsifier({"fc.weight": torch.nn.Parameter(torch.empty(0, 4))}, RigL(0.7), total_steps=100)
 
 
 def test_a_fraction_of_a_training_of_unknown_length():

@@ -49,7 +49,9 @@ class FixedMasks(SparseAlgorithm):
 
     Attributes:
         checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a file with
-            `Sparsifier.state_dict` saved by ``torch.save``.
+            `Sparsifier.state_dict` saved by ``torch.save``. Or the masks of another package in such a file: tensors of
+            zeros and ones by parameter name, a state_dict of `torch.nn.utils.prune`, or the state of rigl-torch's
+            scheduler, whose masks have no names and go to the layers by order.
     """
 
     checkpoint: str | Path
@@ -65,6 +67,6 @@ class FixedMasks(SparseAlgorithm):
         Raises:
             ValueError: If the checkpoint has other layers or shapes.
         """
-        masks = read_masks(self.checkpoint)
+        masks = read_masks(self.checkpoint, shapes)
         check_fit(masks, shapes, "Set --sparse.algorithm.checkpoint, or include and exclude as in that run.")
         return masks

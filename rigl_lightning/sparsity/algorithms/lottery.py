@@ -25,8 +25,7 @@ class LotteryTicket(SparseAlgorithm):
     are compared with the checksums that the earlier run noted, and a warning says so if they are others.
 
     Attributes:
-        checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a file with
-            `Sparsifier.state_dict` saved by ``torch.save``.
+        checkpoint: A file with masks, as for `FixedMasks`.
         algorithm: How to go on from the ticket: RigL, SET, or another that keeps the number of connections; its
             sparsity and distribution are not used. None to keep the masks as they are.
     """
@@ -86,7 +85,7 @@ class LotteryTicket(SparseAlgorithm):
         if not known:
             warnings.warn(
                 f"Nobody can tell whether the model starts from the initial weights of {self.checkpoint}: an older "
-                f"version, which noted no checksums, saved it. {remedy}",
+                f"version or another package, which noted no checksums, saved it. {remedy}",
                 stacklevel=2,
             )
         elif wrong:
