@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -120,7 +121,7 @@ def main() -> None:
     runs = TABLES[options.what](options.scale)
     if options.print:
         for run in runs:
-            print("python -m rigl_lightning", *arguments(run, options.runs / run.name, options.data))
+            print("python -m rigl_lightning", shlex.join(arguments(run, options.runs / run.name, options.data)))
         return
     sys.exit(1 if launch(runs, options.runs, options.data.resolve(), options.jobs) else 0)
 

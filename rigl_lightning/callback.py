@@ -138,6 +138,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Let go of the optimizer; say so if it was its step without gradients that failed."""
+        if self._optimizer is not None and self.sparsifier is not None:
+            self.sparsifier.apply_masks()  # the exception may have come in the middle of a step
         if self._optimizer is not None and self.sparsifier is not None and self.sparsifier.has_dropped_gradients:
             rank_zero_warn(
                 f"{type(self._optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
@@ -161,9 +163,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self._stop_counter()
-        # Unscaled: the product of Hessian and gradient would have the square of a GradScaler's factor.
-        unscaled = unscaled_loss(trainer, loss)
-        self._active().before_backward(unscaled, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
+        sparsifier = self._active()
+        if sparsifier.algorithm.needs_hessian_gradient(sparsifier.step):  # else the device need not be waited for
+            # Unscaled: the product of Hessian and gradient would have the square of a GradScaler's factor.
+            unscaled = unscaled_loss(trainer, loss)
+            sparsifier.before_backward(unscaled, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="mean"))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the masks; refuse what could not be drawn in the end."""
-        self._sparsifier = self._find(trainer)
+        found = self._find(trainer)
+        if self._sparsifier is not None and self._sparsifier is not found:
+            self.history = []  # of another network, fitted before
+        self._sparsifier = found
         layers = list(self._sparsifier.masks)
         if self.layer is not None and self.layer not in layers:
             raise ValueError(
@@ -65,14 +69,16 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         sparsifier = self._sparsifier
         if sparsifier is not None and sparsifier.last_update is not None:
             # Methods that update at every step would fill the memory: as often as the Trainer logs is enough.
-            apart = 1 if not sparsifier.algorithm.is_update(sparsifier.step - 2) else trainer.log_every_n_steps  # type: ignore[attr-defined]
+            every = trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # 0: never
+            apart = 1 if not sparsifier.algorithm.is_update(sparsifier.step - 2) else every
             if sparsifier.last_update.step >= self.history[-1]["step"] + apart:
                 self._note(sparsifier)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw."""
+        folder = trainer.log_dir or trainer.default_root_dir  # on every process: Lightning broadcasts it
         if trainer.is_global_zero and self._sparsifier is not None:
-            path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "sparsity.png")
+            path = Path(self.path or Path(folder) / "sparsity.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             self.draw(self._sparsifier).savefig(path, dpi=150)
             rank_zero_info(f"picture of the masks: {path}")
@@ -95,6 +101,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history of the checkpoint."""
         self.history = list(state_dict["history"])
+        self._sparsifier = None  # the history is that of the network to come
 
     def _find(self, trainer: pl.Trainer) -> Sparsifier:
         key = f"SparseTrainingCallback[{self.name}]" if self.name else "SparseTrainingCallback"

@@ -39,8 +39,14 @@ class HiddenWeights:
             if grad is not None:
                 zero_inactive_(grad, mask)
 
-    def reveal(self) -> None:
-        """Before the optimizer's step: all weights into the parameters.
+    def reveal(self, masks: Mapping[str, Tensor]) -> None:
+        """Before the optimizer's step: the inactive weights into the parameters.
+
+        Active ones stay as they are there, so that what a user made of them (clipping, other weights loaded between
+        two fits) holds.
+
+        Args:
+            masks: Those of the active weights.
 
         Raises:
             RuntimeError: If they are there already.
@@ -52,7 +58,8 @@ class HiddenWeights:
                 "(not LBFGS or SAM), and do not leave out optimizer.step."
             )
         for name, weight in self.weights.items():
-            self._parameters[name].copy_(weight)
+            parameter = self._parameters[name]
+            torch.where(masks[name], parameter, weight, out=parameter)
         self.are_revealed = True
 
     def hide(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rigl_lightning.sparsity.optimizer_state import starts_from_a_number
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
@@ -37,8 +38,7 @@ def _of_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) ->
     if optimizer is None or sparsifier.algorithm.hides_inactive_weights:
         return
     for key, value in optimizer.state.get(parameter, {}).items():
-        # Adagrad and Rprop start from other values than zero, which inactive connections keep.
-        if isinstance(value, Tensor) and value.shape == mask.shape and key not in ("sum", "step_size"):
+        if isinstance(value, Tensor) and value.shape == mask.shape and not starts_from_a_number(optimizer, key):
             n_leaks = _nonzero_outside(value, mask)
             if n_leaks:
                 yield f"{name}: the optimizer's {key!r} is not zero at {n_leaks} inactive connections"

@@ -15,6 +15,10 @@ def _weight(group: dict[str, Any], weight: Tensor) -> Tensor:
     return weight
 
 
+def _zero(group: dict[str, Any], weight: Tensor) -> float:
+    return 0.0
+
+
 # State that does not start at zero: (class or base class of the optimizer, key) -> its start, from the parameter's
 # group and its value at the moment.
 _STARTS: dict[tuple[str, str], _Start] = {
@@ -84,9 +88,20 @@ def set_at(tensor: Tensor, where: Tensor, value: float, at: Tensor | None = None
         tensor.masked_fill_(where.to(tensor.device), value)
 
 
+def starts_from_a_number(optimizer: Optimizer, key: str) -> bool:
+    """Whether this state starts at a number other than zero, so that it need not be zero at inactive connections.
+
+    >>> from torch.optim import SGD, Adagrad
+    >>> weight = nn.Parameter(Tensor(2))
+    >>> starts_from_a_number(Adagrad([weight]), "sum"), starts_from_a_number(SGD([weight]), "momentum_buffer")
+    (True, False)
+    """
+    return _start_of(optimizer, key) not in (_zero, _weight)
+
+
 def _start_of(optimizer: Optimizer, key: str) -> _Start:
     names = (kind.__name__ for kind in type(optimizer).__mro__)
-    return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), lambda group, weight: 0.0)
+    return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), _zero)
 
 
 def _state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:

@@ -81,7 +81,7 @@ def _weights(module: nn.Module, depthwise: bool) -> Iterator[nn.Parameter]:
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    return isinstance(parameter, UninitializedParameter) or parameter.ndim >= 2
+    return isinstance(parameter, UninitializedParameter) or (parameter.ndim >= 2 and parameter.numel() > 0)
 
 
 def _is_depthwise(module: nn.Module) -> bool:

@@ -117,7 +117,9 @@ class Sparsifier:
 
     @torch.no_grad()
     def apply_masks(self) -> None:
-        """Set the weights of inactive connections to zero."""
+        """Set the weights of inactive connections to zero; also those that a step which failed has left behind."""
+        if self._hidden is not None and self._hidden.are_revealed:
+            self._hidden.hide()
         for name in self._sparse:
             zero_inactive_(self.parameters[name], self.masks[name])
 
@@ -194,7 +196,7 @@ class Sparsifier:
         self.mask_gradients()
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
         if self._hidden is not None and gradients and _all_finite(gradients):
-            self._hidden.reveal()
+            self._hidden.reveal(self.masks)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
@@ -217,7 +219,7 @@ class Sparsifier:
                 )
             return
         if self._hidden is not None and self._hidden.are_revealed:
-            self._hidden.hide()
+            self._hidden.hide()  # before anyone asks for the weights
         self._adjust_weights(optimizer)
         if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
             self._update_masks(optimizer, self._kept_gradients)
@@ -482,17 +484,20 @@ def _hessian_gradients(
     loss: Tensor, parameters: Mapping[str, nn.Parameter], mean_over_ranks: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Product of the loss's Hessian with its gradient, of each layer, by differentiating twice."""
-    weights = list(parameters.values())
+    weights = [p for p in parameters.values() if p.requires_grad]  # Lightning's toggle_optimizer freezes the others'
+    if not weights:
+        return {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
     gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
     # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part.
     pairs = [(g, mean_over_ranks(g.detach().clone())) for g in gradients if g is not None and g.requires_grad]
     if not pairs:  # a loss that is linear in the weights has no curvature
         return {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
     product = torch.stack([(own * mean).sum() for own, mean in pairs]).sum()
-    products = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
+    products = {id(weight): value for weight, value in zip(weights, found, strict=True) if value is not None}
     return {
-        name: mean_over_ranks(torch.zeros_like(parameter) if value is None else value.detach())
-        for (name, parameter), value in zip(parameters.items(), products, strict=True)
+        name: mean_over_ranks(products.get(id(parameter), torch.zeros_like(parameter, requires_grad=False)).detach())
+        for name, parameter in parameters.items()
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 from small_runs import QUIET, SmallData, SmallModel
 
-from rigl_lightning import RigL, SparseTrainingCallback, SparsityPlot, Static, UpdateSchedule
+from rigl_lightning import DNW, RigL, SparseTrainingCallback, SparsityPlot, Static, UpdateSchedule
 
 EVERY_OTHER = RigL(0.7, schedule=UpdateSchedule(interval=2, end=0.9), drop_fraction=0.5)
 
@@ -31,9 +31,9 @@ def test_the_default_place_is_the_trainers_folder(tmp_path):
     assert (tmp_path / "sparsity.png").is_file()
 
 
-def test_the_history_goes_through_a_checkpoint():
+def test_the_history_goes_through_a_checkpoint(tmp_path):
     plot = SparsityPlot()
-    fit(plot, SparseTrainingCallback(EVERY_OTHER))
+    fit(plot, SparseTrainingCallback(EVERY_OTHER), default_root_dir=tmp_path)
     resumed = SparsityPlot()
     resumed.load_state_dict(plot.state_dict())
     assert resumed.history == plot.history
@@ -49,3 +49,27 @@ def test_without_masks_it_says_so():
 def test_a_layer_that_is_not_there_is_refused_before_training():
     with pytest.raises(ValueError, match="`layer` of SparsityPlot to be one of net.0.weight.*got 'fc'"):
         fit(SparsityPlot(layer="fc"), SparseTrainingCallback(Static(0.7)))
+
+
+def test_another_network_begins_another_history(tmp_path):
+    plot, sparse = SparsityPlot(), SparseTrainingCallback(EVERY_OTHER)
+    fit(plot, sparse, default_root_dir=tmp_path)
+    fit(plot, sparse, default_root_dir=tmp_path, epochs=1)
+    assert [h["step"] for h in plot.history] == [-1, *sparse.sparsifier.algorithm.update_steps()]
+
+
+def test_a_trainer_that_never_logs_fills_no_memory(tmp_path):
+    plot = SparsityPlot()
+    fit(plot, SparseTrainingCallback(DNW(0.7)), default_root_dir=tmp_path, log_every_n_steps=0)
+    assert len(plot.history) <= 2  # the start, and the first update
+
+
+def test_the_folder_is_asked_for_on_every_process(tmp_path, monkeypatch):
+    """Lightning broadcasts it: asked on one process only, the others would be waited for without end."""
+    asked = []
+    monkeypatch.setattr(pl.Trainer, "log_dir", property(lambda trainer: asked.append(1) or str(tmp_path)))
+    trainer = pl.Trainer(**QUIET)
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", False)
+    SparsityPlot().on_train_end(trainer, None)
+    assert asked
+    assert not list(tmp_path.iterdir())

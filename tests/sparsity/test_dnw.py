@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_training import batch, small_network, sparsify, train
+from small_training import backward, batch, small_network, sparsify, train
 from torch.nn import functional as F
 
 from rigl_lightning.sparsity.algorithms import DNW
@@ -77,3 +77,32 @@ def test_a_step_costs_the_dense_gradient_of_weights():
     algorithm = DNW(0.9, EVERYWHERE).resolve(100_000)  # and the sum over so many updates takes no time
     cost = planned_training_flops(algorithm, {"a": (10, 10)}, {"a": 200}, 100_000)
     assert cost == pytest.approx((2 * 0.1 + 1) / 3)
+
+
+def test_what_a_user_makes_of_the_active_weights_holds():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    sparsifier = sparsify(model, DNW(0.7), total_steps=10)
+    train(model, optimizer, sparsifier, range(1))
+    with torch.no_grad():
+        model[4].weight.clamp_(-0.01, 0.01)
+    clipped = model[4].weight.detach().clone()
+    before_step_sees = []
+    optimizer.register_step_pre_hook(lambda *_: before_step_sees.append(model[4].weight.detach().clone()))
+    active = sparsifier.masks["4.weight"].clone()
+    train(model, optimizer, sparsifier, range(1, 2))
+    assert torch.equal(before_step_sees[0][active], clipped[active])
+    assert before_step_sees[0][~active].count_nonzero() > 0
+
+
+def test_a_step_that_failed_leaves_a_sparse_network_that_trains_on():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sparsify(model, DNW(0.7), total_steps=10)
+    backward(model, 0)
+    sparsifier.before_step(optimizer)  # and the step raises
+    assert model[4].weight[~sparsifier.masks["4.weight"]].count_nonzero() > 0
+    sparsifier.apply_masks()
+    assert model[4].weight[~sparsifier.masks["4.weight"]].count_nonzero() == 0
+    train(model, optimizer, sparsifier, range(3))
+    assert sparsifier.step == 3

@@ -65,7 +65,7 @@ def test_growth_is_random_and_depends_on_the_generator_alone():
 def test_the_threshold_doubles_halves_or_stays(target_fraction, threshold):
     """5 of 20 are pruned: too few for a target of 5.6, within a tenth of 5.5 and 4.6, too many for 4.4."""
     layers = {"a": layer("1" * 10 + "." * 10, [0.5] * 5 + [0.1] * 5)}
-    assert update(layers, threshold=0.2, target_fraction=target_fraction)[1] == threshold
+    assert update(layers, sparsity=0.0, threshold=0.2, target_fraction=target_fraction)[1] == threshold
 
 
 def test_adaptation_by_hand_over_several_updates():
@@ -107,3 +107,9 @@ def test_connections_move_between_layers_and_the_total_never_changes():
 def test_a_setting_out_of_range_names_itself(setting, value):
     with pytest.raises(ValueError, match=rf"Expected `{setting}`.*got {value}.*--sparse.algorithm.{setting}"):
         DSR(**{setting: value})
+
+
+def test_a_target_that_would_prune_everything_is_refused():
+    with pytest.raises(ValueError, match=r"at most the density, 0\.005, got 0\.01.*--sparse.algorithm.target_fraction"):
+        DSR(0.995)
+    DSR(0.9, target_fraction=0.1)  # 1 - 0.9 is less than 0.1 in floating point

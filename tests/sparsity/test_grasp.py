@@ -170,3 +170,17 @@ def test_other_algorithms_compute_no_product_and_the_score_says_who_does():
     assert not sparsifier._hessian_gradients
     with pytest.raises(ValueError, match=r"product of Hessian and gradient.*Use GraSP"):
         gradient_flow(Connections(torch.ones(2), torch.ones(2).bool()))
+
+
+def test_a_loss_whose_backward_leaves_the_sparse_weights_out_adds_nothing():
+    """Another optimizer's loss, for which Lightning's toggle_optimizer freezes these weights."""
+    model = smooth_network()
+    weights = {name: p for name, p in model.named_parameters() if p.ndim == 2}
+    sparsifier = Sparsifier(weights, GraSP(0.5))
+    sparsifier.before_backward(loss_of(model))
+    products = {name: product.clone() for name, product in sparsifier._hessian_gradients.items()}
+    model.requires_grad_(False)
+    code = torch.zeros(8, 6, dtype=torch.float64, requires_grad=True)
+    sparsifier.before_backward(model(code).square().mean())
+    assert all(torch.equal(sparsifier._hessian_gradients[name], products[name]) for name in weights)
+    assert all(product.count_nonzero() for product in products.values())

@@ -51,3 +51,12 @@ def test_a_mask_of_another_shape_is_named(trained):
     sparsifier, _ = trained
     sparsifier.masks["4.weight"] = torch.ones(3, dtype=torch.bool)
     assert violations(sparsifier) == ["4.weight: the mask has shape (3,), the weight (4, 64)"]
+
+
+def test_state_that_starts_at_a_number_is_no_leak():
+    timm_optim = pytest.importorskip("timm.optim")
+    model = small_network()
+    optimizer = timm_optim.RMSpropTF(model.parameters(), 0.01)
+    sparsifier = sparsify(model, RigL(0.7, schedule=UpdateSchedule(interval=2, end=10)))
+    train(model, optimizer, sparsifier, range(5))
+    assert violations(sparsifier, optimizer) == []

@@ -10,6 +10,7 @@ from rigl_lightning.sparsity.algorithms import (
     DeepR,
     FixedMasks,
     GradualMagnitudePruning,
+    GraNet,
     LotteryTicket,
     OneShotMagnitude,
     RigL,
@@ -18,6 +19,7 @@ from rigl_lightning.sparsity.algorithms import (
 )
 from rigl_lightning.sparsity.costs import planned_training_flops
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.structures import Blocks, ConstantFanIn
 
 SCHEDULE = UpdateSchedule(2, 0, 9)
 
@@ -139,7 +141,17 @@ def test_costs_are_those_of_the_inner_algorithm(ticket):
     assert costs[0] == pytest.approx(costs[1], rel=0.01)
 
 
-@pytest.mark.parametrize("algorithm", [DNW(0.7), FixedMasks("other.pt"), LotteryTicket("other.pt")], ids=describe)
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        DNW(0.7),
+        FixedMasks("other.pt"),
+        LotteryTicket("other.pt"),
+        OneShotMagnitude(0.7, at=0),
+        GraNet(0.7, initial_sparsity=0.7),
+    ],
+    ids=describe,
+)
 def test_algorithms_that_cannot_start_from_masks_are_refused_at_once(ticket, algorithm):
     with pytest.raises(ValueError, match=rf"such as RigL or SET, got {type(algorithm).__name__}"):
         LotteryTicket(ticket[1], algorithm)
@@ -165,3 +177,9 @@ def test_the_file_is_read_once_until_it_changes(ticket, monkeypatch):
     assert len(reads) == 1
     torch.save(sparsify(small_network(), Static(0.2)).state_dict(), ticket[1])
     assert LotteryTicket(ticket[1]).layer_sparsities(shapes, 0)["4.weight"] < 0.3
+
+
+@pytest.mark.parametrize("structure", [Blocks((2, 2)), ConstantFanIn()], ids=describe)
+def test_a_structure_which_the_ticket_need_not_have_is_refused(ticket, structure):
+    with pytest.raises(ValueError, match=r"without a structure, got RigL\(.*Leave out --sparse"):
+        LotteryTicket(ticket[1], RigL(0.7, structure=structure))

@@ -203,3 +203,8 @@ class TestLazy:
         assert list(select_parameters(model, exclude=["lazy"])) == ["plain.weight"]
         lazy(torch.zeros(1, 2, 4, 4))
         assert list(select_parameters(model)) == ["lazy.weight", "plain.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_weight_without_elements_is_left_alone():
+    assert list(select_parameters(nn.Sequential(nn.Linear(4, 4), nn.Linear(0, 4)))) == ["0.weight"]

@@ -36,7 +36,8 @@ class DSR(SparseAlgorithm):
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: How it is shared among the layers at the start.
         schedule: When to update.
-        target_fraction: Connections to prune at an update, as a fraction of all connections, active or not, in (0, 1].
+        target_fraction: Connections to prune at an update, as a fraction of all connections, active or not, above 0 and
+            at most ``1 - sparsity``.
         threshold: ``|w|`` below which connections are pruned at the first update, above 0.
         tolerance: Relative deviation from the target that leaves the threshold as it is, at least 0.
     """
@@ -58,6 +59,13 @@ class DSR(SparseAlgorithm):
             if not accepted:
                 got = getattr(self, name)
                 raise ValueError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
+
+        density = 1 - self.sparsity
+        if self.target_fraction > density + 1e-9:
+            raise ValueError(
+                f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
+                "every update would prune all connections. Lower --sparse.algorithm.target_fraction."
+            )
 
     def resolve(self, total_steps: int | None) -> "DSR":
         """The same algorithm with its update window in steps."""

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm, describe
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
+from rigl_lightning.sparsity.algorithms.granet import GraNet
+from rigl_lightning.sparsity.algorithms.one_shot import OneShot
 from rigl_lightning.sparsity.distributions import Shapes
 from rigl_lightning.sparsity.mask_files import read_initial_weights, weight_checksum
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.structures import Unstructured
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class LotteryTicket(SparseAlgorithm):
     Attributes:
         checkpoint: A file with masks, as for `FixedMasks`.
         algorithm: How to go on from the ticket: RigL, SET, or another that keeps the number of connections; its
-            sparsity and distribution are not used. None to keep the masks as they are.
+            sparsity and distribution are not used, and it has no structure. None to keep the masks as they are.
     """
 
     checkpoint: str | Path
@@ -35,8 +38,15 @@ class LotteryTicket(SparseAlgorithm):
 
     def __post_init__(self) -> None:
         inner = self._inner
-        if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket):
+        # The last two rank all connections by themselves, whatever masks they are given.
+        if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket | OneShot | GraNet):
             raise _refusal(inner)
+        if not isinstance(inner.structure, Unstructured):
+            raise ValueError(
+                f"Expected an algorithm without a structure, got {describe(inner)}: a ticket need not have that "
+                "structure, and its number of connections would change. Leave out "
+                "--sparse.algorithm.algorithm.structure, or the algorithm to keep the ticket's masks."
+            )
         for name in ("replaces_step", "grad_average_decay"):
             object.__setattr__(self, name, getattr(inner, name))  # the inner algorithm's ways become this one's
 
