@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 SEEDS = (0, 1, 2)
@@ -81,8 +83,9 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """Hash of all that decides the result, eight hexadecimal digits."""
-        return hashlib.sha256("\n".join(self.settings()).encode()).hexdigest()[:8]
+        """Hash of all that decides the result, eight hexadecimal digits: the command and the configuration it names."""
+        settings = "\n".join(self.settings()).encode()
+        return hashlib.sha256(settings + b"\n" + _configuration(self.benchmark)).hexdigest()[:8]
 
     def settings(self) -> list[str]:
         """Arguments of ``python -m rigl_lightning`` that decide the result."""
@@ -96,6 +99,11 @@ class Run:
     def columns(self) -> dict[str, Any]:
         """What a row of results says about the run's settings."""
         return {"run": self.name.rsplit("/", 1)[1], **asdict(self), "config_hash": self.identity}
+
+
+@cache
+def _configuration(benchmark: str) -> bytes:
+    return (Path(__file__).parents[1] / "configs" / f"{benchmark}.yaml").read_bytes()
 
 
 def methods_table(scale: str = "small") -> list[Run]:

@@ -40,7 +40,7 @@ class TestDescribe:
             (RigL(schedule=UpdateSchedule(end=30)), "RigL(schedule=UpdateSchedule(end=30))"),
             (Dense(), "Dense()"),
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__,
     )
     def test_says_the_class_and_what_differs_from_the_defaults(self, value, words):
         assert describe(value) == words
