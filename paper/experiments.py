@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,17 @@ METHODS: Mapping[str, Sequence[str]] = {
     "GraNet": _method("GraNet", "drop_fraction=0.5", "schedule.end=1.0"),
     "RigL, blocks 2x4": _method("RigL", "structure=Blocks", "structure.shape=[2, 4]"),
     "SRigL": _method("RigL", "structure=ConstantFanIn"),
+    "Lottery, static": ("--sparse.algorithm=LotteryTicket",),
+    "Lottery, RigL": (
+        "--sparse.algorithm=LotteryTicket",
+        "--sparse.algorithm.algorithm=RigL",
+        "--sparse.algorithm.algorithm.schedule.end=0.41667",
+    ),
+    "Small-Dense": ("--sparse.algorithm=Dense", "--model.init_args.model.init_args.width={width}"),
 }
+# The largest network with at most the weights of the sparse one, by `rigl_lightning.sparsity.widths`.
+SMALL_DENSE_WIDTHS = {("mnist_lenet", 0.95): 0.056}
+TICKETS_FROM = "RigL"
 DISTRIBUTIONS = {"uniform": "Uniform", "ER": "ErdosRenyi", "ERK": "ErdosRenyi"}
 
 
@@ -87,11 +97,17 @@ class Run:
         settings = "\n".join(self.settings()).encode()
         return hashlib.sha256(settings + b"\n" + _configuration(self.benchmark)).hexdigest()[:8]
 
+    @property
+    def needs(self) -> Run | None:
+        """The run whose checkpoint this one starts from: the same, with the method that finds the ticket."""
+        return replace(self, method=TICKETS_FROM) if self.method.startswith("Lottery") else None
+
     def settings(self) -> list[str]:
         """Arguments of ``python -m rigl_lightning`` that decide the result."""
         names = {"sparsity": self.sparsity, "distribution": DISTRIBUTIONS.get(self.distribution, "")}
+        names["width"] = SMALL_DENSE_WIDTHS.get((self.benchmark, self.sparsity), "")
         method = [argument.format(**names) for argument in METHODS[self.method]]
-        if self.distribution == "ER":
+        if self.distribution == "ER" and "distribution" in " ".join(method):
             method.append("--sparse.algorithm.distribution.kernel=false")
         scale = SCALES[self.scale][self.benchmark]
         return [f"--config=configs/{self.benchmark}.yaml", f"--seed_everything={self.seed}", *scale, *method]

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,12 @@ def arguments(run: Run, folder: Path, data: Path) -> list[str]:
     place = [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version=log", f"--data.init_args.root={data}"]
     checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
     last = folder / "last.ckpt"
+    # Runs of one launch have their folders beside each other.
+    other = folder.parents[2] / run.needs.name if run.needs is not None else None
     resume = [f"--ckpt_path={last}"] if last.is_file() else []
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
-    return ["fit", *run.settings(), *place, *checkpoints, *quiet, *resume]
+    ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
+    return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
 
 
 def execute(run: Run, folder: Path, data: Path) -> dict[str, Any]:
@@ -85,11 +88,16 @@ def is_done(folder: Path) -> bool:
 
 def launch(runs: list[Run], folder: Path, data: Path, jobs: int) -> int:
     """Run what is not done, some at a time; returns the number of failures."""
-    missing = [run for run in dict.fromkeys(runs) if not is_done(folder / run.name)]
+    needed = [run.needs for run in runs if run.needs is not None]
+    missing = [run for run in dict.fromkeys([*needed, *runs]) if not is_done(folder / run.name)]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {len(missing)} to go", flush=True)
     start, failures = time.time(), 0
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(execute, run, folder / run.name, data): run for run in missing}
+        futures: dict[Future[dict[str, Any]], Run] = {}
+        of_run: dict[Run | None, Future[dict[str, Any]]] = {}
+        for run in sorted(missing, key=lambda run: run.needs is not None):  # what is needed is submitted first
+            of_run[run] = pool.submit(_after, of_run.get(run.needs), run, folder / run.name, data)
+            futures[of_run[run]] = run
         for n_done, future in enumerate(as_completed(futures), start=1):
             record = future.result()
             failures += record["status"] != "done"
@@ -100,6 +108,12 @@ def launch(runs: list[Run], folder: Path, data: Path, jobs: int) -> int:
                 flush=True,
             )
     return failures
+
+
+def _after(needed: Future[dict[str, Any]] | None, run: Run, folder: Path, data: Path) -> dict[str, Any]:
+    if needed is not None:
+        needed.result()
+    return execute(run, folder, data)
 
 
 def _commit() -> str:

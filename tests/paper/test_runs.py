@@ -8,7 +8,7 @@ import pytest
 
 from paper import launch
 from paper.collect import collect
-from paper.experiments import METHODS, TABLES, Run, methods_table
+from paper.experiments import METHODS, SMALL_DENSE_WIDTHS, TABLES, Run, methods_table
 from paper.tables.methods import as_markdown, rows
 
 RIGL = Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke")
@@ -42,6 +42,23 @@ class TestDeclaredRuns:
         for runs in TABLES.values():
             assert {run.method for run in runs()} == set(METHODS)
             assert {run.seed for run in runs()} == {0, 1, 2}
+
+    def test_a_lottery_ticket_starts_from_the_run_that_found_it(self, tmp_path):
+        ticket = Run("mnist_lenet", "Lottery, static", 0.95, "ERK", 1, "smoke")
+        assert ticket.needs == RIGL
+        expected = f"--sparse.algorithm.checkpoint={tmp_path / RIGL.name / 'last.ckpt'}"
+        assert expected in launch.arguments(ticket, tmp_path / ticket.name, tmp_path)
+
+    def test_the_small_dense_width_is_the_largest_with_as_many_weights(self):
+        from rigl_lightning.models import LeNet300100
+        from rigl_lightning.sparsity.widths import count_parameters, largest_width, of_network
+
+        def build(width):
+            return LeNet300100(width=width)
+
+        n_weights = sum(p.numel() for name, p in build(1.0).named_parameters() if name.endswith("weight"))
+        found = largest_width(of_network(build, count_parameters), 0.05 * n_weights)
+        assert SMALL_DENSE_WIDTHS["mnist_lenet", 0.95] == found.width
 
 
 def record(folder, run, accuracy):
@@ -109,12 +126,20 @@ class TestTable:
         return pd.DataFrame(found)
 
     def test_differences_are_paired_by_seed(self):
-        table = rows(self.results({"Static": [0.90, 0.80], "RigL": [0.92, 0.82]})).set_index("method")
+        accuracies = {"Dense": [0.95, 0.95], "Static": [0.90, 0.80], "RigL": [0.92, 0.82]}
+        table = rows(self.results(accuracies)).set_index("method")
         assert table.loc["RigL", "over_static"] == pytest.approx(2)
         assert table.loc["RigL", "over_static_std"] == pytest.approx(0)
         assert table.loc["RigL", "accuracy"] == pytest.approx(87)
         assert table.loc["RigL", "train_flops"] == pytest.approx(0.05)
-        assert list(table.index) == ["RigL", "Static"]
+        assert list(table.index) == ["Dense", "RigL", "Static"]
+
+    def test_costs_are_relative_to_the_network_of_full_width(self):
+        results = self.results({"Dense": [0.9], "Small-Dense": [0.8]})
+        results["train_flops"], results["inference_flops"] = [100.0, 7.0], 1.0
+        results["dense_train_flops"] = [100.0, 7.0]
+        table = rows(results).set_index("method")
+        assert table.loc["Small-Dense", ["train_flops", "inference_flops"]].tolist() == [0.07, 0.07]
 
     def test_failed_runs_do_not_count(self):
         results = self.results({"Static": [0.9, 0.8]})
@@ -122,5 +147,5 @@ class TestTable:
         assert rows(results).loc[0, "n"] == 1
 
     def test_in_words(self):
-        text = as_markdown(rows(self.results({"Static": [0.90, 0.80], "RigL": [0.92, 0.82]})))
+        text = as_markdown(rows(self.results({"Dense": [0.9, 0.9], "Static": [0.90, 0.80], "RigL": [0.92, 0.82]})))
         assert "| RigL | 87.00 ± 7.07 | +2.00 ± 0.00 | 0.050 | 0.050 | 0.10 | 2 |" in text
