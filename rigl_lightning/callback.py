@@ -197,9 +197,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             return
         if previous is None or update.step != previous.step + 1 or self._is_time_to_show(trainer, update):
             self._check_masks(trainer)
-            self._log_metrics(trainer)
+            metrics = self.metrics()
+            self._log_metrics(trainer, metrics)
             density = f"{self._prefix}density"
-            pl_module.log(density, self.metrics()[density], prog_bar=True, logger=False)
+            pl_module.log(density, metrics[density], prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Averaged weights are validated with the masks of now."""
@@ -230,7 +231,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Log the final values; say so if training ended before its mask updates did."""
         if self._seen_update is not self._shown_update:
             self._check_masks(trainer)
-        self._log_metrics(trainer)
+        self._log_metrics(trainer, self.metrics())
         sparsifier = self._active()
         missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
         if missed:
@@ -354,12 +355,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self._optimizer is not None:  # not while something else is validated or saved
             mask_averages(trainer, self._active())
 
-    def _log_metrics(self, trainer: pl.Trainer) -> None:
+    def _log_metrics(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         # Not through self.log: values of rare steps would land at the next multiple of log_every_n_steps.
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in trainer.loggers:
-                logger.log_metrics(self.metrics(), step=step)
+                logger.log_metrics(metrics, step=step)
 
     def _remove_hooks(self) -> None:
         self._leave_counter()

@@ -342,6 +342,7 @@ class Sparsifier:
         layers = self._layers(dense_gradients)
         new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
         grown = [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
+        self._sparse = self.sparse_layers()
         if self._hidden is not None:
             self._hidden.show()  # what is inactive now is hidden again when the masks are applied
             self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
@@ -383,7 +384,6 @@ class Sparsifier:
         grown = at[mask.reshape(-1)[at]]
         self._n_explored[name] += _add_to(self.explored[name], grown)
         self.n_active[name] += 2 * grown.numel() - at.numel()
-        self._sparse = self.sparse_layers()
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
 
