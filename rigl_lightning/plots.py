@@ -121,7 +121,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
 
 def _draw_layers(axis: Any, sparsifier: Sparsifier) -> None:
     density = sparsifier.density()
-    total = sum(sparsifier.n_active.values()) / sum(mask.numel() for mask in sparsifier.masks.values())
+    total = sparsifier.total_density()
     axis.bar(range(len(density)), [1 - value for value in density.values()], color="#1b6ca8", width=0.8)
     axis.axhline(1 - total, color="#c0392b", linestyle="--", linewidth=1)
     if len(density) <= 12:

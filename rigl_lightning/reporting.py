@@ -59,7 +59,7 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
     distances = {name: hamming_distance(first[name], mask) for name, mask in masks.items()}
     dead = {name: dead_units(mask) for name, mask in masks.items()}
     metrics = {
-        "density": sum(sparsifier.n_active.values()) / sum(sizes.values()),
+        "density": sparsifier.total_density(),
         "churn": update.churn if update else 0.0,
         "drop_fraction": update.drop_fraction if update else 0.0,
         "blind_growth": update.blind_growth if update else 0.0,

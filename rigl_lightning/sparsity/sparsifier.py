@@ -257,6 +257,10 @@ class Sparsifier:
         """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
         return {name: self.n_active[name] / self.masks[name].numel() for name in self.masks}
 
+    def total_density(self) -> float:
+        """Density of all layers together, in [0, 1]."""
+        return sum(self.n_active.values()) / sum(mask.numel() for mask in self.masks.values())
+
     def weight_gradient_density(self) -> dict[str, float]:
         """Fraction of each layer's weights that get a gradient at this step: what its computation costs."""
         if self.algorithm.needs_dense_gradient(self.step):
