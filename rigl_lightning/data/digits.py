@@ -25,10 +25,8 @@ class DigitsDataModule(InMemoryDataModule):
     def __init__(self, batch_size: int = 50, seed: int | None = None) -> None:
         super().__init__(batch_size, seed)
 
-    def setup(self, stage: str) -> None:
-        """Load and split the images, once."""
-        if hasattr(self, "train_set"):
-            return
+    def read_splits(self) -> None:
+        """Load and split the images."""
         digits = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(digits.target)

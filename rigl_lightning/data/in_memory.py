@@ -53,7 +53,7 @@ class TensorBatches(Dataset[Batch]):
 
 
 class InMemoryDataModule(pl.LightningDataModule):
-    """Loaders over ``train_set``, ``val_set`` and ``test_set``, which ``setup`` of a subclass fills.
+    """Loaders over ``train_set``, ``val_set`` and ``test_set``, which ``read_splits`` of a subclass fills.
 
     Training batches are shuffled, whole, and resumable anywhere (``resumable.py``). On its device, each one
     first seeds torch from (seed, rank, number of the batch) and then goes through ``augment``; so
@@ -81,6 +81,22 @@ class InMemoryDataModule(pl.LightningDataModule):
         """The seed in force."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0")) if self._seed is None else self._seed
 
+    def read_splits(self) -> None:
+        """Fill ``train_set``, ``val_set`` and ``test_set``; called once in each process."""
+        raise NotImplementedError(f"{type(self).__name__} has to define read_splits().")
+
+    def setup(self, stage: str) -> None:
+        """Read all splits into memory, once.
+
+        Raises:
+            ValueError: If a process has fewer training samples than one batch. It is raised here, and not when the
+                loader is made: Lightning patches torch's DataLoader meanwhile, and leaves it so after an error.
+        """
+        if not hasattr(self, "train_set"):
+            self.read_splits()
+        if stage == "fit":
+            self._n_batches()
+
     def augment(self, batch: Batch) -> Batch:
         """Randomly change a training batch, on whatever device it is; by default not at all."""
         return batch
@@ -95,19 +111,9 @@ class InMemoryDataModule(pl.LightningDataModule):
         return self.augment(batch)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled whole batches, beginning where the training stands.
-
-        Raises:
-            ValueError: If a process has fewer samples than one batch.
-        """
-        trainer = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        n_batches = len(self.train_set) // world_size // self.batch_size
-        if n_batches < 1:
-            raise ValueError(
-                f"Expected `batch_size` of at most {len(self.train_set) // world_size} (training samples of "
-                f"one process), got {self.batch_size}. Set --data.init_args.batch_size."
-            )
+        """Shuffled whole batches, beginning where the training stands."""
+        trainer, n_batches = self.trainer, self._n_batches()
+        rank, world_size = _rank_and_world_size(trainer)
         position = None if trainer is None else partial(_position, trainer, n_batches, self.batch_size)
         sampler = ResumableSampler(self.train_set, self.seed, rank, world_size, position)
         # Lightning cannot know that this loader resumes, and warns that it does not.
@@ -135,9 +141,23 @@ class InMemoryDataModule(pl.LightningDataModule):
         if self._seed is None:
             self._seed = state_dict["seed"]
 
+    def _n_batches(self) -> int:
+        """Training batches of this process in an epoch."""
+        n_samples = len(self.train_set) // _rank_and_world_size(self.trainer)[1]
+        if n_samples < self.batch_size:
+            raise ValueError(
+                f"Expected `batch_size` of at most {n_samples} (training samples of one process), got "
+                f"{self.batch_size}. Set --data.init_args.batch_size."
+            )
+        return n_samples // self.batch_size
+
     def _loader(self, dataset: TensorBatches, **settings: Any) -> DataLoader[Batch]:
         # By keyword: Lightning rebuilds the loader for predict and fails on a positional batch size.
         return DataLoader(dataset, batch_size=self.batch_size, collate_fn=_as_gathered, **settings)
+
+
+def _rank_and_world_size(trainer: pl.Trainer | None) -> tuple[int, int]:
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def _position(trainer: pl.Trainer, n_batches: int, batch_size: int) -> tuple[int, int]:
