@@ -65,7 +65,7 @@ test-oldest: $(READY)  ## the quick tests with the oldest versions that pyprojec
 
 docs: $(DOCS_READY)  ## build the documentation into build/site; a broken link is an error
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(DOCS_READY): $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'

@@ -1,6 +1,6 @@
 """Uses an installed wheel as a stranger would, without the repository: ``make test-wheel`` runs it.
 
-    python check_wheel.py REPOSITORY
+python check_wheel.py REPOSITORY
 """
 
 import os
