@@ -23,7 +23,7 @@ import pandas as pd
 from paper.tables import cards, methods
 from paper.tables.markdown import markdown, with_parts
 from rigl_lightning.sparsity import algorithms
-from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms import describe
 
 
 def card_of(name: str) -> Path:
@@ -31,13 +31,13 @@ def card_of(name: str) -> Path:
     return HERE / "cards" / f"{name}.md"
 
 
-def methods_with_a_card() -> list[type[SparseAlgorithm]]:
-    """Every algorithm that can be used as it is: bases of one's own methods have a page too, the abstract one not."""
-    found = (getattr(algorithms, name) for name in algorithms.__all__)
-    return [found_ for found_ in found if inspect.isclass(found_) and found_ is not SparseAlgorithm]
+def methods_with_a_card() -> list[Any]:
+    """Every algorithm that can be used as it is."""
+    found = [getattr(algorithms, name) for name in algorithms.__all__]
+    return [method for method in found if inspect.isclass(method) and not inspect.isabstract(method)]
 
 
-def settings(method: type[SparseAlgorithm]) -> str:
+def settings(method: Any) -> str:
     """Table of a method's settings: name, default, and what its docstring, or that of a base, says of it."""
     meanings = {name: text for base in reversed(method.__mro__) for name, text in _attributes(base)}
     body = [[f"`{f.name}`", _default(f), meanings.get(f.name, "")] for f in fields(method) if f.init]
@@ -63,7 +63,7 @@ def _default(setting: Field[Any]) -> str:
 def parts() -> dict[Path, dict[str, str]]:
     """Every generated part, by page and name of its markers."""
     accuracies = methods.rows(pd.read_csv(HERE.parent / "paper" / "results" / methods.RESULTS))
-    pages: dict[Path, dict[str, str]] = {card_of(m.__name__): {"settings": settings(m)} for m in methods_with_a_card()}
+    pages = {card_of(m.__name__): {"settings": settings(m)} for m in methods_with_a_card()}
     for page, measured in cards.measured(accuracies, HERE).items():
         pages.setdefault(page, {}).update(measured)
     return pages
