@@ -1,7 +1,8 @@
-"""Command line: ``python -m rigl_lightning {fit,validate,test,predict,inspect}``."""
+"""Command line: ``rigl-lightning {fit,validate,test,predict,inspect}``, or ``python -m rigl_lightning ...``."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -11,17 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from rigl_lightning import __version__
 from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.checkpoint_io import AtomicCheckpointIO
+from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.reporting import layer_table
 from rigl_lightning.trainer_access import callbacks_of, example_flops
 
 TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
+DESCRIPTION = """Train any LightningModule sparse. Look first, then train:
+
+  rigl-lightning configs                                   lists the configurations that come along
+  rigl-lightning inspect --config NAME [--SETTING VALUE]   which layers become how sparse, and what it will cost
+  rigl-lightning fit --config NAME [--SETTING VALUE]       trains; `fit --config NAME --print_config` shows all settings
+"""
 
 
 class Trainer(pl.Trainer):
@@ -58,6 +68,10 @@ class _Parser(LightningArgumentParser):
             raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
         _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the description's lines as they are."""
 
 
 class _SaveFitConfig(SaveConfigCallback):
@@ -112,6 +126,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())
     _silence_what_nobody_can_change()
     try:
+        given = list(sys.argv[1:] if args is None else args)
+        if given[:1] == ["configs"]:
+            print(describe_configs(*given[1:2]))
+            return
+        given = with_config_paths(given)
+        if args is None:
+            sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
         SparseCLI(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -122,7 +143,13 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=_SaveFitConfig,
             parser_class=_Parser,
             auto_configure_optimizers=False,
-            args=None if args is None else list(args),
+            parser_kwargs={
+                "prog": "rigl-lightning",
+                "version": __version__,
+                "description": DESCRIPTION,
+                "formatter_class": _Formatter,
+            },
+            args=None if args is None else given,
         )
     except Exception as error:
         message = explain_run_error(error)

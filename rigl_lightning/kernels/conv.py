@@ -198,7 +198,13 @@ def _window(flat: list[int]) -> Window:
     return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
 
 
-@torch.library.custom_op("rigl_lightning::sparse_conv2d", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_conv2d",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor weight, Tensor? bias, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
+    " -> Tensor",
+)
 def _conv_op(
     x: Tensor,
     weight: Tensor,
@@ -229,7 +235,13 @@ def _(
     return x.new_empty(x.shape[0], weight.shape[0], *sizes)
 
 
-@torch.library.custom_op("rigl_lightning::sparse_conv2d_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_conv2d_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor grad, Tensor x, Tensor weight, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
+    " -> (Tensor, Tensor)",
+)
 def _conv_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:

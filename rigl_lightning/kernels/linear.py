@@ -128,7 +128,12 @@ class _SparseLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
-@torch.library.custom_op("rigl_lightning::sparse_linear", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_linear",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor[] pattern, bool dense_grad, str tier) -> Tensor",
+)
 def _linear_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> Tensor:
@@ -140,7 +145,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], den
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op("rigl_lightning::sparse_linear_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_linear_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor grad, Tensor x, Tensor weight, Tensor[] pattern, bool dense_grad, str tier) -> (Tensor, Tensor)",
+)
 def _linear_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,13 @@ class _SparseRecurrent(torch.autograd.Function):
         return g.x, None, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
 
 
-@torch.library.custom_op("rigl_lightning::sparse_recurrent", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_recurrent",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor[] states, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor[] pattern_ih, Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
+)
 def _recurrent_op(
     x: Tensor,
     states: list[Tensor],
@@ -175,7 +181,13 @@ def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh,
     return [x.new_empty(times, batch, units), *(x.new_empty(batch, units) for _ in states), *saved]
 
 
-@torch.library.custom_op("rigl_lightning::sparse_recurrent_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_recurrent_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor[] grads, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] pattern_ih, "
+    "Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
+)
 def _recurrent_backward_op(
     grads: list[Tensor],
     x: Tensor,
