@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+METRICS_FILE = "metrics.csv"
 
 
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSVLogger, whose file of metrics a resumed training goes on with; Lightning's own deletes it.
 
-    Rows from the step on where the training is resumed are left out: they are logged again. `KeepEarlierMetrics` tells
-    which step that is; the command line adds it by itself.
+    `KeepEarlierMetrics` beside it takes out the rows that a training logs again; the command line adds it by itself.
+    The arguments are Lightning's.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._earlier: list[dict[str, Any]] = []
 
     @property
     def experiment(self) -> Any:
-        """The writer of the files; what an earlier training left in the same folder is remembered before it goes."""
-        if self._experiment is None:
-            self._earlier = _rows(Path(self.log_dir, "metrics.csv"))
-        return super().experiment
+        """The writer of the files, which goes on with those that are there."""
+        if self._experiment is not None or rank_zero_only.rank != 0:
+            return super().experiment
+        rows = read_rows(Path(self.log_dir, METRICS_FILE))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Experiment logs directory")  # that it deletes them
+            writer = super().experiment
+        writer.metrics = rows
+        writer.save()
+        return writer
 
-    def keep_until(self, step: int) -> None:
-        """Put back the earlier rows of steps before ``step``."""
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Take out the rows of this step and later ones."""
+        file = Path(self.log_dir, METRICS_FILE)
         writer = self.experiment
-        rows = [{key: value for key, value in row.items() if value} for row in self._earlier if int(row["step"]) < step]
-        writer.metrics = [*rows, *writer.metrics]
-        self._earlier = []
-        self.save()
+        writer.metrics = [row for row in read_rows(file) if int(row["step"]) < step]
+        writer.metrics_keys = []
+        file.unlink(missing_ok=True)
+        writer.save()
 
 
 class KeepEarlierMetrics(pl.Callback):
-    """Has every `ResumableCSVLogger` go on with its file when a training is resumed."""
+    """Has every `ResumableCSVLogger` keep what was logged before the step a training begins at, and nothing else."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The step is known here, and nothing is logged yet."""
-        if trainer.global_step and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, ResumableCSVLogger):
-                    logger.keep_until(trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, ResumableCSVLogger):
+                logger.forget_from(trainer.global_step)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Rows of a file of metrics, without their empty cells; none if there is no file."""
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as lines:
-        return [row for row in csv.DictReader(lines) if row.get("step")]
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(lines)]
