@@ -17,8 +17,10 @@ from rigl_lightning.reporting import TrainingCost, layer_table, mask_metrics
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
 from rigl_lightning.sparsity.invariants import violations
+from rigl_lightning.sparsity.mask_files import unpack_masks
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
+from rigl_lightning.tested_network import report_network
 from rigl_lightning.trainer_access import (
     callback_flavours,
     callbacks_of,
@@ -212,6 +214,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Averaged weights are saved with the masks of now; a checkpoint that refers to them already sees it too."""
         self._mask_averages_in_fit(trainer)
 
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Beside the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
+        masks = self._tested_masks()
+        if masks is not None:
+            report = report_network(pl_module, masks, example_flops(pl_module))
+            pl_module.log_dict({f"{self._prefix}{k}": v for k, v in report.metrics().items()}, sync_dist=True)
+            rank_zero_info(f"\n{report}")
+
     # ---- what is shown -----------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, float]:
@@ -279,6 +289,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Whether this fit goes on with the network of the previous one."""
         previous = {} if self.sparsifier is None else self.sparsifier.parameters
         return previous.keys() == parameters.keys() and all(previous[name] is parameters[name] for name in previous)
+
+    def _tested_masks(self) -> Mapping[str, torch.Tensor] | None:
+        """Masks of the network that is tested: the checkpoint's, else those of the training before, if any."""
+        if self._restored and "masks" in self._restored:
+            return unpack_masks(self._restored["masks"])
+        return None if self.sparsifier is None else self.sparsifier.masks
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from jsonargparse import DefaultHelpFormatter
+from jsonargparse.typing import PositiveFloat
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_info
 
 from rigl_lightning import __version__
 from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.checkpoint_io import AtomicCheckpointIO
 from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
+from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
+from rigl_lightning.csv_logger import KeepEarlierMetrics
 from rigl_lightning.reporting import layer_table
 from rigl_lightning.trainer_access import callbacks_of, example_flops
 
@@ -87,20 +92,67 @@ class _SaveFitConfig(SaveConfigCallback):
 
 
 class SparseCLI(LightningCLI):
-    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm."""
+    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm.
+
+    Beside it there is ``--training_multiplier``, and ``--ckpt_path last`` of ``fit`` begins with the first launch of a
+    command, and goes on with what it left when the same command is launched again.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the group ``sparse``."""
+        """Add the group ``sparse``, and the training multiplier."""
         parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
+        parser.add_argument(
+            "--training_multiplier",
+            type=PositiveFloat,
+            default=1.0,
+            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end and "
+            "pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find what ``--ckpt_path last`` goes on with."""
+        settings = self.config.get(str(self.subcommand))
+        if self.subcommand == "fit" and settings.ckpt_path == LAST:
+            plain = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
+            settings.ckpt_path = found = last_checkpoint(plain)
+            rank_zero_info(f"Going on with {found}." if found else "No earlier run of this command: it begins now.")
+            self._log_into(found)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Lightning's, whose checkpoints are written whole or not at all unless a plugin says how to write them."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Lightning's, of the length that the training multiplier gives.
+
+        Its checkpoints are written whole or not at all, unless a plugin says how to write them.
+        """
+        trainer = super().instantiate_trainer(**self._length(), **kwargs)
+        callbacks_of(trainer).insert(0, KeepEarlierMetrics())
         strategy = trainer.strategy
         whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)  # others split checkpoints, or refuse plugins
         if whole and type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            print(whereabouts(self.trainer))
+
+    def _length(self) -> dict[str, int]:
+        """Steps and epochs of the training, multiplied; the algorithm is stretched along."""
+        factor = self._get(self.config_init, "training_multiplier")
+        if factor == 1:
+            return {}
+        sparse = self._get(self.config_init, "sparse")
+        sparse.algorithm = sparse.algorithm.stretched(factor)
+        settings = self._get(self.config_init, "trainer")
+        return multiplied_length(settings["max_steps"], settings["max_epochs"], factor)
+
+    def _log_into(self, checkpoint: Path | None) -> None:
+        """Have the logger use the folder of the run that goes on."""
+        logger = self.config.get(str(self.subcommand)).trainer.logger
+        for entry in logger if isinstance(logger, list) else [logger]:
+            arguments = getattr(entry, "init_args", None)
+            if checkpoint is not None and arguments is not None and "version" in arguments and not arguments.version:
+                arguments.version = version_of(checkpoint)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

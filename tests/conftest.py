@@ -6,11 +6,23 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 from torchvision.datasets import CIFAR10
 
 N_PER_FILE = 4
 
 torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def whole_data_loaders():
+    """No test may leave DataLoader patched, as Lightning does if making a loader fails: later tests would break."""
+    before = {cls: cls.__init__ for cls in (DataLoader, BatchSampler)}
+    yield
+    left_patched = [cls.__name__ for cls, init in before.items() if cls.__init__ is not init]
+    for cls, init in before.items():
+        cls.__init__ = init
+    assert not left_patched, "raise in the DataModule's setup, not while a loader is made"
 
 
 @pytest.fixture

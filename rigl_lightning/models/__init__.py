@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from rigl_lightning.models.mobilenet import mobilenet_v1 as mobilenet_v1
     from rigl_lightning.models.mobilenet import mobilenet_v2 as mobilenet_v2
     from rigl_lightning.models.resnet import resnet50 as resnet50
+    from rigl_lightning.models.timm_model import timm_model as timm_model
 
-__all__ = ["CharGRU", "LeNet300100", "WideResNet", "mobilenet_v1", "mobilenet_v2", "resnet50"]
+__all__ = ["CharGRU", "LeNet300100", "WideResNet", "mobilenet_v1", "mobilenet_v2", "resnet50", "timm_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from rigl_lightning.models.resnet import resnet50
 
         return resnet50
+    if name == "timm_model":
+        from rigl_lightning.models.timm_model import timm_model
+
+        return timm_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
