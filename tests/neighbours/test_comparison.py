@@ -1,4 +1,4 @@
-"""What README's comparison says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those that are installed."""
+"""What README says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those that are installed."""
 
 import pytorch_lightning as pl
 import torch
