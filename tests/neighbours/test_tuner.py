@@ -32,7 +32,7 @@ class Tuned(SmallModel):
 
 
 class PlainData(pl.LightningDataModule):
-    """In an ordinary DataLoader: in the middle of a run Lightning's finders get no batch of one that resumes exactly."""
+    """An ordinary DataLoader: between two fits Lightning's finders get no batch of one that resumes exactly."""
 
     batch_size = 4
 
@@ -62,15 +62,15 @@ def outcome(tmp_path, search=None, when="never", callbacks=(), algorithm=RIGL):
     trainer.fit(model, data)
     first = sparse.sparsifier.first_masks()
     now = {name: mask.clone() for name, mask in sparse.sparsifier.masks.items()}
-    trainer.fit_loop.max_epochs = 3  # else a search after fit would train nothing
-    if when == "between":
-        search(trainer, model, data)
+    if when == "between":  # in a Trainer of its own: one whose fit has ended finds no batch to search with
+        search(pl.Trainer(callbacks=[sparse, watch], **settings), model, data)
         assert sparse.sparsifier.step == 6
     assert bool(model.searched) == (when != "never" or bool(callbacks))
     masks = now if when == "between" else first
     for active in model.searched:  # every batch of the search was computed by the sparse network
         assert all(not (active[name] & ~mask).any() for name, mask in masks.items())
     trainer.callbacks = [c for c in trainer.callbacks if c not in callbacks]
+    trainer.fit_loop.max_epochs = 3
     trainer.fit(model, data)
     sparsifier = sparse.sparsifier
     state = trainer.optimizers[0].state_dict()["state"].values()
