@@ -296,6 +296,7 @@ class Sparsifier:
             "initial_weights": dict(self.initial_weights),
             "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
             "step": self.step,
+            "last_update": None if self.last_update is None else tuple(self.last_update),
             "total_steps": self.total_steps,
             "seed": self.seed,
             "algorithm": describe(self.algorithm),
@@ -327,7 +328,9 @@ class Sparsifier:
         self.explored = self._on_devices(unpack_masks(state["explored"]))
         self._first_masks = dict(state["first_masks"])
         self.step = int(state["step"])
-        self.initial_weights = dict(state.get("initial_weights", {}))  # older checkpoints have none
+        # Older checkpoints have neither.
+        self.last_update = MaskUpdate(*state["last_update"]) if state.get("last_update") else None
+        self.initial_weights = dict(state.get("initial_weights", {}))
         self.memory = {key: _on_cpu(value) for key, value in state["memory"].items()}
         if self._hidden is not None:
             self._hidden.load_state_dict(state["hidden"])
