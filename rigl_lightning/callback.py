@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
+from rigl_lightning.compute import Compute, SparseCompute, check_compute, compute_table, dense_layers
 from rigl_lightning.reporting import TrainingCost, layer_table, mask_metrics
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
@@ -56,6 +57,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             once more a step: for finding out, not for every training.
         name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
             they log ``sparse/<name>/density`` and so on.
+        compute: How the sparse layers are computed while training. "sparse": on the CPU, Linear, Conv2d, GRU and LSTM
+            read their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where
+            that is also faster, which is measured on the first batch and reported; results then agree from run to run
+            to rounding only, and under ``Trainer(deterministic=True)`` it is "dense". "dense": masked dense products.
+            On a GPU, under autocast or torch.compile "auto" is dense.
 
     Example::
 
@@ -73,12 +79,15 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         log_layers: bool = False,
         strict: bool = False,
         name: str = "",
+        compute: Compute = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(algorithm, SparseAlgorithm):
             raise ValueError(
                 f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so."
             )
+        check_compute(compute)
+        self.compute = compute
         self.algorithm = algorithm
         self.include = include
         self.exclude = exclude
@@ -94,6 +103,9 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._counter: FlopCounter | None = None
         self._optimizer: Optimizer | None = None
         self._post_hook: Any = None
+        self._sparse_compute: SparseCompute | None = None
+        self._compute_choices: dict[str, Any] = {}
+        self._compute_shown: dict[str, bool] | None = None
         self._seen_update: MaskUpdate | None = None
         self._shown_update: MaskUpdate | None = None
 
@@ -122,6 +134,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             rank_zero_info(f"The masks of the previous fit go on at step {self._active().step}.")
         # The optimizer's own hook: before any other callback sees the weights, and only after real steps.
         self._post_hook = self._optimizer.register_step_post_hook(lambda opt, *_: self._active().after_step(opt))
+        self._install_compute(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
@@ -189,6 +202,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     ) -> None:
         """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self._stop_counter()
+        self._report_compute()
         if self.strict:
             self._check_invariants()
         update, previous = self._active().last_update, self._seen_update
@@ -246,10 +260,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Masks and counters as plain tensors and numbers."""
         if self.sparsifier is None:
             return self._restored or {}
+        choices = self._compute_choices if self._sparse_compute is None else self._sparse_compute.state_dict()
         return {
             **self.sparsifier.state_dict(),
             "flops_spent": self.cost.spent,
             "flops_dense": self.cost.dense,
+            "compute_choices": choices,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -266,6 +282,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         length = None if self._restored else total_steps(trainer)
         self.sparsifier = Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
         state, self._restored = self._restored or {}, None
+        self._compute_choices = dict(state.get("compute_choices", {}))
         self._seen_update = self._shown_update = None
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
         self.dense_flops = example_flops(pl_module)
@@ -274,6 +291,31 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         rank_zero_info(f"\n{table}")
         if state:
             rank_zero_info(f"masks restored at step {self.sparsifier.step}")
+
+    def _install_compute(self, pl_module: pl.LightningModule) -> None:
+        compute = self.compute
+        if compute != "dense" and is_compiled(pl_module):
+            compute = "dense"
+            if self.compute == "sparse":
+                rank_zero_warn(
+                    "The module goes through torch.compile, which computes dense: compute='sparse' is ignored."
+                )
+        self._sparse_compute = SparseCompute(pl_module, self._active(), compute, self._compute_choices)
+        self._sparse_compute.install()
+
+    def _report_compute(self) -> None:
+        """After the first batch every layer has been called; and when the choice for a layer has changed."""
+        compute = self._sparse_compute
+        if compute is None or compute.compute == "dense":
+            return
+        ways = {layer.name: layer.is_sparse for layer in compute.layers if layer.was_called}
+        if ways == self._compute_shown:
+            return
+        dense = dense_layers(compute)
+        if self._compute_shown is None and self.compute == "sparse" and dense:
+            rank_zero_warn(f"compute='sparse': these layers are dense: {', '.join(dense)}.")
+        self._compute_shown = ways
+        rank_zero_info(f"\n{compute_table(compute)}")
 
     def _continues(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Whether this fit goes on with the network of the previous one."""
@@ -364,6 +406,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def _remove_hooks(self) -> None:
         self._leave_counter()
+        if self._sparse_compute is not None:
+            self._compute_choices = self._sparse_compute.state_dict()
+            self._sparse_compute.remove()
+        self._sparse_compute, self._compute_shown = None, None
         if self._post_hook is not None:
             self._post_hook.remove()
         self._post_hook = self._optimizer = None
