@@ -297,9 +297,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if compute != "dense" and is_compiled(pl_module):
             compute = "dense"
             if self.compute == "sparse":
-                rank_zero_warn(
-                    "The module goes through torch.compile, which computes dense: compute='sparse' is ignored."
-                )
+                rank_zero_warn("compute='sparse': the module goes through torch.compile, and stays dense.")
         self._sparse_compute = SparseCompute(pl_module, self._active(), compute, self._compute_choices)
         self._sparse_compute.install()
 

@@ -84,7 +84,7 @@ def decide(
     times: dict[str, list[float]] = {name: [] for name in ways}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that numba is missing is reported with the choice
-        for name, layer in ways.items():
+        for layer in ways.values():
             _seconds(layer, x, tensors)  # compiles, and takes memory from the system
         while not _is_enough(times):
             for name, layer in ways.items():

@@ -6,6 +6,7 @@ The module gets a class of its own, made from the one it has, as torch's paramet
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,11 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> No
 
     class Replaced(original):  # type: ignore[misc, valid-type]
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # copy, deepcopy and pickle make an instance of the class that this names.
+            # copy, deepcopy and pickle make an instance of the class that this names; pickle takes copyreg.__newobj__
+            # for the object's own class only.
             function, args, *rest = super().__reduce_ex__(protocol)
+            if args[:1] == (Replaced,) and function is copyreg.__newobj__:  # type: ignore[attr-defined]
+                function, args = copyreg._reconstructor, (Replaced, object, None)  # type: ignore[attr-defined]
             return function, tuple(original if arg is Replaced else arg for arg in args), *rest
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):

@@ -140,8 +140,16 @@ def _is_pointwise(weight: Tensor, window: Window) -> bool:
 
 
 def _strided(x: Tensor, window: Window) -> Tensor:
-    """The pixels that a 1x1 kernel reads."""
-    return x if window.stride == (1, 1) else x[:, :, :: window.stride[0], :: window.stride[1]]
+    """The pixels that a 1x1 kernel reads, in the memory format of the images."""
+    if window.stride == (1, 1):
+        return x
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    read = _every(x, window)
+    return read.contiguous(memory_format=torch.channels_last) if last else read
+
+
+def _every(x: Tensor, window: Window) -> Tensor:
+    return x[:, :, :: window.stride[0], :: window.stride[1]]
 
 
 def _spread(grad: Tensor, x: Tensor, window: Window) -> Tensor:
@@ -149,7 +157,7 @@ def _spread(grad: Tensor, x: Tensor, window: Window) -> Tensor:
     if window.stride == (1, 1):
         return grad
     spread = torch.zeros_like(x)
-    _strided(spread, window).copy_(grad)
+    _every(spread, window).copy_(grad)
     return spread
 
 
