@@ -37,6 +37,11 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> No
     module.__class__ = Replaced
 
 
+def is_replaced(module: nn.Module) -> bool:
+    """Whether `replace_forward` was called on it, and `restore_forward` was not."""
+    return _MARK in vars(type(module))
+
+
 def restore_forward(module: nn.Module) -> None:
     """Give the module its class back; nothing happens to one that has it."""
     original = vars(type(module)).get(_MARK)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.compute.choice import Choice, decide, decide_without_timing
-from rigl_lightning.compute.installation import Forward, replace_forward, restore_forward
+from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
 from rigl_lightning.kernels import SparsePattern, release
@@ -194,6 +194,8 @@ class LayerCompute:
     def _find_refusal(self, kind: Kind | None) -> str:
         if kind is None:
             return "not a Linear, Conv2d, GRU or LSTM" if self._weights else "its weight is none of a module's own"
+        if is_replaced(self.module):
+            return "another SparseCompute computes it"
         if type(self.module).forward is not kind.base.forward or "forward" in vars(self.module):
             return f"{type(self.module).__name__} has a forward of its own"
         weights = [getattr(self.module, attribute) for attribute in self._weights]

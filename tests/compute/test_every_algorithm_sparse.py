@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_training import batch, sparsify
+from small_training import batch
 from test_every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning import Static
+from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.compute import SparseCompute
 from rigl_lightning.kernels import available, use_tier
 
@@ -33,7 +33,7 @@ class Network(nn.Module):
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("ticket") / "ticket.pt"
     torch.manual_seed(0)
-    torch.save(sparsify(Network(), Static(0.7), seed=3).state_dict(), path)
+    torch.save(Sparsifier(select_parameters(Network()), Static(0.7), seed=3).state_dict(), path)
     return str(path)
 
 
@@ -41,7 +41,7 @@ def train(name, file, how):
     torch.manual_seed(0)
     model = Network()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    sparsifier = sparsify(model, ALGORITHMS[name](file), total_steps=TOTAL)
+    sparsifier = Sparsifier(select_parameters(model), ALGORITHMS[name](file), total_steps=TOTAL)
     compute = SparseCompute(model, sparsifier, how)
     masks, n_sparse = [], 0
     with compute:
