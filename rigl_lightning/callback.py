@@ -22,6 +22,7 @@ from rigl_lightning.changes import (
     warn_of_lost_topology,
     warn_of_unfrozen,
 )
+from rigl_lightning.compute import Compute, SparseCompute, check_compute, compute_table, dense_layers
 from rigl_lightning.reporting import TrainingCost, layer_table, mask_metrics
 from rigl_lightning.searches import FinderWrapping, held_sparse
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
@@ -70,6 +71,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             once more a step: for finding out, not for every training.
         name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
             they log ``sparse/<name>/density`` and so on.
+        compute: How the sparse layers are computed while training. "sparse": on the CPU, Linear, Conv2d, GRU and LSTM
+            read their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where
+            that is also faster, which is measured on the first batch and reported; results then agree from run to run
+            to rounding only, and under ``Trainer(deterministic=True)`` it is "dense". "dense": masked dense products.
+            On a GPU, under autocast or torch.compile "auto" is dense.
 
     Example::
 
@@ -87,12 +93,15 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         log_layers: bool = False,
         strict: bool = False,
         name: str = "",
+        compute: Compute = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(algorithm, SparseAlgorithm):
             raise ValueError(
                 f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so."
             )
+        check_compute(compute)
+        self.compute = compute
         self.algorithm = algorithm
         self.include = include
         self.exclude = exclude
@@ -111,6 +120,9 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._finders: FinderWrapping | None = None
         self._undo_clipping: Callable[[], None] | None = None
         self._frozen: dict[str, nn.Parameter] = {}
+        self._sparse_compute: SparseCompute | None = None
+        self._compute_choices: dict[str, Any] = {}
+        self._compute_shown: dict[str, bool] | None = None
         self._seen_update: MaskUpdate | None = None
         self._shown_step: int | None = None
 
@@ -147,6 +159,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         warn_of_early_best(trainer, self._active())
         self._undo_clipping = let_value_clipping_find_nothing(trainer)
         self._hook_optimizer()
+        self._install_compute(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
@@ -220,6 +233,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     ) -> None:
         """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self._stop_counter()
+        self._report_compute()
         if self.strict:
             self._check_invariants()
         update, previous = self._active().last_update, self._seen_update
@@ -285,11 +299,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Masks and counters as plain tensors and numbers."""
         if self.sparsifier is None:
             return self._restored or {}
+        choices = self._compute_choices if self._sparse_compute is None else self._sparse_compute.state_dict()
         return {
             **self.sparsifier.state_dict(),
             "flops_spent": self.cost.spent,
             "flops_dense": self.cost.dense,
             "shown_step": self._shown_step,
+            "compute_choices": choices,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -307,6 +323,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self.sparsifier = self._new_sparsifier(trainer, parameters)
         warn_of_lost_topology(parameters, before)
         state, self._restored = self._restored or {}, None
+        self._compute_choices = dict(state.get("compute_choices", {}))
         self._seen_update = self.sparsifier.last_update
         self._shown_step = state.get("shown_step")
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
@@ -364,6 +381,29 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             self._post_hook.remove()
         self._optimizer = optimizer_of(trainer, self._active().parameters)
         self._hook_optimizer()
+
+    def _install_compute(self, pl_module: pl.LightningModule) -> None:
+        compute = self.compute
+        if compute != "dense" and is_compiled(pl_module):
+            compute = "dense"
+            if self.compute == "sparse":
+                rank_zero_warn("compute='sparse': the module goes through torch.compile, and stays dense.")
+        self._sparse_compute = SparseCompute(pl_module, self._active(), compute, self._compute_choices)
+        self._sparse_compute.install()
+
+    def _report_compute(self) -> None:
+        """After the first batch every layer has been called; and when the choice for a layer has changed."""
+        compute = self._sparse_compute
+        if compute is None or compute.compute == "dense":
+            return
+        ways = {layer.name: layer.is_sparse for layer in compute.layers if layer.was_called}
+        if ways == self._compute_shown:
+            return
+        dense = dense_layers(compute)
+        if self._compute_shown is None and self.compute == "sparse" and dense:
+            rank_zero_warn(f"compute='sparse': these layers are dense: {', '.join(dense)}.")
+        self._compute_shown = ways
+        rank_zero_info(f"\n{compute_table(compute)}")
 
     def _continues(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Whether this fit goes on with the network of the previous one."""
@@ -464,6 +504,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._release_finders()
         if self._undo_clipping is not None:
             self._undo_clipping()
+        if self._sparse_compute is not None:
+            self._compute_choices = self._sparse_compute.state_dict()
+            self._sparse_compute.remove()
+        self._sparse_compute, self._compute_shown = None, None
         if self._post_hook is not None:
             self._post_hook.remove()
         self._post_hook = self._optimizer = self._undo_clipping = None

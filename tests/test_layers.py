@@ -31,6 +31,7 @@ FLOORS = [
     ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("statistics of a model", ["batch_norm.py"], CORE, False),
+    ("compute", ["compute/*.py"], CORE, True),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py", "changes.py", "searches.py",
      "csv_logger.py", "tested_network.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),
