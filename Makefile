@@ -13,7 +13,8 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures tables bench clean
+.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures tables
+.PHONY: bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,9 @@ test: lint  ## what CI runs: lint, types, doctests and all tests but the long ma
 
 test-all: lint  ## all of that and the long matrices: every algorithm on 1, 2 and 4 processes, and the like
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+
+test-sparse: $(READY)  ## all tests with compute="sparse" forced wherever a test does not choose
+	RIGL_LIGHTNING_TEST_COMPUTE=sparse OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"

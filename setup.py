@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["rigl_lightning*"]), "rigl_lightning.configs"],
     package_dir={"rigl_lightning.configs": "configs"},
-    package_data={"rigl_lightning": ["py.typed"], "rigl_lightning.configs": ["*.yaml"]},
+    package_data={"rigl_lightning": ["py.typed"], "rigl_lightning.configs": ["*.yaml", "*/*.yaml"]},
 )

@@ -1,12 +1,13 @@
 """Writes what the pages of docs/ say of the code itself: the settings of each method, and what it reached.
 
-    python docs/generate.py
+    python docs/generate.py [--pictures]
 
 Every part stands between the markers of a page; the sentences around it are written by hand. A test compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 import sys
@@ -20,6 +21,7 @@ sys.path.insert(0, str(HERE.parent))  # for `python docs/generate.py`
 
 import pandas as pd
 
+from paper.figures import overview
 from paper.tables import cards, methods
 from paper.tables.markdown import markdown, with_parts
 from rigl_lightning.sparsity import algorithms
@@ -60,16 +62,27 @@ def _default(setting: Field[Any]) -> str:
     return "to be given"
 
 
+def accuracies() -> pd.DataFrame:
+    """What every method reached, of the committed rows."""
+    return methods.rows(pd.read_csv(HERE.parent / "paper" / "results" / methods.RESULTS))
+
+
 def parts() -> dict[Path, dict[str, str]]:
     """Every generated part, by page and name of its markers."""
-    accuracies = methods.rows(pd.read_csv(HERE.parent / "paper" / "results" / methods.RESULTS))
     pages = {card_of(m.__name__): {"settings": settings(m)} for m in methods_with_a_card()}
-    for page, measured in cards.measured(accuracies, HERE).items():
+    for page, measured in cards.measured(accuracies(), HERE).items():
         pages.setdefault(page, {}).update(measured)
     return pages
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Write what the pages say of the code and of the results.")
+    parser.add_argument("--pictures", action="store_true", help="draw the README's picture anew, too")
+    if parser.parse_args().pictures:
+        path = HERE / "pictures" / "accuracy_over_flops.png"
+        path.parent.mkdir(exist_ok=True)
+        overview.draw(accuracies()).savefig(path, dpi=160)
+        print(f"written: {path.relative_to(HERE.parent)}")
     for page, parts_of_page in parts().items():
         before = page.read_text(encoding="utf-8")
         after = with_parts(before, parts_of_page)

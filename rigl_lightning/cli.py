@@ -86,8 +86,13 @@ class _SaveFitConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        folder = trainer.log_dir
-        if stage == "fit" and trainer.loggers and folder and not Path(folder, self.config_filename).exists():
+        folder = trainer.log_dir  # on every process: Lightning broadcasts it
+        if stage != "fit" or not trainer.loggers or not folder:
+            return
+        # The first process decides for all: another could find the file that the first has just written, and leave
+        # it alone in the collective calls to come.
+        exists = trainer.is_global_zero and Path(folder, self.config_filename).exists()
+        if not trainer.strategy.broadcast(exists):
             super().setup(trainer, pl_module, stage)
 
 

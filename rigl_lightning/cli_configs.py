@@ -7,11 +7,15 @@ from pathlib import Path
 
 
 def config_files() -> dict[str, Path]:
-    """Path of each configuration by name: those installed with the package, or those of the repository."""
+    """Path of each configuration by name, such as ``char_gru`` and ``smoke/char_gru``.
+
+    Those installed with the package, or those of the repository.
+    """
     here = Path(__file__).parent
     installed = here / "configs"
     folder = installed if installed.is_dir() else here.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def with_config_paths(args: Sequence[str]) -> list[str]:

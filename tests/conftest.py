@@ -1,5 +1,6 @@
 """Tiny data sets in the official formats, so that no test downloads anything."""
 
+import os
 import pickle
 import struct
 
@@ -9,7 +10,15 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torchvision.datasets import CIFAR10
 
+from rigl_lightning import SparseTrainingCallback
+
 N_PER_FILE = 4
+
+# `make test-sparse` runs all tests with truly sparse layers wherever a test does not ask for something else.
+DEFAULT_COMPUTE = os.environ.get("RIGL_LIGHTNING_TEST_COMPUTE")
+if DEFAULT_COMPUTE:
+    *others, _ = SparseTrainingCallback.__init__.__defaults__
+    SparseTrainingCallback.__init__.__defaults__ = (*others, DEFAULT_COMPUTE)
 
 torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
 

@@ -58,13 +58,15 @@ def test_python_versions_agree():
 
 class TestShippedConfigurations:
     def test_are_those_of_the_repository(self):
-        assert set(cli_configs.config_files()) == {path.stem for path in ROOT.glob("configs/*.yaml")}
+        names = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in ROOT.glob("configs/**/*.yaml")}
+        assert set(cli_configs.config_files()) == names
 
     def test_are_found_in_an_installed_package_first(self, tmp_path, monkeypatch):
-        (tmp_path / "configs").mkdir()
-        (tmp_path / "configs/mine.yaml").write_text("# Mine.\n")
+        (tmp_path / "configs/small").mkdir(parents=True)
+        for name in ("mine.yaml", "small/mine.yaml"):
+            (tmp_path / "configs" / name).write_text("# Mine.\n")
         monkeypatch.setattr(cli_configs, "__file__", str(tmp_path / "cli_configs.py"))
-        assert list(cli_configs.config_files()) == ["mine"]
+        assert list(cli_configs.config_files()) == ["mine", "small/mine"]
 
     def test_a_name_is_a_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -62,10 +62,10 @@ class ImageModel(pl.LightningModule):
         return self.optimizer(self.parameters(), **self.settings)
 
 
-def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, **settings):
+def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, compute=None, **settings):
     """Train on every rank of this world, or on one process outside of any, and leave the result in ``folder``."""
     size, rank = world_size(), int(os.environ.get("LOCAL_RANK", 0))
-    sparse = SparseTrainingCallback(algorithm, seed=5)
+    sparse = SparseTrainingCallback(algorithm, seed=5, **({"compute": compute} if compute else {}))
     trainer = pl.Trainer(
         callbacks=[sparse],
         devices=size,
