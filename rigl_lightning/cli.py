@@ -110,8 +110,8 @@ class SparseCLI(LightningCLI):
             "--training_multiplier",
             type=PositiveFloat,
             default=1.0,
-            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end and "
-            "pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
+            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end "
+            "and pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
         )
 
     def before_instantiate_classes(self) -> None:
@@ -138,7 +138,7 @@ class SparseCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(whereabouts(self.trainer))
 
     def _length(self) -> dict[str, int]:
