@@ -31,6 +31,7 @@ FLOORS = [
     ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("statistics of a model", ["batch_norm.py"], CORE, False),
+    ("export", ["export/*.py"], CORE, True),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),
     ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),

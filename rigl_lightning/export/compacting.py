@@ -50,7 +50,7 @@ def compact(
     """
     if compute not in get_args(Compute):
         raise ValueError(f"Expected `compute` to be one of {get_args(Compute)}, got {compute!r}.")
-    example = _example(module, example_inputs)
+    example = example_of(module, example_inputs)
     if compute == "auto" and example is None:
         raise ValueError(
             "Expected an example to time the layers on, got none. Give `example_inputs`, set the module's "
@@ -74,7 +74,8 @@ def layers_of(model: nn.Module) -> dict[str, CompactLayer]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CompactLayer)}
 
 
-def _example(module: nn.Module, given: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+def example_of(module: nn.Module, given: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Arguments of a call: those given, or the module's ``example_input_array``, or None."""
     given = getattr(module, "example_input_array", None) if given is None else given
     if given is None:
         return None

@@ -87,7 +87,8 @@ def _may_be_traced(module: nn.Module) -> bool:
         return False
     kinds = list(inspect.signature(module.forward).parameters.values())
     required = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in kinds)
-    return required and type(module).__module__.partition(".")[0] != "torch" or isinstance(module, nn.Sequential)
+    from_torch = type(module).__module__.partition(".")[0] == "torch"
+    return isinstance(module, nn.Sequential) or (required and not from_torch)
 
 
 def _trace(module: nn.Module) -> fx.GraphModule | None:
@@ -151,7 +152,8 @@ def _split_activations(traced: fx.GraphModule) -> None:
         traced.add_submodule(name, act)
         with traced.graph.inserting_after(node):
             after = traced.graph.call_module(name, (node,))
-        node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+        for user in [user for user in node.users if user is not after]:
+            user.replace_input_with(node, after)
     _drop_identities(traced)
 
 

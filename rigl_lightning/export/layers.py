@@ -47,7 +47,8 @@ class CompactLayer(nn.Module):
                 "Expected a compact network to stay in evaluation mode: its batch norms are folded and its weights are "
                 "no parameters. Train the dense module, and call `compact` again."
             )
-        return cast(CompactLayer, super().train(False))
+        super().train(False)
+        return self
 
     def _plan(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The plan for inputs like these, of this thread."""
@@ -61,7 +62,8 @@ class CompactLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompactLayer:
         self._plans = {}  # they know where the tensors were
-        return cast(CompactLayer, super()._apply(fn, recurse))
+        super()._apply(fn, recurse)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}

@@ -96,8 +96,12 @@ class CompactRecurrent(CompactLayer):
             bidirectional=self.bidirectional,
             device="meta",
         )
-        weights = {name: tensor for suffix in self.suffixes for name, tensor in self.directions[suffix].named().items()}
-        return torch.func.functional_call(layers.eval(), weights, (x, hx))
+        return torch.func.functional_call(layers.eval(), self.named_weights(), (x, hx))
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Dense weights and biases by their names in torch's layers."""
+        directions: list[Any] = [self.directions[suffix] for suffix in self.suffixes]
+        return {name: tensor for direction in directions for name, tensor in direction.named().items()}
 
 
 class _Direction(nn.Module):
@@ -108,6 +112,9 @@ class _Direction(nn.Module):
     inputs_bias: Tensor | None
     hidden_bias: Tensor | None
     by_unit: Tensor
+    ih: SparseWeight
+    hh: SparseWeight
+    units: int
 
     def __init__(self, rnn: nn.RNNBase, suffix: str, masks: Mapping[str, Tensor]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ Numbers = tuple[float, float]
 
 def recorded() -> bool:
     """Whether calls are being recorded, so that an operator is needed in place of plain Python."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("rigl_lightning::compact_linear", mutates_args=())

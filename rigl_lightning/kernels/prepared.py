@@ -29,6 +29,9 @@ class Place(NamedTuple):
     offset: int = 0
 
 
+Setting = int | Tensor | Place | None
+
+
 class Step:
     """One job with its settings.
 
@@ -38,7 +41,7 @@ class Step:
         settings: Numbers, tensors that are kept alive and give their address, and places.
     """
 
-    def __init__(self, job: Job, n_tasks: int, settings: Sequence[int | Tensor | Place | None]) -> None:
+    def __init__(self, job: Job, n_tasks: int, settings: Sequence[Setting]) -> None:
         self._kept = [s for s in settings if isinstance(s, Tensor)]
         numbers = [s.data_ptr() if isinstance(s, Tensor) else 0 if s is None else s for s in settings]
         self._places = [(i + 2, s.of, s.offset) for i, s in enumerate(numbers) if isinstance(s, Place)]

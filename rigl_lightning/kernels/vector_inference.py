@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
-from rigl_lightning.kernels.prepared import ADDEND, INPUT, OUTPUT, Place, Plan, Step
+from rigl_lightning.kernels.prepared import ADDEND, INPUT, OUTPUT, Place, Plan, Setting, Step
 from rigl_lightning.kernels.vector_fused import MOST, crop_job, fused_job, grouped_job, pad_job, single_job
 from rigl_lightning.kernels.vector_ir import WIDTH
 from rigl_lightning.kernels.vector_jobs import transpose_job
@@ -58,16 +58,25 @@ def plan_linear(samples: int, inputs: int, p: Product) -> Plan:
     shape = (samples, p.n_rows)
     if samples == 1:
         # One task for each thread's share of the connections is enough: no memory is written twice.
-        settings = [Place(INPUT), p.row_starts, p.columns, p.values, p.bias, Place(OUTPUT), p.n_rows, p.bounds]
+        settings: list[Setting] = [
+            Place(INPUT),
+            p.row_starts,
+            p.columns,
+            p.values,
+            p.bias,
+            Place(OUTPUT),
+            p.n_rows,
+            p.bounds,
+        ]
         threads = torch.get_num_threads()
         return Plan(shape, [Step(single_job, min(p.n_rows, 4 * threads if threads > 1 else 1), settings)])
     n_blocks, length = _partition(samples)
     x, y = zeroed(("samples", n_blocks), n_blocks, inputs, length), scratch("outputs", n_blocks, p.n_rows, length)
     product = _product(x, y, p, p.columns, length, None, n_blocks, inputs * length, p.n_rows * length, length, length)
     one = _steps(1, 0)
-    pack = [Place(INPUT), length * inputs, 0, one, x, inputs * length, 0, one, 1, 1]
+    pack: list[Setting] = [Place(INPUT), length * inputs, 0, one, x, inputs * length, 0, one, 1, 1]
     pack += [_steps(length, inputs), length, samples, _steps(inputs, length), inputs, n_blocks * inputs]
-    unpack = [y, p.n_rows * length, 0, one, Place(OUTPUT), length * p.n_rows, 0, one, 1, 1]
+    unpack: list[Setting] = [y, p.n_rows * length, 0, one, Place(OUTPUT), length * p.n_rows, 0, one, 1, 1]
     unpack += [_steps(p.n_rows, length), p.n_rows, n_blocks * p.n_rows, _steps(length, p.n_rows), length, samples]
     return Plan(shape, [Step(transpose_job, n_blocks, pack), product, Step(transpose_job, n_blocks, unpack)])
 
@@ -123,9 +132,18 @@ def _convolution(shape: tuple[int, int, int, int], p: Product, g: Geometry, with
     for start in range(0, shape[0], count):
         n = min(count, shape[0] - start)
         source = Place(INPUT, 4 * start * g.channels * h.size * w.size)
-        pad = [source, h.size, w.size, packed, g.phases * g.plane, t.lines, t.pixels, int(w.stride == 1)]
+        pad: list[Setting] = [source, h.size, w.size, packed, g.phases * g.plane, t.lines, t.pixels, int(w.stride == 1)]
         done = 4 * start * g.outputs * n_out
-        crop = [wide, row, w.plane, Place(OUTPUT, done), h.outputs, w.outputs, Place(ADDEND, done), p.bounds]
+        crop: list[Setting] = [
+            wide,
+            row,
+            w.plane,
+            Place(OUTPUT, done),
+            h.outputs,
+            w.outputs,
+            Place(ADDEND, done),
+            p.bounds,
+        ]
         steps += [
             Step(pad_job, n * g.channels, pad),
             _product(packed, wide, bare, offsets, 1, None, n, floats, g.outputs * row, row, _length(g)),
@@ -141,7 +159,7 @@ def _grouped(shape: tuple[int, int, int, int], p: Product, g: Geometry, groups: 
     n_all = shape[0] * groups
     n_tasks = min(n_all, 4 * threads if threads > 1 else 1)
     padded, wide = g.channels * g.phases * g.plane, max(WIDTH, h.outputs * w.plane)
-    settings = [Place(INPUT), h.size, w.size, g.channels, t.lines, t.pixels, int(w.stride == 1)]
+    settings: list[Setting] = [Place(INPUT), h.size, w.size, g.channels, t.lines, t.pixels, int(w.stride == 1)]
     settings += [zeroed(("groups", g), n_tasks, padded + wide), padded, g.phases * g.plane, wide, _length(g)]
     settings += [p.row_starts, t.taps.index_select(0, p.columns), p.values, p.bias, groups, g.outputs, n_all]
     settings += [Place(OUTPUT), h.outputs, w.outputs, w.plane, Place(ADDEND), p.bounds]
@@ -163,7 +181,19 @@ def _product(
 ) -> Step:
     """Blocks (n_blocks, channels, length) to (n_blocks, rows, length); distances in floats."""
     n_row_chunks, n_tile_chunks = _chunks(n_blocks, p.n_rows, length)
-    settings = [x, x_block, y, y_block, y_row, p.parts, p.parts.shape[0] - 1, columns, scale, p.values, p.bias]
+    settings: list[Setting] = [
+        x,
+        x_block,
+        y,
+        y_block,
+        y_row,
+        p.parts,
+        p.parts.shape[0] - 1,
+        columns,
+        scale,
+        p.values,
+        p.bias,
+    ]
     settings += [addend, p.n_rows, length, n_row_chunks, n_tile_chunks, p.bounds]
     return Step(fused_job, n_blocks * n_row_chunks * n_tile_chunks, settings)
 
