@@ -5,8 +5,8 @@
 Dense rivals: the module as it is (eager), and the strong one, `torch.jit.optimize_for_inference` of the frozen trace,
 which folds batch norms and runs oneDNN's fused operators (``--compile`` adds torch.compile with freezing, which needs a
 C++ compiler). Ratios of times within one run, interleaved; with one thread the CPU time of the process, which other
-processes disturb less. Weights are random with random masks, uniform but for the first convolution and depthwise ones,
-which are dense; ERK shares the connections out as in the paper.
+processes disturb less. Weights are random with random masks. Uniform is the same sparsity in every layer, but the first
+and the depthwise convolutions are dense; ERK shares the connections out as in the paper.
 """
 
 from __future__ import annotations
@@ -45,14 +45,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "LeNet-300-100": (LeNet300100, images(28, 1)),
     "char GRU": (CharGRU, lambda batch: torch.randint(256, (batch, 64))),
 }
-DISTRIBUTIONS: dict[str, Distribution] = {"uniform": Uniform(), "ERK": ErdosRenyi()}
+DISTRIBUTIONS = ("uniform", "ERK")
 
 
 @torch.no_grad()
-def sparse_network(build: Callable[[], nn.Module], sparsity: float, distribution: Distribution, x: Tensor) -> nn.Module:
+def sparse_network(build: Callable[[], nn.Module], sparsity: float, shared: str, x: Tensor) -> nn.Module:
     """A network with random weights and masks, and batch-norm statistics that keep its activations in range."""
     torch.manual_seed(0)
     model = build()
+    has_images = any(isinstance(m, nn.Conv2d) for m in model.modules())
+    distribution: Distribution = ErdosRenyi() if shared == "ERK" else Uniform(first_layer_dense=has_images)
     parameters = select_parameters(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     sparsities = distribution(shapes, sparsity)
@@ -74,7 +76,7 @@ def rivals(model: nn.Module, x: Tensor, compiled: bool) -> dict[str, Callable[[]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(model, x, check_trace=False)
-        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))  # type: ignore[no-untyped-call]
+        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
         frozen(x)
     found["jit"] = lambda: frozen(x)
     if compiled:
@@ -107,7 +109,7 @@ def print_case(name: str, distribution: str, sparsity: float, batch: int, rounds
     build, inputs = NETWORKS[name]
     torch.manual_seed(1)
     x = inputs(batch)
-    model = sparse_network(build, sparsity, DISTRIBUTIONS[distribution], x[:8] if batch > 1 else inputs(2))
+    model = sparse_network(build, sparsity, distribution, x[:8] if batch > 1 else inputs(2))
     small = compact(model, x)
     times = measure({**rivals(model, x, compiled), "compact": lambda: small(x)}, rounds)
     ratios = {
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
-    parser.add_argument("--distributions", nargs="+", default=["uniform"], choices=list(DISTRIBUTIONS))
+    parser.add_argument("--distributions", nargs="+", default=["uniform"], choices=DISTRIBUTIONS)
     parser.add_argument("--compile", action="store_true", help="also against torch.compile with freezing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

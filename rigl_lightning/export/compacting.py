@@ -18,7 +18,8 @@ from rigl_lightning.export.recurrent_layers import CompactRecurrent
 from rigl_lightning.kernels.tiers import available
 
 Compute = Literal["auto", "sparse", "dense"]
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-2
+"""Of the largest output: a wrong trace is far off, and norms of dead channels magnify rounding by hundreds."""
 _FEW_CHANNELS = 4
 
 

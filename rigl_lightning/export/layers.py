@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from threading import get_ident
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finish
 from rigl_lightning.export.sparse_weight import SparseWeight
 from rigl_lightning.kernels import torch_linear
 from rigl_lightning.kernels.conv_geometry import Window
-from rigl_lightning.kernels.inference import recorded
+from rigl_lightning.kernels.inference import overridden, recorded
 from rigl_lightning.kernels.tiers import tier_of
 
 _PLANS_KEPT = 8
@@ -50,14 +50,17 @@ class CompactLayer(nn.Module):
         super().train(False)
         return self
 
-    def _plan(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The plan for inputs like these, of this thread."""
-        key = (get_ident(), torch.get_num_threads(), key)
-        plan = self._plans.get(key)
-        if plan is None:
-            while len(self._plans) >= _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans)), None)
-            plan = self._plans[key] = make()
+    def _ready_plan(self, x: Tensor, addend: Tensor | None = None) -> Any:
+        """The plan that inputs like these can go by at once, or None; a few microseconds count here."""
+        if recorded() or overridden() or not _is_simple(x) or not (addend is None or _is_simple(addend)):
+            return None
+        return self._plans.get(_key(x, addend))
+
+    def _keep(self, x: Tensor, addend: Tensor | None, plan: Any) -> Any:
+        """Keep a plan for inputs like these, of this thread."""
+        while len(self._plans) >= _PLANS_KEPT:
+            self._plans.pop(next(iter(self._plans)), None)
+        self._plans[_key(x, addend)] = plan
         return plan
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompactLayer:
@@ -94,6 +97,10 @@ class CompactLinear(CompactLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
+        plan = self._ready_plan(x)
+        return plan(x) if plan is not None else self._unplanned(x)
+
+    def _unplanned(self, x: Tensor) -> Tensor:
         w = self.sparse_weight
         tier = _tier(x, w)
         if tier == "dense":
@@ -110,15 +117,17 @@ class CompactLinear(CompactLayer):
         elif not rows.shape[0]:
             out = rows.new_empty(0, self.out_features)
         else:
-            out = self._plan(rows.shape[0], lambda: self._make_plan(rows.shape[0]))(rows.contiguous())
+            return self._keep(x, None, self._make_plan(x.shape, rows.shape[0]))(x.contiguous())
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _make_plan(self, samples: int) -> Any:
+    def _make_plan(self, shape: tuple[int, ...], samples: int) -> Any:
         from rigl_lightning.kernels.vector_inference import Product, plan_linear
 
         w = self.sparse_weight
         p = Product(w.values, w.columns, w.parts, w.row_starts, self.bias, *self.bounds)
-        return plan_linear(samples, self.in_features, p)
+        plan = plan_linear(samples, self.in_features, p)
+        plan.shape = (*shape[:-1], self.out_features)
+        return plan
 
 
 class CompactConv2d(CompactLayer):
@@ -147,12 +156,17 @@ class CompactConv2d(CompactLayer):
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) or (C, H, W), and what is added to the outputs before they are bounded."""
+        plan = self._ready_plan(x, addend)
+        return plan(x, addend) if plan is not None else self._unplanned(x, addend)
+
+    def _unplanned(self, x: Tensor, addend: Tensor | None) -> Tensor:
         if x.ndim == 3:
             return self.forward(x[None], None if addend is None else addend[None])[0]
         w = self.sparse_weight
         channels = w.shape[1] * self.groups
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(f"Expected images (N, {channels}, H, W), got {tuple(x.shape)}.")
+        before = x
         x, padding = padded(x, self.margins, self.padding_mode)
         tier = _tier(x, w)
         window = Window(cast(Any, self.stride), padding, cast(Any, self.dilation))
@@ -167,8 +181,10 @@ class CompactConv2d(CompactLayer):
             return op(x, tensors, self.bias, addend, flat, list(self.bounds))
         if w.shape[2:] == (1, 1) and padding == (0, 0) and window.stride != (1, 1):
             x, window = x[:, :, :: window.stride[0], :: window.stride[1]], window._replace(stride=(1, 1))
-        key = (x.shape, window, addend is not None)
-        plan = self._plan(key, lambda: self._make_plan(x, window, addend is not None))
+        reshaped = x is not before
+        plan = self._make_plan(x, window, addend is not None)
+        if not reshaped:
+            self._keep(x, addend, plan)
         return plan(x.contiguous(), addend.contiguous() if addend is not None else None)
 
     def _make_plan(self, x: Tensor, window: Window, with_addend: bool) -> Any:
@@ -190,6 +206,16 @@ class CompactConv2d(CompactLayer):
     def _dense(self, x: Tensor, addend: Tensor | None, window: Window, bounds: Bounds | None = None) -> Tensor:
         out = F.conv2d(x, self.weight, self.bias, *window, self.groups)
         return finished(out, addend, self.bounds if bounds is None else bounds)
+
+
+def _is_simple(x: Tensor) -> bool:
+    wants_gradient = x.requires_grad and torch.is_grad_enabled()
+    return x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not wants_gradient
+
+
+def _key(x: Tensor, addend: Tensor | None) -> Hashable:
+    """What a plan depends on: the thread that uses its memory, too."""
+    return get_ident(), torch.get_num_threads(), x.shape, None if addend is None else addend.shape
 
 
 def _tier(x: Tensor, w: SparseWeight) -> str:

@@ -48,8 +48,15 @@ def trained(tmp_path_factory):
         Path("net.yaml").write_text(CONFIG, encoding="utf-8")
         main(["fit", "--config", "net.yaml"])
         main(
-            ["fit", "--config", "net.yaml", "--sparse.algorithm", "Dense"]
-            + ["--trainer.callbacks.init_args.dirpath", "dense"]
+            [
+                "fit",
+                "--config",
+                "net.yaml",
+                "--sparse.algorithm",
+                "Dense",
+                "--trainer.callbacks.init_args.dirpath",
+                "dense",
+            ]
         )
     return folder
 
