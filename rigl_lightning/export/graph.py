@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from rigl_lightning.export.batch_norm_folding import fold_batch_norm
-from rigl_lightning.export.folded import Bounds, FoldedConv2d
+from rigl_lightning.export.folded import Bounds, FoldedConv2d, finished
 
 _RELU: Bounds = (0.0, math.inf)
 _RELU6: Bounds = (0.0, 6.0)
@@ -37,8 +37,6 @@ class FoldedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., inputs) to (..., outputs)."""
-        from rigl_lightning.export.folded import finished
-
         return finished(F.linear(x, self.weight, self.bias), None, self.bounds)
 
 
