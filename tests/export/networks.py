@@ -51,7 +51,7 @@ IMAGES = {
     "wrn": (lambda: WideResNet(10, 1), (3, 16, 16)),
     "resnet50": (lambda: resnet50(0.25, 5), (3, 33, 33)),
     "mobilenet_v1": (lambda: mobilenet_v1(0.25, 5), (3, 32, 32)),
-    "resnet18": (lambda: timm_model("resnet18"), (3, 32, 32)),
+    "resnet10": (lambda: timm_model("resnet10t"), (3, 32, 32)),
     "mobilenetv3": (lambda: timm_model("mobilenetv3_small_050"), (3, 32, 32)),
     "convnext": (lambda: timm_model("convnext_atto"), (3, 32, 32)),
     "vit": (lambda: timm_model("vit_tiny_patch16_224", img_size=32, depth=2), (3, 32, 32)),

@@ -46,7 +46,7 @@ def test_folding_keeps_zeros_and_outputs():
 
 @torch.no_grad()
 def test_a_folded_network_is_dense():
-    model, shape = network("resnet18")
+    model, shape = network("resnet10")
     folded = compact(model, compute="dense")
     x = torch.randn(2, *shape)
     torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
