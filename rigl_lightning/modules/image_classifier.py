@@ -39,6 +39,8 @@ class ImageClassifier(pl.LightningModule):
         milestones: Fractions of the training's optimizer steps at which the learning rate drops.
         learning_rate_decay: Factor on the learning rate at each milestone.
         label_smoothing: Probability mass spread evenly over the classes, in [0, 1].
+        channels_last: Keep 4-d weights, and with them activations, with the channels last in memory: faster for
+            convolutions on CPUs and on tensor cores, equal up to rounding.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class ImageClassifier(pl.LightningModule):
         milestones: Sequence[float] = (),
         learning_rate_decay: float = 0.1,
         label_smoothing: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
-        self.model = model
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
         self.example_input_array = torch.zeros(1, *input_shape)
         self.learning_rate = learning_rate
         self.momentum = momentum
