@@ -110,7 +110,7 @@ class Run:
 
     @property
     def length(self) -> float:
-        """Of the training, in lengths of the protocol's usual one; MobileNet's is five of its units, as in the paper."""
+        """Of the training, in lengths of the protocol's usual one; MobileNet's is five of its units."""
         return self.multiplier / self.protocol.usual_multiplier
 
     @property

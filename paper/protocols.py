@@ -94,6 +94,7 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
             into[key] = deepcopy(value)
 
 
+_MOBILENET: Any = {"sparsity": 0.75, "sparsities": (0.75, 0.85, 0.9, 0.95), "usual_multiplier": 5}
 _MNIST = ("mnist_lenet.yaml",)
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
@@ -115,18 +116,14 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("small/imagenet_mobilenet_v1.yaml",),
-            sparsity=0.75,
-            sparsities=(0.75, 0.85, 0.9, 0.95),
-            usual_multiplier=5,
+            **_MOBILENET,
             ramp=(0.3125, 0.78125, 20),
             widths={0.75: 0.261, 0.85: 0.214, 0.9: 0.183, 0.95: 0.15},
             big_width=0.929,
         ),
         "imagenet_mobilenet_v2": Protocol(
             ("small/imagenet_mobilenet_v2.yaml",),
-            sparsity=0.75,
-            sparsities=(0.75, 0.85, 0.9, 0.95),
-            usual_multiplier=5,
+            **_MOBILENET,
             ramp=(0.3125, 0.78125, 20),
             widths={0.75: 0.249, 0.85: 0.187, 0.9: 0.156, 0.95: 0.124},
         ),
@@ -153,16 +150,12 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "imagenet_mobilenet_v1": Protocol(
             ("imagenet_mobilenet_v1.yaml",),
             data="imagenet",
-            sparsity=0.75,
-            sparsities=(0.75, 0.85, 0.9, 0.95),
-            usual_multiplier=5,
+            **_MOBILENET,
         ),
         "imagenet_mobilenet_v2": Protocol(
             ("imagenet_mobilenet_v2.yaml",),
             data="imagenet",
-            sparsity=0.75,
-            sparsities=(0.75, 0.85, 0.9, 0.95),
-            usual_multiplier=5,
+            **_MOBILENET,
         ),
         "char_gru": Protocol(
             ("char_gru.yaml",),

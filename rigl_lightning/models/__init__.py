@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from rigl_lightning.models.resnet import small_image_resnet as small_image_resnet
 
 __all__ = [
-    *("CharGRU", "LeNet300100", "WideResNet"),
-    *("mobilenet_v1", "mobilenet_v2", "resnet50", "small_image_resnet"),
+    "CharGRU",
+    "LeNet300100",
+    "WideResNet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "resnet50",
+    "small_image_resnet",
 ]
 
 
