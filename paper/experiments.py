@@ -114,9 +114,10 @@ class Run:
         return self.multiplier / self.protocol.usual_multiplier
 
     @property
-    def name(self) -> str:
-        """Readable and unique: names the run's folder."""
+    def point(self) -> str:
+        """Readable name of the point of a panel: the settings without the seed."""
         parts = [
+            self.benchmark,
             self.method,
             self.distribution,
             f"{self.sparsity:g}" if self.sparsity else "",
@@ -125,10 +126,13 @@ class Run:
             f"alpha{self.alpha:g}" if self.alpha is not None else "",
             self.decay if self.decay != "cosine" else "",
             f"momentum{self.snfs_momentum:g}" if self.snfs_momentum is not None else "",
-            f"seed{self.seed}",
         ]
-        readable = "-".join(part for part in parts if part).replace(", ", "-").replace(" ", "_")
-        return f"{self.scale}/{self.benchmark}/{readable}-{self.identity}"
+        return "-".join(part for part in parts if part).replace(", ", "-").replace(" ", "_")
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: names the run's folder."""
+        return f"{self.scale}/{self.benchmark}/{self.point.removeprefix(f'{self.benchmark}-')}-seed{self.seed}-{self.identity}"
 
     @property
     def identity(self) -> str:
