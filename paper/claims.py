@@ -2,15 +2,16 @@
 
     python paper/make_figures.py      (writes the table into paper/README.md)
 
-A claim is one or more contrasts: one set of runs better than another. Runs are paired by seed, and the effect is the mean
-of the differences with its 95 % interval (Student's t). A contrast holds if the whole interval is above zero, and is
-refuted if it is below; one that contains zero is undecided. A claim holds if all its contrasts do.
+A claim is one or more contrasts: one set of runs better than another. Runs are paired by seed, and the effect is the
+mean of the differences with its 95 % interval (Student's t). A contrast holds if the whole interval is above zero, and
+is refuted if it is below; one that contains zero is undecided. A claim holds if all its contrasts do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -130,7 +131,7 @@ def _resnet(method: str, sparsity: float, multiplier: float = 1.0, distribution:
 def _order_at_equal_flops(rows: pd.DataFrame) -> list[Contrast]:
     s = _swept(rows, RESNET)
     order = ("RigL", "SET", "Small-Dense", "Static")
-    return [Contrast(f"{a} over {b}", _resnet(a, s), _resnet(b, s)) for a, b in zip(order, order[1:], strict=False)]
+    return [Contrast(f"{a} over {b}", _resnet(a, s), _resnet(b, s)) for a, b in pairwise(order)]
 
 
 def _rigl_gains(rows: pd.DataFrame) -> list[Contrast]:
@@ -164,7 +165,7 @@ def _mobilenet_order(rows: pd.DataFrame) -> list[Contrast]:
         )
         for benchmark in (V1, "imagenet_mobilenet_v2")
         for s in _sparsities(rows, benchmark)
-        for a, b in zip(order, order[1:], strict=False)
+        for a, b in pairwise(order)
     ]
 
 

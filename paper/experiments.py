@@ -132,7 +132,8 @@ class Run:
     @property
     def name(self) -> str:
         """Readable and unique: names the run's folder."""
-        return f"{self.scale}/{self.benchmark}/{self.point.removeprefix(f'{self.benchmark}-')}-seed{self.seed}-{self.identity}"
+        point = self.point.removeprefix(f"{self.benchmark}-")
+        return f"{self.scale}/{self.benchmark}/{point}-seed{self.seed}-{self.identity}"
 
     @property
     def identity(self) -> str:

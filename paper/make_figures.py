@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 N_FIGURES = 11
 DOCS = HERE.parent / "docs"
 STUDIES: Mapping[int, ModuleType] = {1: fig1_drop_and_grow, 6: fig6_loss_landscape, 11: fig11_layer_sparsities}
-"""Drawn from the rows of a study, in the file ``RESULTS``."""
+"""Drawn from the rows of studies, in the files ``RESULTS``."""
 TRAININGS: Mapping[int, ModuleType] = {
     2: fig2_resnet50,
     3: fig3_mobilenet,
@@ -83,8 +83,9 @@ def _undated(ending: str) -> dict[str, None]:
 
 def _figure(number: int, results: Path, runs: pd.DataFrame, scale: str) -> tuple[Figure | None, str]:
     if number in STUDIES:
-        file = results / STUDIES[number].RESULTS
-        return (STUDIES[number].draw(pd.read_csv(file)), "") if file.is_file() else (None, f"{file.name}")
+        files = [results / name for name in STUDIES[number].RESULTS]
+        absent = ", ".join(file.name for file in files if not file.is_file())
+        return (None if absent else STUDIES[number].draw(*map(pd.read_csv, files))), absent
     n_runs, n_measured, points = missing(number, runs, scale)
     lack = (
         f"{n_runs - n_measured} of {n_runs} runs; points without any: {_named(points)}" if n_measured < n_runs else ""

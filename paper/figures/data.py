@@ -23,8 +23,8 @@ MIN_SEEDS = 3
 def read(folder: Path, scale: str) -> pd.DataFrame:
     """Complete own runs of a scale, and the published values.
 
-    Columns beside those of the rows: ``accuracy`` in percent; ``training`` and ``inference``, FLOPs relative to those of
-    the dense network, trained once.
+    Columns beside those of the rows: ``accuracy`` in percent; ``training`` and ``inference``, FLOPs relative to those
+    of the dense network, trained once.
     """
     own = _own(pd.read_csv(folder / f"{scale}.csv"))
     return pd.concat([own, _published(pd.read_csv(folder / "published.csv"))], ignore_index=True)

@@ -1,7 +1,7 @@
 """Figure 10: WRN-22-2. Left: final training loss over sparsity. Right: accuracy of RigL over Delta T.
 
-What to see: Static has the highest training loss at every sparsity, RigL about that of pruning; the best interval is near
-the paper's 100 steps.
+What to see: Static has the highest training loss at every sparsity, RigL about that of pruning; the best interval is
+near the paper's 100 steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def draw(results: pd.DataFrame) -> Figure:
     caption(
         figure,
         seeds_caption("WRN-10-1, CIFAR-10 at 16 pixels", own(pick(results, benchmark=BENCHMARK)))
-        + "\nThe loss is the cross-entropy without the L2 term. ΔT is a fifth of the paper's. No numbers are published.",
+        + "\nThe loss has no L2 term. ΔT is a fifth of the paper's: 20 stands for 100. No numbers are published.",
     )
     return figure
 

@@ -1,7 +1,7 @@
 """Figure 1: sparse training as a loop, drawn from a real mask update of one small layer.
 
-What to see: random masks at first; then, again and again, training with fixed masks, dropping the connections of smallest
-magnitude (dashed), growing as many of largest gradient (filled), and training on. The number of connections stays.
+What to see: random masks at first; then, again and again, training with fixed masks, dropping the connections of
+smallest magnitude (dashed), growing as many of largest gradient, and training on. The number of connections stays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.patches import ConnectionPatch
 
 from paper.figures.style import caption, new_figure
 
-RESULTS = "drop_and_grow.csv"
+RESULTS = ("drop_and_grow.csv",)
 KEPT, DROPPED, GROWN = "#4d4d4d", "#b2182b", "#1b9e77"
 PANELS = ("sparse training step", "drop: smallest weights", "grow: largest gradients", "sparse training step")
 NODE = 16.0
@@ -53,10 +53,15 @@ def draw(results: pd.DataFrame) -> Figure:
     sizes = f"{results['input'].nunique()} to {results['output'].nunique()} units"
     caption(
         figure,
-        f"RigL's update at step {step} of a training on 8x8 digits, 80 % sparse; layer {layer} ({sizes}), all its connections. "
-        "The loop goes on\nfrom the last panel to the first after ΔT steps; the first masks are random. One run, no average.",
+        f"RigL's update at step {step} of a training on 8x8 digits, 80 % sparse; layer {layer} ({sizes}), all its "
+        "connections.\nAfter ΔT steps the loop goes on from the last panel to the first; the first masks are random. One run.",
     )
     return figure
+
+
+def _arrow(left: Axes, right: Axes) -> ConnectionPatch:
+    places = {"xyA": (1.02, 0.5), "xyB": (-0.02, 0.5), "coordsA": "axes fraction", "coordsB": "axes fraction"}
+    return ConnectionPatch(axesA=left, axesB=right, arrowstyle="->", color=KEPT, **places)
 
 
 def _edges(axis: Axes, connections: pd.DataFrame, layer: pd.DataFrame, colour: str, dashes: str, width: float) -> None:

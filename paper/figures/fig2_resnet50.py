@@ -1,7 +1,7 @@
 """Figure 2: ResNet-50. Left: accuracy over training FLOPs. Right: accuracy over sparsity.
 
-What to see: at equal FLOPs RigL above SET, Small-Dense and Static; RigL gains with longer training; extended RigL reaches
-pruning at every sparsity.
+What to see: at equal FLOPs RigL above SET, Small-Dense and Static; RigL gains with longer training; extended RigL
+reaches pruning at every sparsity.
 """
 
 from __future__ import annotations
@@ -50,13 +50,9 @@ def draw(results: pd.DataFrame) -> Figure:
     sparsity = _main_sparsity(own(rows))
     _over_flops(left, rows, sparsity)
     _over_sparsity(right, rows)
-    caption(
-        figure,
-        seeds_caption("A bottleneck ResNet of 131,000 parameters, CIFAR-10 at 16 pixels", own(rows))
-        + (
-            f" Left: {100 * sparsity:g} % sparse, uniform.\nHollow: ResNet-50 on ImageNet as published (left {100 * PUBLISHED_SPARSITY:g} %), right axes."
-        ),
-    )
+    text = seeds_caption("A bottleneck ResNet of 131,000 parameters, CIFAR-10 at 16 pixels", own(rows))
+    hollow_at = f"(left: {100 * PUBLISHED_SPARSITY:g} % sparse)"
+    caption(figure, f"{text}\nHollow, right axes: ResNet-50 on ImageNet as published {hollow_at}.")
     return figure
 
 

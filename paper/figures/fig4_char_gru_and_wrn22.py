@@ -39,10 +39,12 @@ def draw(results: pd.DataFrame) -> Figure:
     right.set_ylabel("accuracy (%)")
     right.set_title("wide ResNet, images")
     shown = own(pick(results, benchmark=[GRU, WRN]))
+    what = "Left: GRU of 128 units, English Wikipedia. Right: WRN-10-1, CIFAR-10 at 16 pixels"
+    text = seeds_caption(what, own(pick(results, benchmark=[GRU, WRN])))
     caption(
         figure,
-        seeds_caption("Left: GRU of 128 units, English Wikipedia. Right: WRN-10-1, CIFAR-10 at 16 pixels", shown)
-        + "\nHollow: WRN-22-2 at full resolution, 250 epochs, as published by the authors, right axis. For the GRU no number is published.",
+        f"{text}\nHollow, right axis: WRN-22-2, 32 pixels, 250 epochs, as the authors published. "
+        "For the GRU no number is published.",
     )
     return figure
 

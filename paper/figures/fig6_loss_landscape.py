@@ -1,7 +1,7 @@
 """Figure 6. Left: the training loss between a pruned and a static solution. Right: RigL leaves the static one.
 
-What to see: a high barrier on the line; a lower one on curves within the sparse subspace; (nearly) none through the dense
-space. Started from the static solution, RigL reaches a lower loss than Static started there.
+What to see: a high barrier on the line; a lower one on curves within the sparse subspace; (nearly) none through the
+dense space. Started from the static solution, RigL reaches a lower loss than Static started there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import summary
+from paper.figures.data import MIN_SEEDS, summary
 from paper.figures.style import METHOD_COLOURS, caption, legend, new_figure
 
-RESULTS = "loss_landscape.csv"
-ESCAPE = "escape.csv"
+RESULTS = ("loss_landscape.csv", "escape.csv")
 CURVES = {
     "linear": ("#000000", "-"),
     "sparse quadratic": ("#e08214", "--"),
@@ -32,11 +31,13 @@ def draw(results: pd.DataFrame, escape: pd.DataFrame) -> Figure:
     _landscape(left, results)
     _escape(right, escape)
     n = results["seed"].nunique()
+    scale = "/".join(results["scale"].unique())
+    bands = "; bands: 95 % intervals" if n >= MIN_SEEDS else ""
     caption(
         figure,
-        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 90 % uniform ({'/'.join(results['scale'].unique())} scale). Means over n = {n} "
-        f"pairs of solutions{', bands: 95 % intervals' if n >= 3 else ''}. Both\nends have the pruned network's masks; batch-norm statistics are "
-        "those of each point. No numbers are published.",
+        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 90 % uniform ({scale} scale). Means over n = {n} pairs of solutions"
+        f"{bands}.\nBoth ends have the pruned network's masks; batch-norm statistics are those of each point. "
+        "No numbers are published.",
     )
     return figure
 

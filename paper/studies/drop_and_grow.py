@@ -2,8 +2,8 @@
 
     python paper/studies/drop_and_grow.py
 
-RigL on the 8x8 digits with a LeNet of 20 and 12 units, 80 % sparse; of its second layer, small enough to be seen whole, the
-mask before an update in mid-training, the connections dropped and grown, and the mask after.
+RigL on the 8x8 digits with a LeNet of 20 and 12 units, 80 % sparse; of its second layer, small enough to be seen whole,
+the mask before an update in mid-training, the connections dropped and grown, and the mask after.
 """
 
 from __future__ import annotations

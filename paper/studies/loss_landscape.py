@@ -2,11 +2,12 @@
 
     python paper/studies/loss_landscape.py [--data DIR] [--seeds 0 1 2] [--scale small]
 
-For each seed: gradual pruning finds a solution and its masks; the same masks, drawn new weights, are trained static, so that
-both ends lie in one sparse subspace (Evci et al. 2019, arXiv 1906.10732). Between them: the line, and Bezier curves whose
-control points are trained to minimise the expected loss on the curve (Garipov et al. 2018, arXiv 1802.10026): quadratic
-and cubic within the sparse subspace, quadratic through the dense space. Batch-norm statistics are computed anew at every
-point. Then Static and RigL are both started from the static solution, the whole schedule again.
+For each seed: gradual pruning finds a solution and its masks; the same masks, drawn new weights, are trained static, so
+that both ends lie in one sparse subspace (Evci et al. 2019, arXiv 1906.10732). Between them: the line, and Bezier
+curves whose control points are trained to minimise the expected loss on the curve (Garipov et al. 2018, arXiv
+1802.10026): quadratic and cubic within the sparse subspace, quadratic through the dense space. Batch-norm statistics
+are computed anew at every point. Then Static and RigL are both started from the static solution, the whole schedule
+again.
 
 Writes ``paper/results/loss_landscape.csv`` and ``escape.csv``; seeds that are there are not computed again.
 """
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from paper.experiments import configured_updates
 from paper.protocols import PROTOCOLS, Protocol
-from paper.studies.plain_training import Images, Masks, Trained, read_images, test_accuracy, train
+from paper.studies.plain_training import Images, Masks, Trained, accuracy_on_test, read_images, train
 from rigl_lightning import GradualMagnitudePruning, RigL, Static, Uniform, UpdateSchedule
 from rigl_lightning.batch_norm import reestimate_batch_norm
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf
@@ -117,7 +118,7 @@ def _mask_gradients(point: Point, masks: Masks) -> None:
 
 
 def loss_at(model: nn.Module, point: Point, images: Images) -> float:
-    """Training loss of the network at a point, with batch-norm statistics of its own; the same images for all points."""
+    """Training loss of the network at a point, with its own batch-norm statistics; the same images for all points."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(point[name])
@@ -146,9 +147,7 @@ def solutions(protocol: Protocol, images: Images, seed: int) -> tuple[Trained, T
     return pruned, train(protocol, images, static, seed + 1000)
 
 
-def landscape_rows(
-    protocol: Protocol, images: Images, ends: tuple[Trained, Trained], seed: int
-) -> list[dict[str, Any]]:
+def landscape_rows(images: Images, ends: tuple[Trained, Trained], seed: int) -> list[dict[str, Any]]:
     """Loss at points of every curve."""
     pruned, static = ends
     points = point_of(pruned.model), point_of(static.model)
@@ -182,7 +181,7 @@ def escape_rows(protocol: Protocol, images: Images, static: Trained, seed: int) 
     rows = []
     for name, algorithm in algorithms.items():
         again = train(protocol, images, algorithm, seed + 2000, start=lambda model: _load(model, state))
-        accuracy = test_accuracy(again.model, images)
+        accuracy = accuracy_on_test(again.model, images)
         for step in range(0, len(again.losses), LOSS_EVERY):
             part = again.losses[step : step + LOSS_EVERY]
             row = {"seed": seed, "method": name, "step": step + len(part), "train_loss": f"{sum(part) / len(part):.6g}"}
@@ -228,12 +227,13 @@ def main() -> None:
             continue
         ends = solutions(protocol, images, seed)
         print(
-            f"seed {seed}: test accuracies {[round(test_accuracy(end.model, images), 4) for end in ends]}", flush=True
+            f"seed {seed}: test accuracies {[round(accuracy_on_test(end.model, images), 4) for end in ends]}",
+            flush=True,
         )
         if seed not in seeds_in(escape):
             append(escape, escape_rows(protocol, images, ends[1], seed), scale=options.scale)
         if seed not in seeds_in(landscape):
-            append(landscape, landscape_rows(protocol, images, ends, seed), scale=options.scale)
+            append(landscape, landscape_rows(images, ends, seed), scale=options.scale)
         print(f"seed {seed}: done", flush=True)
 
 

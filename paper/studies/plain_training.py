@@ -99,7 +99,7 @@ def train(
 
 
 @torch.no_grad()
-def test_accuracy(model: nn.Module, images: Images, size: int = 500) -> float:
+def accuracy_on_test(model: nn.Module, images: Images, size: int = 500) -> float:
     """Of the network on all test images, in [0, 1]."""
     model.eval()
     stored, labels = images.test
