@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
+NOTEBOOKS_READY := $(VENV)/.notebooks-ready
+WHEEL := .venv-wheel
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= 3.10
 BOLTS := .venv-bolts
 BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-fast test-bolts lint figures tables bench clean
+.PHONY: help setup demo test test-all test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures tables bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +51,33 @@ $(BOLTS_READY): Makefile
 	$(BOLTS)/bin/uv pip install --quiet --python $(BOLTS)/bin/python --no-deps -e .
 	@touch $@
 
+test-wheel: $(READY)  ## build the wheel, install it in an environment of its own, use it there without this folder
+	rm -rf build/wheel build/lib
+	$(BIN)/uv build --quiet --wheel --out-dir build/wheel .
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(BIN)/uv pip install --quiet --python $(WHEEL)/bin/python "rigl-lightning[fast] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
+	cd build/wheel && $(CURDIR)/$(WHEEL)/bin/python $(CURDIR)/tests/check_wheel.py $(CURDIR)
+
+test-oldest: $(READY)  ## the quick tests with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[oldest]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"
+
+docs: $(DOCS_READY)  ## build the documentation into build/site; a broken link is an error
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(DOCS_READY): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
+	@touch $@
+
+test-notebooks: $(NOTEBOOKS_READY)  ## write the notebooks from their sources and execute them
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/make.py
+
+$(NOTEBOOKS_READY): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[notebooks]'
+	@touch $@
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +96,4 @@ bench: $(READY)  ## measure mask updates, step overhead and sparse layers, as ra
 	$(BIN)/python benchmarks/sparse_kernels.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(BOLTS) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BOLTS) $(WHEEL) $(OLDEST) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # for `python paper/collect.py`
 
 import torch
 
-from paper.one_run import RECORD
+from paper.one_run import RECORD, last_checkpoint
 
 COLUMNS = (
     *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
@@ -52,7 +52,10 @@ def row_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if record["status"] != "done":
         return record
-    content = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return {**record, "status": "done, but its checkpoint is gone"}
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     sparse = content["callbacks"]["SparseTrainingCallback"]
     steps, dense = sparse["step"], sparse["flops_dense"]
     flops = {

@@ -28,13 +28,18 @@ def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> l
     if run.protocol.data is not None:
         place.append(f"--data.init_args.root={data / run.protocol.data}")
     checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
-    last = folder / "last.ckpt"
+    last = last_checkpoint(folder)
     # Runs of one launch have their folders beside each other.
     other = folder.parents[2] / run.needs.name if run.needs is not None else None
-    resume = [f"--ckpt_path={last}"] if last.is_file() else []
+    resume = [f"--ckpt_path={last}"] if last is not None else []
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]
     ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
     return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest of the last checkpoints that a run has left, by whichever of its callbacks; None if there is none."""
+    return max(folder.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: str = "cpu") -> dict[str, Any]:

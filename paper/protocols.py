@@ -68,13 +68,14 @@ class Protocol:
 
     def length(self, multiplier: float) -> list[str]:
         """Arguments that make the training ``multiplier`` times as long; everything else stretches along."""
-        if multiplier == 1:
+        settings = self.settings
+        trainer = settings["trainer"]
+        if multiplier == settings.get("training_multiplier", 1):
             return []
-        trainer = self.settings["trainer"]
-        key = "max_steps" if "max_steps" in trainer else "max_epochs"
-        stretched = round(multiplier * trainer[key])
-        at_end = trainer.get("val_check_interval") == trainer[key]  # validated once, at the end: so still
-        return [f"--trainer.{key}={stretched}", *([f"--trainer.val_check_interval={stretched}"] if at_end else [])]
+        steps = trainer.get("max_steps")
+        if steps is not None and trainer.get("val_check_interval") == steps:  # validated once, at the end: so still
+            return [f"--trainer.{key}={round(multiplier * steps)}" for key in ("max_steps", "val_check_interval")]
+        return [f"--training_multiplier={multiplier:g}"]
 
 
 @cache
@@ -94,16 +95,60 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
             into[key] = deepcopy(value)
 
 
+PAPER_WIDTHS: Mapping[str, Mapping[float, float]] = {
+    "imagenet_resnet50": {},
+    "imagenet_mobilenet_v1": {},
+    "imagenet_mobilenet_v2": {},
+}
 _MOBILENET: Any = {"sparsity": 0.75, "sparsities": (0.75, 0.85, 0.9, 0.95), "usual_multiplier": 5}
 _MNIST = ("mnist_lenet.yaml",)
+
+
+def _over(scale: str, benchmark: str) -> tuple[str, str]:
+    return f"{benchmark}.yaml", f"{scale}/{benchmark}.yaml"
+
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "smoke": {
         "mnist_lenet": Protocol(
-            _MNIST,
-            sparsity=0.95,
-            widths={0.95: 0.056},
-            arguments=("--trainer.max_epochs=1", "--trainer.limit_train_batches=60"),
+            _over("smoke", "mnist_lenet"), data=None, sparsity=0.95, sparsities=(0.95,), widths={0.95: 0.1}
+        ),
+        "imagenet_resnet50": Protocol(
+            _over("smoke", "imagenet_resnet50"),
+            data=None,
+            sparsities=(0.8, 0.9),
+            multipliers=(1, 2),
+            intervals=(5, 10),
+            ramp=(0.25, 0.75, 2),
+            widths={0.8: 0.11, 0.9: 0.08},
+        ),
+        "imagenet_mobilenet_v1": Protocol(
+            _over("smoke", "imagenet_mobilenet_v1"),
+            data=None,
+            **{**_MOBILENET, "sparsities": (0.75,)},
+            ramp=(0.25, 0.75, 2),
+            widths={0.75: 0.125},
+            big_width=0.5,
+            first_layer_dense=False,
+        ),
+        "imagenet_mobilenet_v2": Protocol(
+            _over("smoke", "imagenet_mobilenet_v2"),
+            data=None,
+            **{**_MOBILENET, "sparsities": (0.75,)},
+            ramp=(0.25, 0.75, 2),
+            widths={0.75: 0.125},
+            first_layer_dense=False,
+        ),
+        "char_gru": Protocol(
+            _over("smoke", "char_gru"), data=None, multipliers=(1, 2), ramp=(0.25, 0.75, 2), first_layer_dense=False
+        ),
+        "cifar10_wrn22": Protocol(
+            _over("smoke", "cifar10_wrn22"),
+            data=None,
+            sparsities=(0.8, 0.9),
+            intervals=(5, 10),
+            ramp=(0.2048, 0.768, 2),
+            first_layer_dense=False,
         ),
     },
     "small": {
@@ -128,14 +173,14 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
             widths={0.75: 0.249, 0.85: 0.187, 0.9: 0.156, 0.95: 0.124},
         ),
         "char_gru": Protocol(
-            ("char_gru.yaml", "small/char_gru.yaml"),
+            _over("small", "char_gru"),
             data="wikipedia_en",
             multipliers=(1, 2, 3),
             ramp=(0.25, 0.75, 20),
             first_layer_dense=False,
         ),
         "cifar10_wrn22": Protocol(
-            ("cifar10_wrn22.yaml", "small/cifar10_wrn22.yaml"),
+            _over("small", "cifar10_wrn22"),
             sparsities=(0.5, 0.8, 0.9, 0.95),
             intervals=(10, 20, 100, 200),
             ramp=(0.2048, 0.768, 20),
@@ -145,7 +190,11 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "paper": {
         "mnist_lenet": Protocol(_MNIST, sparsity=0.95, widths={0.95: 0.056}),
         "imagenet_resnet50": Protocol(
-            ("imagenet_resnet50.yaml",), data="imagenet", sparsity=0.8, sparsities=(0.8, 0.9, 0.95, 0.965)
+            ("imagenet_resnet50.yaml",),
+            data="imagenet",
+            sparsity=0.8,
+            sparsities=(0.8, 0.9, 0.95, 0.965),
+            widths=PAPER_WIDTHS["imagenet_resnet50"],
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("imagenet_mobilenet_v1.yaml",),

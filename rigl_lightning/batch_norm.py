@@ -42,7 +42,8 @@ def reestimate_batch_norm(
             ``lambda batch: data.on_after_batch_transfer(batch, 0)[0]``.
 
     Raises:
-        ValueError: If ``model`` has batch norms, but there is no batch.
+        ValueError: If ``model`` has batch norms, but there is no batch. After this and any other error the statistics
+            are those of before.
 
     >>> model = nn.BatchNorm1d(1).eval()
     >>> reestimate_batch_norm(model, [Tensor([[0.0], [2.0]]), Tensor([[4.0], [6.0]])])
@@ -58,15 +59,21 @@ def reestimate_batch_norm(
         for n_batches, batch in enumerate(islice(batches, max_batches), start=1):  # noqa: B007  (counted)
             inputs = inputs_of(batch)
             model(inputs.to(device) if isinstance(inputs, Tensor) else inputs)
-    if n_batches == 0:
-        raise ValueError("Expected at least one batch to estimate batch-norm statistics on, got none. Check `batches`.")
+        if n_batches == 0:
+            raise ValueError(
+                "Expected at least one batch to estimate batch-norm statistics on, got none. Check `batches`."
+            )
 
 
 @contextmanager
 def _estimating(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Batch norms in training mode, averaging from nothing with equal weights; all else in evaluation mode."""
+    """Batch norms in training mode, averaging from nothing with equal weights; all else in evaluation mode.
+
+    What they knew before comes back after an error.
+    """
     modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
+    known = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -74,6 +81,11 @@ def _estimating(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
         norm.train()
     try:
         yield
+    except BaseException:
+        for norm, buffers in zip(norms, known, strict=True):
+            for name, buffer in norm.named_buffers(recurse=False):
+                buffer.copy_(buffers[name])
+        raise
     finally:
         for module, mode in modes.items():
             module.training = mode

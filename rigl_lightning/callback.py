@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,12 +14,24 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
+from rigl_lightning.changes import (
+    count_nonzero,
+    refuse_replaced_weights,
+    warn_of_early_best,
+    warn_of_finetuning,
+    warn_of_lost_topology,
+    warn_of_unfrozen,
+)
+from rigl_lightning.compute import Compute, SparseCompute, check_compute, compute_table, dense_layers
 from rigl_lightning.reporting import TrainingCost, layer_table, mask_metrics
+from rigl_lightning.searches import FinderWrapping, held_sparse
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.flops import FlopCounter, sparse_forward_flops
 from rigl_lightning.sparsity.invariants import violations
-from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.mask_files import unpack_masks
+from rigl_lightning.sparsity.parameters import frozen_parameters, select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
+from rigl_lightning.tested_network import report_network
 from rigl_lightning.trainer_access import (
     callback_flavours,
     callbacks_of,
@@ -26,8 +39,10 @@ from rigl_lightning.trainer_access import (
     example_flops,
     fused_step_overflowed,
     is_compiled,
+    let_value_clipping_find_nothing,
     mask_averages,
     optimizer_of,
+    refuse_other_pruning,
     refuse_unsupported_strategy,
     total_steps,
     unscaled_loss,
@@ -56,6 +71,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             once more a step: for finding out, not for every training.
         name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
             they log ``sparse/<name>/density`` and so on.
+        compute: How the sparse layers are computed while training. "sparse": on the CPU, Linear, Conv2d, GRU and LSTM
+            read their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where
+            that is also faster, which is measured on the first batch and reported; results then agree from run to run
+            to rounding only, and under ``Trainer(deterministic=True)`` it is "dense". "dense": masked dense products.
+            On a GPU, under autocast or torch.compile "auto" is dense.
 
     Example::
 
@@ -73,12 +93,15 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         log_layers: bool = False,
         strict: bool = False,
         name: str = "",
+        compute: Compute = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(algorithm, SparseAlgorithm):
             raise ValueError(
                 f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so."
             )
+        check_compute(compute)
+        self.compute = compute
         self.algorithm = algorithm
         self.include = include
         self.exclude = exclude
@@ -94,8 +117,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._counter: FlopCounter | None = None
         self._optimizer: Optimizer | None = None
         self._post_hook: Any = None
+        self._finders: FinderWrapping | None = None
+        self._undo_clipping: Callable[[], None] | None = None
+        self._frozen: dict[str, nn.Parameter] = {}
+        self._sparse_compute: SparseCompute | None = None
+        self._compute_choices: dict[str, Any] = {}
+        self._compute_shown: dict[str, bool] | None = None
         self._seen_update: MaskUpdate | None = None
-        self._shown_update: MaskUpdate | None = None
+        self._shown_step: int | None = None
 
     @property
     def state_key(self) -> str:
@@ -107,6 +136,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._restored = None
         if stage == "fit":
             refuse_unsupported_strategy(trainer)
+            refuse_other_pruning(trainer)
+            self._finders = FinderWrapping(trainer, lambda: self._search(trainer, pl_module))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the finders of learning rate and batch size as they were."""
+        self._release_finders()
 
     # ---- start and end -----------------------------------------------------------------------------------------
 
@@ -118,10 +153,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self._restored is not None or not self._continues(parameters):
             self._build(trainer, pl_module, parameters)
         else:
-            self._active().apply_masks()
-            rank_zero_info(f"The masks of the previous fit go on at step {self._active().step}.")
-        # The optimizer's own hook: before any other callback sees the weights, and only after real steps.
-        self._post_hook = self._optimizer.register_step_post_hook(lambda opt, *_: self._active().after_step(opt))
+            self._go_on()
+        self._frozen = frozen_parameters(pl_module, self.include, self.exclude, self.depthwise)
+        warn_of_finetuning(trainer, self._frozen)
+        warn_of_early_best(trainer, self._active())
+        self._undo_clipping = let_value_clipping_find_nothing(trainer)
+        self._hook_optimizer()
+        self._install_compute(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
@@ -153,7 +191,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count FLOPs on the first batch if the module has no example input to count them on."""
+        """Count FLOPs on the first batch if the module has no example input; see once an epoch if it is the same."""
+        if batch_idx == 0:
+            refuse_replaced_weights(pl_module, self._active().parameters)
+            if warn_of_unfrozen(self._frozen):
+                self._frozen = {}
         self._leave_counter()
         if not self.dense_flops and not is_compiled(pl_module):
             self._counter = FlopCounter(pl_module)
@@ -179,6 +221,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer, *_: Any
     ) -> None:
         """Gradients are accumulated, reduced over ranks, unscaled and not yet clipped here."""
+        if all(present is not self._optimizer for present in trainer.optimizers):
+            self._follow_optimizer(trainer)
         if optimizer is self._optimizer:
             if not fused_step_overflowed(trainer, optimizer):
                 self._count_cost()
@@ -189,6 +233,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     ) -> None:
         """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self._stop_counter()
+        self._report_compute()
         if self.strict:
             self._check_invariants()
         update, previous = self._active().last_update, self._seen_update
@@ -212,6 +257,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Averaged weights are saved with the masks of now; a checkpoint that refers to them already sees it too."""
         self._mask_averages_in_fit(trainer)
 
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Beside the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
+        masks = self._tested_masks()
+        if masks is not None:
+            report = report_network(pl_module, masks, example_flops(pl_module))
+            pl_module.log_dict({f"{self._prefix}{k}": v for k, v in report.metrics().items()}, sync_dist=True)
+            rank_zero_info(f"\n{report}")
+
     # ---- what is shown -----------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, float]:
@@ -229,7 +282,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the final values; say so if training ended before its mask updates did."""
-        if self._seen_update is not self._shown_update:
+        if self._seen_update is not None and self._seen_update.step != self._shown_step:
             self._check_masks(trainer)
         self._log_metrics(trainer, self.metrics())
         sparsifier = self._active()
@@ -246,10 +299,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Masks and counters as plain tensors and numbers."""
         if self.sparsifier is None:
             return self._restored or {}
+        choices = self._compute_choices if self._sparse_compute is None else self._sparse_compute.state_dict()
         return {
             **self.sparsifier.state_dict(),
             "flops_spent": self.cost.spent,
             "flops_dense": self.cost.dense,
+            "shown_step": self._shown_step,
+            "compute_choices": choices,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -263,10 +319,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         return select_parameters(pl_module, self.include, self.exclude, self.depthwise)
 
     def _build(self, trainer: pl.Trainer, pl_module: pl.LightningModule, parameters: dict[str, nn.Parameter]) -> None:
-        length = None if self._restored else total_steps(trainer)
-        self.sparsifier = Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
+        before = {} if self._restored or self.algorithm.hides_inactive_weights else count_nonzero(parameters)
+        self.sparsifier = self._new_sparsifier(trainer, parameters)
+        warn_of_lost_topology(parameters, before)
         state, self._restored = self._restored or {}, None
-        self._seen_update = self._shown_update = None
+        self._compute_choices = dict(state.get("compute_choices", {}))
+        self._seen_update = self.sparsifier.last_update
+        self._shown_step = state.get("shown_step")
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
         self.dense_flops = example_flops(pl_module)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
@@ -275,10 +334,87 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if state:
             rank_zero_info(f"masks restored at step {self.sparsifier.step}")
 
+    def _new_sparsifier(self, trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) -> Sparsifier:
+        length = None if self._restored else total_steps(trainer)
+        return Sparsifier(parameters, self.algorithm, length, self._seed(), self._restored)
+
+    def _go_on(self) -> None:
+        """With the masks of the previous fit."""
+        sparsifier = self._active()
+        sparsifier.apply_masks()
+        rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
+        updates = sparsifier.algorithm.update_steps()
+        if updates and updates[-1] < sparsifier.step:
+            rank_zero_warn(
+                f"The masks stay as they are in this fit: it goes on at step {sparsifier.step} of the previous one, "
+                f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network."
+            )
+
+    @contextmanager
+    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+        """What a finder of learning rate or batch size tries: the network with the masks of now, or of the start."""
+        parameters = self.select(pl_module)
+        optimizer, in_fit = optimizer_of(trainer, parameters), self._optimizer is not None
+        if in_fit or (self._restored is None and self._continues(parameters)):
+            masks = self._active().masks
+        else:
+            copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
+            masks = self._new_sparsifier(trainer, copies).masks
+        if self._post_hook is not None:
+            self._post_hook.remove()
+        try:
+            with held_sparse(parameters, masks, optimizer):
+                yield
+        finally:
+            if in_fit:
+                self._restored = None  # the finder has loaded what it saved
+                self._hook_optimizer()
+
+    def _hook_optimizer(self) -> None:
+        # The optimizer's own hook: before any other callback sees the weights, and only after real steps.
+        if self._optimizer is not None:
+            self._post_hook = self._optimizer.register_step_post_hook(lambda opt, *_: self._active().after_step(opt))
+
+    def _follow_optimizer(self, trainer: pl.Trainer) -> None:
+        """The Trainer's optimizers were made anew during fit."""
+        if self._post_hook is not None:
+            self._post_hook.remove()
+        self._optimizer = optimizer_of(trainer, self._active().parameters)
+        self._hook_optimizer()
+
+    def _install_compute(self, pl_module: pl.LightningModule) -> None:
+        compute = self.compute
+        if compute != "dense" and is_compiled(pl_module):
+            compute = "dense"
+            if self.compute == "sparse":
+                rank_zero_warn("compute='sparse': the module goes through torch.compile, and stays dense.")
+        self._sparse_compute = SparseCompute(pl_module, self._active(), compute, self._compute_choices)
+        self._sparse_compute.install()
+
+    def _report_compute(self) -> None:
+        """After the first batch every layer has been called; and when the choice for a layer has changed."""
+        compute = self._sparse_compute
+        if compute is None or compute.compute == "dense":
+            return
+        ways = {layer.name: layer.is_sparse for layer in compute.layers if layer.was_called}
+        if ways == self._compute_shown:
+            return
+        dense = dense_layers(compute)
+        if self._compute_shown is None and self.compute == "sparse" and dense:
+            rank_zero_warn(f"compute='sparse': these layers are dense: {', '.join(dense)}.")
+        self._compute_shown = ways
+        rank_zero_info(f"\n{compute_table(compute)}")
+
     def _continues(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Whether this fit goes on with the network of the previous one."""
         previous = {} if self.sparsifier is None else self.sparsifier.parameters
         return previous.keys() == parameters.keys() and all(previous[name] is parameters[name] for name in previous)
+
+    def _tested_masks(self) -> Mapping[str, torch.Tensor] | None:
+        """Masks of the network that is tested: the checkpoint's, else those of the training before, if any."""
+        if self._restored and "masks" in self._restored:
+            return unpack_masks(self._restored["masks"])
+        return None if self.sparsifier is None else self.sparsifier.masks
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:
@@ -343,13 +479,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def _is_time_to_show(self, trainer: pl.Trainer, update: MaskUpdate) -> bool:
         """Among updates at consecutive steps."""
         every = trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # 0: never
-        return self._shown_update is None or update.step - self._shown_update.step >= every
+        return self._shown_step is None or update.step - self._shown_step >= every
 
     def _check_masks(self, trainer: pl.Trainer) -> None:
         """Compare the masks of all processes, and bring averaged weights into line."""
         compare_ranks(trainer, self._active())
         mask_averages(trainer, self._active())
-        self._shown_update = self._active().last_update
+        update = self._active().last_update
+        self._shown_step = None if update is None else update.step
 
     def _mask_averages_in_fit(self, trainer: pl.Trainer) -> None:
         if self._optimizer is not None:  # not while something else is validated or saved
@@ -364,6 +501,19 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def _remove_hooks(self) -> None:
         self._leave_counter()
+        self._release_finders()
+        if self._undo_clipping is not None:
+            self._undo_clipping()
+        if self._sparse_compute is not None:
+            self._compute_choices = self._sparse_compute.state_dict()
+            self._sparse_compute.remove()
+        self._sparse_compute, self._compute_shown = None, None
         if self._post_hook is not None:
             self._post_hook.remove()
-        self._post_hook = self._optimizer = None
+        self._post_hook = self._optimizer = self._undo_clipping = None
+        self._frozen = {}
+
+    def _release_finders(self) -> None:
+        if self._finders is not None:
+            self._finders.undo()
+        self._finders = None

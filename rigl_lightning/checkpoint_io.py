@@ -10,10 +10,18 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from rigl_lightning.trainer_access import load_other_flavour
+
 _REMOTE = "://"
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc,unused-ignore]
+def _flavours() -> tuple[type, ...]:
+    """Of every installed flavour of Lightning, so that any Trainer takes ours for a plugin."""
+    other = load_other_flavour()
+    return (TorchCheckpointIO,) if other is None else (TorchCheckpointIO, other.plugins.io.TorchCheckpointIO)
+
+
+class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
     """Writes a checkpoint beside its place, forces it to disk and then renames it, which happens at once or not at all.
 
     Lightning writes to the system's folder for temporary files and moves the result. Where that folder is another file

@@ -1,7 +1,8 @@
-"""Command line: ``python -m rigl_lightning {fit,validate,test,predict,inspect}``."""
+"""Command line: ``rigl-lightning {fit,validate,test,predict,inspect}``, or ``python -m rigl_lightning ...``."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -11,17 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
+from jsonargparse import DefaultHelpFormatter
+from jsonargparse.typing import PositiveFloat
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_info
 
+from rigl_lightning import __version__
 from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.checkpoint_io import AtomicCheckpointIO
+from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
+from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
+from rigl_lightning.csv_logger import KeepEarlierMetrics
 from rigl_lightning.reporting import layer_table
 from rigl_lightning.trainer_access import callbacks_of, example_flops
 
 TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
+DESCRIPTION = """Train any LightningModule sparse. Look first, then train:
+
+  rigl-lightning configs                                   lists the configurations that come along
+  rigl-lightning inspect --config NAME [--SETTING VALUE]   which layers become how sparse, and what it will cost
+  rigl-lightning fit --config NAME [--SETTING VALUE]       trains; `fit --config NAME --print_config` shows all settings
+"""
 
 
 class Trainer(pl.Trainer):
@@ -60,6 +75,10 @@ class _Parser(LightningArgumentParser):
         _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
 
 
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the description's lines as they are."""
+
+
 class _SaveFitConfig(SaveConfigCallback):
     """Saves the configuration of fit into the run's folder, and never over a file that is there.
 
@@ -67,26 +86,78 @@ class _SaveFitConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        folder = trainer.log_dir
-        if stage == "fit" and trainer.loggers and folder and not Path(folder, self.config_filename).exists():
+        folder = trainer.log_dir  # on every process: Lightning broadcasts it
+        if stage != "fit" or not trainer.loggers or not folder:
+            return
+        # The first process decides for all: another could find the file that the first has just written, and leave
+        # it alone in the collective calls to come.
+        exists = trainer.is_global_zero and Path(folder, self.config_filename).exists()
+        if not trainer.strategy.broadcast(exists):
             super().setup(trainer, pl_module, stage)
 
 
 class SparseCLI(LightningCLI):
-    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm."""
+    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm.
+
+    Beside it there is ``--training_multiplier``, and ``--ckpt_path last`` of ``fit`` begins with the first launch of a
+    command, and goes on with what it left when the same command is launched again.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the group ``sparse``."""
+        """Add the group ``sparse``, and the training multiplier."""
         parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
+        parser.add_argument(
+            "--training_multiplier",
+            type=PositiveFloat,
+            default=1.0,
+            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end and "
+            "pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find what ``--ckpt_path last`` goes on with."""
+        settings = self.config.get(str(self.subcommand))
+        if self.subcommand == "fit" and settings.ckpt_path == LAST:
+            plain = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
+            settings.ckpt_path = found = last_checkpoint(plain)
+            rank_zero_info(f"Going on with {found}." if found else "No earlier run of this command: it begins now.")
+            self._log_into(found)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Lightning's, whose checkpoints are written whole or not at all unless a plugin says how to write them."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Lightning's, of the length that the training multiplier gives.
+
+        Its checkpoints are written whole or not at all, unless a plugin says how to write them.
+        """
+        trainer = super().instantiate_trainer(**self._length(), **kwargs)
+        callbacks_of(trainer).insert(0, KeepEarlierMetrics())
         strategy = trainer.strategy
         whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)  # others split checkpoints, or refuse plugins
         if whole and type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            print(whereabouts(self.trainer))
+
+    def _length(self) -> dict[str, int]:
+        """Steps and epochs of the training, multiplied; the algorithm is stretched along."""
+        factor = self._get(self.config_init, "training_multiplier")
+        if factor == 1:
+            return {}
+        sparse = self._get(self.config_init, "sparse")
+        sparse.algorithm = sparse.algorithm.stretched(factor)
+        settings = self._get(self.config_init, "trainer")
+        return multiplied_length(settings["max_steps"], settings["max_epochs"], factor)
+
+    def _log_into(self, checkpoint: Path | None) -> None:
+        """Have the logger use the folder of the run that goes on."""
+        logger = self.config.get(str(self.subcommand)).trainer.logger
+        for entry in logger if isinstance(logger, list) else [logger]:
+            arguments = getattr(entry, "init_args", None)
+            if checkpoint is not None and arguments is not None and "version" in arguments and not arguments.version:
+                arguments.version = version_of(checkpoint)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -112,6 +183,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())
     _silence_what_nobody_can_change()
     try:
+        given = list(sys.argv[1:] if args is None else args)
+        if given[:1] == ["configs"]:
+            print(describe_configs(*given[1:2]))
+            return
+        given = with_config_paths(given)
+        if args is None:
+            sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
         SparseCLI(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -122,7 +200,13 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=_SaveFitConfig,
             parser_class=_Parser,
             auto_configure_optimizers=False,
-            args=None if args is None else list(args),
+            parser_kwargs={
+                "prog": "rigl-lightning",
+                "version": __version__,
+                "description": DESCRIPTION,
+                "formatter_class": _Formatter,
+            },
+            args=None if args is None else given,
         )
     except Exception as error:
         message = explain_run_error(error)

@@ -7,9 +7,11 @@ import inspect
 import pickle
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from rigl_lightning.cli_configs import config_files
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.structures import Structure
@@ -38,6 +40,15 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
                 names,
             )
     line = " ".join(message.split())
+    absent = re.search(r"""key "config": File does not exist: '([^']+)'""", line)
+    if absent:
+        names = sorted(config_files())
+        return _with_suggestion(
+            f"Expected a configuration file, found none at {absent[1]}. Set --config to a file, or to one that comes "
+            f"along: {', '.join(names)}",
+            Path(absent[1]).stem,
+            names,
+        )
     option = re.search(
         r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|unrecognized arguments: (--[\w.-]+)",
         line,

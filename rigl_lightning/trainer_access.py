@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core import rank_zero
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
@@ -28,18 +28,29 @@ _REFUSED_OPTIMIZERS = {
 
 def callback_flavours() -> tuple[type, ...]:
     """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
+    other = load_other_flavour()
+    return (pl.Callback,) if other is None else (pl.Callback, other.Callback)
+
+
+def load_other_flavour() -> Any:
+    """The module ``lightning.pytorch``, or None if it is not installed."""
     if importlib.util.find_spec("lightning") is None:
-        return (pl.Callback,)
+        return None
     log = rank_zero.log
     import lightning.pytorch  # type: ignore[import-not-found,unused-ignore]
 
     rank_zero.log = log  # the second flavour takes over the messages of the first; give them back
-    return (pl.Callback, lightning.pytorch.Callback)
+    return lightning.pytorch
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
     """All callbacks of a Trainer; Lightning sets the attribute where type checkers do not see it."""
     return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def callbacks_named(trainer: pl.Trainer, *names: str) -> list[Any]:
+    """The callbacks of these classes and of subclasses; by name, since each flavour of Lightning has its own."""
+    return [c for c in callbacks_of(trainer) if {kind.__name__ for kind in type(c).__mro__} & {*names}]
 
 
 def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
@@ -64,6 +75,19 @@ def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
         rank_zero_warn(
             f"The communication hook {hook} keeps gradients of low rank only: connections are grown by what is left "
             "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient."
+        )
+
+
+def refuse_other_pruning(trainer: pl.Trainer) -> None:
+    """Refuse Lightning's own pruning: it would put masks of its own over ours, and the network would be sparser.
+
+    Raises:
+        ValueError: If there is a ModelPruning callback.
+    """
+    if callbacks_named(trainer, "ModelPruning"):
+        raise ValueError(
+            "Expected one callback that makes the network sparse, got Lightning's ModelPruning beside "
+            "SparseTrainingCallback. Remove one; GradualMagnitudePruning and OneShotMagnitude prune during training."
         )
 
 
@@ -137,7 +161,7 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 
     Lightning's estimate counts the steps of all optimizers together, and today's accumulation for the whole training.
     """
-    schedulers = [c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)]
+    schedulers = callbacks_named(trainer, "GradientAccumulationScheduler")
     if len(trainer.strategy.optimizers) > 1 or any(len(s.scheduling) > 1 for s in schedulers):
         return None
     steps = trainer.estimated_stepping_batches
@@ -165,6 +189,25 @@ def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
         return False
     optimizer.zero_grad(set_to_none=True)
     return True
+
+
+def let_value_clipping_find_nothing(trainer: pl.Trainer) -> Callable[[], None]:
+    """Clipping by value passes over a step without any gradient, as clipping by norm does; torch stops there.
+
+    Such are the steps of mask updates, and those of batches without a loss.
+
+    Returns:
+        What undoes it.
+    """
+    plugin: Any = trainer.precision_plugin
+    clip = plugin.clip_grad_by_value
+
+    def clip_grad_by_value(optimizer: Optimizer, clip_val: float) -> None:
+        if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            clip(optimizer, clip_val)
+
+    plugin.clip_grad_by_value = clip_grad_by_value
+    return lambda: vars(plugin).pop("clip_grad_by_value", None)
 
 
 def is_compiled(pl_module: nn.Module) -> bool:

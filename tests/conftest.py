@@ -1,16 +1,37 @@
 """Tiny data sets in the official formats, so that no test downloads anything."""
 
+import os
 import pickle
 import struct
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 from torchvision.datasets import CIFAR10
+
+from rigl_lightning import SparseTrainingCallback
 
 N_PER_FILE = 4
 
+# `make test-sparse` runs all tests with truly sparse layers wherever a test does not ask for something else.
+DEFAULT_COMPUTE = os.environ.get("RIGL_LIGHTNING_TEST_COMPUTE")
+if DEFAULT_COMPUTE:
+    *others, _ = SparseTrainingCallback.__init__.__defaults__
+    SparseTrainingCallback.__init__.__defaults__ = (*others, DEFAULT_COMPUTE)
+
 torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def whole_data_loaders():
+    """No test may leave DataLoader patched, as Lightning does if making a loader fails: later tests would break."""
+    before = {cls: cls.__init__ for cls in (DataLoader, BatchSampler)}
+    yield
+    left_patched = [cls.__name__ for cls, init in before.items() if cls.__init__ is not init]
+    for cls, init in before.items():
+        cls.__init__ = init
+    assert not left_patched, "raise in the DataModule's setup, not while a loader is made"
 
 
 @pytest.fixture

@@ -31,9 +31,12 @@ FLOORS = [
     ("checks", ["sparsity/invariants.py"], CORE, False),
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("statistics of a model", ["batch_norm.py"], CORE, False),
-    ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py"], LIGHTNING, True),
+    ("compute", ["compute/*.py"], CORE, True),
+    ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py", "changes.py", "searches.py",
+     "csv_logger.py", "tested_network.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),
-    ("command line", ["cli.py", "cli_errors.py", "__main__.py", "__init__.py"], LIBRARIES, True),
+    ("command line", ["cli.py", "cli_configs.py", "cli_errors.py", "cli_runs.py", "__main__.py", "__init__.py"],
+     LIBRARIES, True),
 ]  # fmt: skip
 FUNCTIONS_MAY_IMPORT = {"sparsity/names.py", "sparsity/selection.py"}
 # Beside the floors: benchmarks that know nothing of sparsity. Each room may import itself; modules train any model.

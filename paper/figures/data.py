@@ -44,11 +44,13 @@ def _own(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _published(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = rows[rows["model"].isin(BENCHMARKS) & rows["reading"].isna()].copy()
+    rows = rows[rows["model"].isin(BENCHMARKS)].copy()
     rows["distribution"] = rows["distribution"].fillna("")
     key = ["source", "model", "method", "distribution", "sparsity", "training_multiplier"]
     rows["value"] = pd.to_numeric(rows["published"], errors="coerce")
-    wide = rows.pivot_table(index=key, columns="quantity", values="value").reset_index()
+    # The plain reading of a number first, where there are several.
+    rows = rows.sort_values("reading", na_position="first", kind="stable")
+    wide = rows.pivot_table(index=key, columns="quantity", values="value", aggfunc="first").reset_index()
     wide = wide[wide["accuracy"].notna()]
     dense = rows[(rows["method"] == "Dense") & (rows["quantity"] == "train_flops_absolute")]
     unit = wide["model"].map(dense.groupby("model")["value"].first())

@@ -6,6 +6,8 @@ smallest magnitude (dashed), growing as many of largest gradient, and training o
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,31 +38,20 @@ def draw(results: pd.DataFrame) -> Figure:
             _edges(axis, connections, results, colour, dashes, width)
         _nodes(axis, results)
         axis.set_title(f"{title}\n{number}")
-    for left, right in zip(figure.axes[:-1], figure.axes[1:], strict=True):
-        figure.add_artist(
-            ConnectionPatch(
-                (1.08, 0.5),
-                (-0.08, 0.5),
-                "axes fraction",
-                "axes fraction",
-                axesA=left,
-                axesB=right,
-                arrowstyle="->",
-                color=KEPT,
-            )
-        )
+    for left, right in pairwise(figure.axes):
+        figure.add_artist(_arrow(left, right))
     step, layer = results["step"].iloc[0], results["layer"].iloc[0]
     sizes = f"{results['input'].nunique()} to {results['output'].nunique()} units"
     caption(
         figure,
         f"RigL's update at step {step} of a training on 8x8 digits, 80 % sparse; layer {layer} ({sizes}), all its "
-        "connections.\nAfter ΔT steps the loop goes on from the last panel to the first; the first masks are random. One run.",
+        "connections.\nAfter ΔT steps the loop goes on from the last panel to the first; the first masks are random.",
     )
     return figure
 
 
 def _arrow(left: Axes, right: Axes) -> ConnectionPatch:
-    places = {"xyA": (1.02, 0.5), "xyB": (-0.02, 0.5), "coordsA": "axes fraction", "coordsB": "axes fraction"}
+    places = {"xyA": (0.985, 0.5), "xyB": (0.015, 0.5), "coordsA": "axes fraction", "coordsB": "axes fraction"}
     return ConnectionPatch(axesA=left, axesB=right, arrowstyle="->", color=KEPT, **places)
 
 

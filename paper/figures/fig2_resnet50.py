@@ -45,7 +45,7 @@ OVER_SPARSITY = (
 def draw(results: pd.DataFrame) -> Figure:
     """Two panels: over training FLOPs relative to the dense network's, and over sparsity."""
     rows = usual_updates(pick(results, benchmark=BENCHMARK))
-    figure = new_figure(2, 3.1, share=False)
+    figure = new_figure(2, 3.6, share=False)
     left, right = figure.axes
     sparsity = _main_sparsity(own(rows))
     _over_flops(left, rows, sparsity)
@@ -82,12 +82,12 @@ def _over_sparsity(axis: Axes, rows: pd.DataFrame) -> None:
         shown.append(of)
         label = f"{method} {multiplier:g}x" + (" ERK" if distribution == "ERK" else "")
         curve(axis, of, "sparsity", "accuracy", label, dashes=dashes, **look_of(method))
-        hollow(right, of, "sparsity", **look_of(method))
+        hollow(right, of, "sparsity", dashes=dashes, **look_of(method))
     dense_line(axis, rows, "accuracy")
     sparsity_ticks(axis, pd.concat(shown))
     axis.set_ylabel("accuracy (%)")
     axis.set_title("sparsity")
-    legend(axis, loc="lower left")
+    legend(axis)
 
 
 def _main_sparsity(rows: pd.DataFrame) -> float:

@@ -37,7 +37,7 @@ CURVES = (
 
 def draw(results: pd.DataFrame) -> Figure:
     """Three panels: v1 and v2 over sparsity, v1 over inference FLOPs."""
-    figure = new_figure(3, 2.7, share=False)
+    figure = new_figure(3, 3.1, share=False)
     *over_sparsity, last = figure.axes
     for axis, (benchmark, name) in zip(over_sparsity, NETWORKS.items(), strict=True):
         _over_sparsity(axis, pick(results, benchmark=benchmark), name)
@@ -59,12 +59,12 @@ def _over_sparsity(axis: Axes, rows: pd.DataFrame, name: str) -> None:
         of = of[of["distribution"].isin([distribution, "uniform"] if method == "Small-Dense" else [distribution])]
         curve(axis, of, "sparsity", "accuracy", label, dashes=dashes, **look_of(method))
         if right is not None:
-            hollow(right, of, "sparsity", **look_of(method))
+            hollow(right, of, "sparsity", dashes=dashes, **look_of(method))
     dense_line(axis, rows, "accuracy")
     sparsity_ticks(axis, rows)
     axis.set_ylabel("accuracy (%)")
     axis.set_title(name)
-    legend(axis, loc="lower left")
+    legend(axis)
 
 
 def _over_flops(axis: Axes, rows: pd.DataFrame) -> None:
@@ -83,4 +83,4 @@ def _over_flops(axis: Axes, rows: pd.DataFrame) -> None:
     axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.6)
     axis.set_xlabel("inference FLOPs / dense")
     axis.set_title("MobileNet-v1")
-    legend(axis, loc="lower right")
+    legend(axis)

@@ -32,13 +32,12 @@ FLOPS_TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 def draw(results: pd.DataFrame) -> Figure:
     """Two panels of two benchmarks."""
-    figure = new_figure(2, 3.0, share=False)
+    figure = new_figure(2, 3.4, share=False)
     left, right = figure.axes
     _text(left, pick(results, benchmark=GRU))
     over_sparsity(right, results, "accuracy")
     right.set_ylabel("accuracy (%)")
     right.set_title("wide ResNet, images")
-    shown = own(pick(results, benchmark=[GRU, WRN]))
     what = "Left: GRU of 128 units, English Wikipedia. Right: WRN-10-1, CIFAR-10 at 16 pixels"
     text = seeds_caption(what, own(pick(results, benchmark=[GRU, WRN])))
     caption(

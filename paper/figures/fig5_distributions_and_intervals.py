@@ -20,7 +20,7 @@ def draw(results: pd.DataFrame) -> Figure:
     left, right = figure.axes
     by_distribution(left, results, "RigL", published_axis(left))
     left.set_ylabel("accuracy (%)")
-    legend(left, loc="lower left")
+    legend(left)
     swept = over_intervals(right, results, "RigL", "cosine")
     right.set_ylabel("accuracy (%)")
     legend(right)

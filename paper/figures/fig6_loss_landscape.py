@@ -35,8 +35,8 @@ def draw(results: pd.DataFrame, escape: pd.DataFrame) -> Figure:
     bands = "; bands: 95 % intervals" if n >= MIN_SEEDS else ""
     caption(
         figure,
-        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 90 % uniform ({scale} scale). Means over n = {n} pairs of solutions"
-        f"{bands}.\nBoth ends have the pruned network's masks; batch-norm statistics are those of each point. "
+        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 90 % uniform ({scale} scale). Means over n = {n} pairs of "
+        f"solutions{bands}.\nBoth ends have the pruned network's masks; batch-norm statistics are those of each point. "
         "No numbers are published.",
     )
     return figure
@@ -54,10 +54,12 @@ def _escape(axis: Axes, rows: pd.DataFrame) -> None:
     for method, dashes in DASHES.items():
         of = rows[rows["method"] == method]
         accuracy = 100 * of.groupby("seed")["final_accuracy"].first().mean()
-        _line(axis, of, "step", "train_loss", f"{method}: {accuracy:.1f} %", METHOD_COLOURS[method], dashes)
+        _line(
+            axis, of, "step", "train_loss", f"{method} (test accuracy {accuracy:.1f} %)", METHOD_COLOURS[method], dashes
+        )
     axis.set_xlabel("step after the restart from the static solution")
     axis.set_ylabel("training loss (nats)")
-    legend(axis, title="final test accuracy", title_fontsize=6.5)
+    legend(axis)
 
 
 def _line(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, colour: str, dashes: str) -> None:

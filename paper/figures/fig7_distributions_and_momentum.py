@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from paper.figures.data import own, pick
 from paper.figures.distributions import BENCHMARK, by_distribution
-from paper.figures.style import caption, curve, legend, look_of, new_figure, published_axis, seeds_caption
+from paper.figures.style import caption, curve, handles, look_of, new_figure, published_axis, seeds_caption
 
 METHODS = ("RigL", "SET", "SNFS", "Static")
 
@@ -23,9 +23,9 @@ def draw(results: pd.DataFrame) -> Figure:
     for axis, method in zip(panels, METHODS, strict=True):
         by_distribution(axis, results, method, published_axis(axis, ""))
         axis.set_ylabel("accuracy (%)")
-    legend(panels[0], loc="lower left")
     shown = _momenta(momenta, results)
     nothing.set_axis_off()
+    nothing.legend(*handles(panels[0]), frameon=False, title="distribution", loc="center")
     rows = own(pick(results, benchmark=BENCHMARK, method=list(METHODS), multiplier=1.0, decay=["cosine", ""]))
     caption(
         figure,

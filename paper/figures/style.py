@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -12,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -46,9 +48,11 @@ METHOD_MARKERS = {
 ALPHA_COLOURS = {0.1: "#9ecae1", 0.3: "#3182bd", 0.5: "#08306b"}
 ALPHA_MARKERS = {0.1: "v", 0.3: "o", 0.5: "^"}
 
+LEGEND_BELOW = -0.22  # of the panel's height: under the label of its abscissa
 FULL_WIDTH = 7.0  # inches: both columns of a page
 SMALL = 6.5  # points
 CAPTION_COLOUR = "#444444"
+CAPTION_WIDTH = 130  # characters
 
 
 def new_figure(n_columns: int, height: float, n_rows: int = 1, share: bool = True) -> Figure:
@@ -61,7 +65,8 @@ def new_figure(n_columns: int, height: float, n_rows: int = 1, share: bool = Tru
 
 def caption(figure: Figure, text: str) -> None:
     """Scale, n and interval, below the panels."""
-    figure.supxlabel(text, fontsize=SMALL, color=CAPTION_COLOUR)
+    lines = [line for paragraph in text.split("\n") for line in wrap(paragraph, CAPTION_WIDTH)]
+    figure.supxlabel("\n".join(lines), fontsize=SMALL, color=CAPTION_COLOUR)
 
 
 def seeds_caption(what: str, rows: pd.DataFrame) -> str:
@@ -123,10 +128,8 @@ def hollow(axis: Axes, rows: pd.DataFrame, x: str, y: str = "accuracy", **look: 
     values = values[values[x].notna() & values[y].notna()].sort_values(x)
     if not len(values):
         return
-    settings = {**_LINE, **look}
-    settings.pop("dashes", None)
-    settings.update({"markerfacecolor": "none", "linestyle": ":", "linewidth": 0.6, "alpha": 0.75})
-    axis.plot(values[x], values[y], **{k: v for k, v in settings.items() if k not in ("capsize", "elinewidth")})
+    settings = {"linestyle": ":", **look, "markerfacecolor": "none", "markersize": 3.5, "linewidth": 0.5, "alpha": 0.7}
+    axis.plot(values[x], values[y], **settings)
 
 
 _LINE: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.0, "capsize": 1.5, "elinewidth": 0.7}
@@ -164,7 +167,8 @@ def log_ticks(axis: Axes, values: Sequence[float]) -> None:
 
 def sparsity_ticks(axis: Axes, rows: pd.DataFrame) -> None:
     """An abscissa of densities, logarithmic and falling: .8, .9 and .95 are apart as their costs are."""
-    sparsities = sorted({float(s) for s in rows["sparsity"] if s > 0})
+    shown = own(rows) if len(own(rows)) else rows
+    sparsities = sorted({float(s) for s in shown["sparsity"] if s > 0})
     axis.set_xscale("function", functions=(_to_position, _to_sparsity))
     axis.xaxis.set_major_locator(FixedLocator(sparsities))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -185,7 +189,15 @@ def _to_sparsity(position: Any) -> Any:
     return 1 - np.exp(-np.asarray(position))
 
 
-def legend(axis: Axes, **settings: Any) -> None:
-    """Without a frame, small; nothing if nothing has a label."""
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=SMALL, handlelength=2.2, labelspacing=0.25, **settings)
+def handles(axis: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the curves, each without the bars of its intervals."""
+    found, labels = axis.get_legend_handles_labels()
+    return [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in found], labels
+
+
+def legend(axis: Axes, n_columns: int = 3) -> None:
+    """Below the panel, where no curve runs; nothing if nothing has a label."""
+    found, labels = handles(axis)
+    if found:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, LEGEND_BELOW), "ncols": n_columns}
+        axis.legend(found, labels, frameon=False, fontsize=SMALL, handlelength=2.6, labelspacing=0.25, **place)

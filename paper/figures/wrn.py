@@ -27,7 +27,7 @@ def over_sparsity(axis: Axes, results: pd.DataFrame, y: str) -> None:
         of = pick(rows, method=method, distribution=distribution, multiplier=multiplier)
         curve(axis, of, "sparsity", y, label, dashes=dashes, **look_of(method))
         if right is not None:
-            hollow(right, of, "sparsity", **look_of(method))
+            hollow(right, of, "sparsity", dashes=dashes, **look_of(method))
     dense_line(axis, rows, y)
     sparsity_ticks(axis, rows)
     legend(axis)

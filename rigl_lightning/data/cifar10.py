@@ -60,10 +60,8 @@ class CIFAR10DataModule(InMemoryDataModule):
         """Download, or say what is missing; on one process."""
         self._open(train=True, download=self.download)
 
-    def setup(self, stage: str) -> None:
-        """Read both splits into memory, once."""
-        if hasattr(self, "train_set"):
-            return
+    def read_splits(self) -> None:
+        """Read both splits into memory."""
         self.train_set = TensorBatches(*self._read(train=True))
         self.val_set = TensorBatches(*self._read(train=False), transform=_standardised)
         self.test_set = self.val_set

@@ -1,21 +1,15 @@
-"""A data set held in memory as tensors, and the DataModule all benchmarks share."""
+"""A data set held in memory as tensors, and its DataModule."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rigl_lightning.data.resumable import ResumableSampler, batch_seed, batches_trained
-
-Batch = tuple[Tensor, Tensor]
+from rigl_lightning.data.module import Batch, ResumableDataModule
 
 
 class TensorBatches(Dataset[Batch]):
@@ -52,98 +46,16 @@ class TensorBatches(Dataset[Batch]):
         return batch if self.transform is None else self.transform(batch)
 
 
-class InMemoryDataModule(pl.LightningDataModule):
-    """Loaders over ``train_set``, ``val_set`` and ``test_set``, which ``setup`` of a subclass fills.
-
-    Training batches are shuffled, whole, and resumable anywhere (``resumable.py``). On its device, each one
-    first seeds torch from (seed, rank, number of the batch) and then goes through ``augment``; so
-    augmentation and dropout do not depend on what was drawn before. Evaluation is in order and complete.
-
-    Args:
-        batch_size: Samples in a batch *of each process*.
-        seed: Seed of order and randomness. None: the seed of ``seed_everything``, or 0 without one.
-            A resumed run without a seed of its own takes that of the checkpoint.
-    """
+class InMemoryDataModule(ResumableDataModule):
+    """A `ResumableDataModule` whose splits are `TensorBatches`; ``read_splits`` of a subclass fills them."""
 
     train_set: TensorBatches
     val_set: TensorBatches
     test_set: TensorBatches
 
-    def __init__(self, batch_size: int, seed: int | None = None) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size}. Set --data.init_args.batch_size.")
-        self.batch_size = batch_size
-        self._seed = seed
-
-    @property
-    def seed(self) -> int:
-        """The seed in force."""
-        return int(os.environ.get("PL_GLOBAL_SEED", "0")) if self._seed is None else self._seed
-
-    def augment(self, batch: Batch) -> Batch:
-        """Randomly change a training batch, on whatever device it is; by default not at all."""
-        return batch
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Seed and augment training batches; leave the others alone."""
-        trainer = self.trainer
-        # Lightning's model summary sends the module's example input, a bare tensor, through here too.
-        if trainer is None or not trainer.training or isinstance(batch, Tensor):
-            return batch
-        torch.manual_seed(batch_seed(self.seed, trainer.global_rank, batches_trained(trainer)))
-        return self.augment(batch)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled whole batches, beginning where the training stands.
-
-        Raises:
-            ValueError: If a process has fewer samples than one batch.
-        """
-        trainer = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        n_batches = len(self.train_set) // world_size // self.batch_size
-        if n_batches < 1:
-            raise ValueError(
-                f"Expected `batch_size` of at most {len(self.train_set) // world_size} (training samples of "
-                f"one process), got {self.batch_size}. Set --data.init_args.batch_size."
-            )
-        position = None if trainer is None else partial(_position, trainer, n_batches, self.batch_size)
-        sampler = ResumableSampler(self.train_set, self.seed, rank, world_size, position)
-        # Lightning cannot know that this loader resumes, and warns that it does not.
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")
-        return self._loader(self.train_set, sampler=sampler, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split in order."""
-        return self._loader(self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test split in order."""
-        return self._loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test split, whose targets a prediction ignores."""
-        return self.test_dataloader()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The seed: with another one a resumed run would not go on in the same order."""
-        return {"seed": self.seed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the checkpoint's seed, unless one was given."""
-        if self._seed is None:
-            self._seed = state_dict["seed"]
-
-    def _loader(self, dataset: TensorBatches, **settings: Any) -> DataLoader[Batch]:
-        # By keyword: Lightning rebuilds the loader for predict and fails on a positional batch size.
-        return DataLoader(dataset, batch_size=self.batch_size, collate_fn=_as_gathered, **settings)
-
-
-def _position(trainer: pl.Trainer, n_batches: int, batch_size: int) -> tuple[int, int]:
-    """Epoch, and samples of it already trained; ``limit_train_batches`` shortens the epochs."""
-    epoch, batch = divmod(batches_trained(trainer), int(min(n_batches, trainer.num_training_batches)))
-    return epoch, batch * batch_size
+    def loader(self, dataset: TensorBatches, **settings: Any) -> DataLoader[Batch]:
+        """Batches as the data set gathered them."""
+        return super().loader(dataset, collate_fn=_as_gathered, **settings)
 
 
 def _as_gathered(batch: Any) -> Any:

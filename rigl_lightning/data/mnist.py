@@ -39,10 +39,8 @@ class MNISTDataModule(InMemoryDataModule):
         """Download, or say what is missing; on one process."""
         open_dataset(MNIST, "MNIST", self.root, FOLDER, train=True, download=self.download)
 
-    def setup(self, stage: str) -> None:
-        """Read both splits into memory, once."""
-        if hasattr(self, "train_set"):
-            return
+    def read_splits(self) -> None:
+        """Read both splits into memory."""
         self.train_set, self.val_set = self._read(train=True), self._read(train=False)
         self.test_set = self.val_set
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sized
+from itertools import chain
 
 import pytorch_lightning as pl
 import torch
@@ -47,15 +48,37 @@ class ResumableSampler(DistributedSampler[int]):
     ) -> None:
         super().__init__(dataset, world_size, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self.position = position
+        self.current_epoch = 0
 
     def __iter__(self) -> Iterator[int]:
         """Indices of this rank: those of the epoch that are not yet trained."""
         # A generator, so that the position is asked for with the first sample: Lightning makes the iterator
         # earlier, even before it has read its progress from the checkpoint.
         epoch, n_trained = self.position() if self.position is not None else (self.epoch, 0)
+        self.current_epoch = epoch
         generator = torch.Generator().manual_seed(_seed_of(self.seed, "order", epoch))
         order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
         yield from order[self.rank : self.total_size : self.num_replicas][n_trained:].tolist()
+
+
+class SeededSampler(ResumableSampler):
+    """A `ResumableSampler` of pairs: the sample, and the seed for everything random about it in this epoch.
+
+    The seed is a function of (seed, epoch, sample) alone, so that neither workers nor ranks matter.
+
+    >>> (first, second), (again, _) = SeededSampler(range(2), seed=0), SeededSampler(range(2), seed=0)
+    >>> first == again, first[1] == second[1]
+    (True, False)
+    """
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Indices of this rank with their seeds."""
+        samples = super().__iter__()
+        first = next(samples, None)  # the epoch is known with it
+        if first is None:
+            return
+        for index in chain([first], samples):
+            yield index, _seed_of(self.seed, "sample", self.current_epoch, index)
 
 
 def batches_trained(trainer: pl.Trainer) -> int:

@@ -39,15 +39,13 @@ class TextBytesDataModule(InMemoryDataModule):
         self.root = root
         self.sequence_length = sequence_length
 
-    def setup(self, stage: str) -> None:
-        """Read all splits into memory, once.
+    def read_splits(self) -> None:
+        """Read all splits into memory.
 
         Raises:
             FileNotFoundError: If ``root``, or text in it, is missing.
             ValueError: If a split is missing or shorter than one window.
         """
-        if hasattr(self, "train_set"):
-            return
         splits = python_help_topics() if self.root is None else read_splits(self.root)
         self.train_set = self._windows(splits, "train")
         self.val_set = self._windows(splits, "valid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.grad import conv2d_weight
 
 from rigl_lightning.kernels import torch_linear
 from rigl_lightning.kernels.conv_geometry import Pair, Window
-from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
+from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
@@ -61,11 +62,24 @@ def _sparse_conv2d(
 ) -> Tensor:
     tier = tier_of(x, weight)
     if tier == "dense" or (tier == "torch" and not _is_pointwise(weight, window)):
-        return F.conv2d(x, masked_gradient(weight, pattern, dense_grad), bias, *window)
+        return _dense(x, weight, bias, window, pattern, dense_grad)
     if torch.compiler.is_compiling():
         flat = [number for pair in window for number in pair]
         return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad, tier)
     return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad, tier)
+
+
+def _dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, dense_grad: bool
+) -> Tensor:
+    """The layer by torch's own operators, with a masked gradient."""
+    weight = masked_gradient(weight, pattern, dense_grad)
+    if weight.shape[2:] == (1, 1) and window.stride != (1, 1):
+        # torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
+        if not _is_pointwise(weight, window):
+            return F.conv2d(x.contiguous(), weight.contiguous(), bias, *window)
+        return F.conv2d(_strided(x, window), weight, bias)
+    return F.conv2d(x, weight, bias, *window)
 
 
 def _forward(
@@ -126,8 +140,16 @@ def _is_pointwise(weight: Tensor, window: Window) -> bool:
 
 
 def _strided(x: Tensor, window: Window) -> Tensor:
-    """The pixels that a 1x1 kernel reads."""
-    return x if window.stride == (1, 1) else x[:, :, :: window.stride[0], :: window.stride[1]]
+    """The pixels that a 1x1 kernel reads, in the memory format of the images."""
+    if window.stride == (1, 1):
+        return x
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    read = _every(x, window)
+    return read.contiguous(memory_format=torch.channels_last) if last else read
+
+
+def _every(x: Tensor, window: Window) -> Tensor:
+    return x[:, :, :: window.stride[0], :: window.stride[1]]
 
 
 def _spread(grad: Tensor, x: Tensor, window: Window) -> Tensor:
@@ -135,7 +157,7 @@ def _spread(grad: Tensor, x: Tensor, window: Window) -> Tensor:
     if window.stride == (1, 1):
         return grad
     spread = torch.zeros_like(x)
-    _strided(spread, window).copy_(grad)
+    _every(spread, window).copy_(grad)
     return spread
 
 
@@ -180,16 +202,19 @@ class _SparseConv2d(torch.autograd.Function):
         dense_grad: bool,
         tier: str,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         ctx.window, ctx.pattern, ctx.dense_grad, ctx.tier = window, pattern, dense_grad, tier
         return _forward(x, weight, bias, window, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        refuse_second_derivative()
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            layer = partial(_dense, window=ctx.window, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
+            found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
+            return *found, None, None, None, None, None
         needs = _Needs(need_x, need_weight, ctx.dense_grad)
-        x, weight = ctx.saved_tensors
         grad_x, grad_weight = _backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
 
@@ -198,7 +223,13 @@ def _window(flat: list[int]) -> Window:
     return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
 
 
-@torch.library.custom_op("rigl_lightning::sparse_conv2d", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_conv2d",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor weight, Tensor? bias, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
+    " -> Tensor",
+)
 def _conv_op(
     x: Tensor,
     weight: Tensor,
@@ -229,7 +260,13 @@ def _(
     return x.new_empty(x.shape[0], weight.shape[0], *sizes)
 
 
-@torch.library.custom_op("rigl_lightning::sparse_conv2d_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_conv2d_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor grad, Tensor x, Tensor weight, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
+    " -> (Tensor, Tensor)",
+)
 def _conv_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,10 +19,31 @@ def masked_gradient(weight: Tensor, pattern: SparsePattern, dense_grad: bool) ->
     return torch.where(mask.view(weight.shape), weight, weight.detach())
 
 
-def refuse_second_derivative() -> None:
-    """Raise a RuntimeError in a backward pass that is itself recorded: the sparse products have no derivative there."""
-    # torch's decorator for this costs as much as a small layer.
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "Expected first derivatives only (`create_graph=False`): a sparse layer cannot be differentiated twice."
+def recorded_gradients(
+    layer: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of a dense layer as part of the graph, for derivatives of a higher order (``create_graph=True``).
+
+    Args:
+        layer: Function of ``inputs`` by torch's own operators.
+        inputs: Tensors as the backward pass finds them, or None.
+        needs: Which of them need a gradient.
+        grads: Gradient of each result of the layer, None for zero.
+    """
+    # Aliases: an input may itself depend on a weight, and the way through it belongs to the layer before.
+    own = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+    outs = layer(*own)
+    outs = [outs] if isinstance(outs, Tensor) else list(outs)
+    pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out.requires_grad]
+    wanted = [tensor for tensor, need in zip(own, needs, strict=True) if need and tensor is not None]
+    if not pairs or not wanted:
+        return [None] * len(own)
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in pairs], wanted, [grad for _, grad in pairs], create_graph=True, allow_unused=True
         )
+    )
+    return [next(found) if need and tensor is not None else None for tensor, need in zip(own, needs, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import torch_linear
-from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
+from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
@@ -53,10 +54,14 @@ def sparse_linear(
 def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
     tier = tier_of(x, weight)
     if tier == "dense":
-        return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
+        return _dense(x, weight, bias, pattern, dense_grad)
     if torch.compiler.is_compiling():
         return torch.ops.rigl_lightning.sparse_linear(x, weight, bias, pattern.tensors(), dense_grad, tier)
     return _SparseLinear.apply(x, weight, bias, pattern, dense_grad, tier)
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
+    return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
@@ -113,22 +118,30 @@ class _SparseLinear(torch.autograd.Function):
         dense_grad: bool,
         tier: str,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         ctx.pattern, ctx.dense_grad, ctx.tier = pattern, dense_grad, tier
         return _forward(x, weight, bias, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        refuse_second_derivative()
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            layer = partial(_dense, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
+            found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
+            return *found, None, None, None
         needs = _Needs(need_x, need_weight, ctx.dense_grad)
         grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
         grad_bias = _rows(grad).sum(0) if need_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
-@torch.library.custom_op("rigl_lightning::sparse_linear", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_linear",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor[] pattern, bool dense_grad, str tier) -> Tensor",
+)
 def _linear_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> Tensor:
@@ -140,7 +153,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], den
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op("rigl_lightning::sparse_linear_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_linear_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor grad, Tensor x, Tensor weight, Tensor[] pattern, bool dense_grad, str tier) -> (Tensor, Tensor)",
+)
 def _linear_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels import torch_recurrent
-from rigl_lightning.kernels.dense import masked_gradient, refuse_second_derivative
+from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
@@ -129,21 +129,35 @@ class _SparseRecurrent(torch.autograd.Function):
     def forward(ctx, x, patterns, dense_grad, tier, n_states, *rest):  # type: ignore[no-untyped-def]
         states, weights = list(rest[:n_states]), Weights(*rest[n_states:])
         outs, saved = _forward(x, states, weights, patterns, tier)
-        ctx.save_for_backward(x, *saved, *weights)
+        ctx.save_for_backward(x, *saved, *states, *weights)
         ctx.patterns, ctx.dense_grad, ctx.tier = patterns, dense_grad, tier
         return tuple(outs)
 
     @staticmethod
     def backward(ctx, *grads):  # type: ignore[no-untyped-def]
-        refuse_second_derivative()
         x, *rest = ctx.saved_tensors
-        weights = Weights(*rest[3:])
+        n = len(grads) - 1
+        states, weights = rest[3 : 3 + n], Weights(*rest[3 + n :])
+        if torch.is_grad_enabled():
+
+            def layer(x, *tensors):  # type: ignore[no-untyped-def]
+                return _dense(x, list(tensors[:n]), Weights(*tensors[n:]), ctx.patterns, ctx.dense_grad)
+
+            needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+            grad_x, *others = recorded_gradients(layer, [x, *states, *weights], needs, grads)
+            return grad_x, None, None, None, None, *others
         g = _backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad, ctx.tier)
         biases = (None, None) if weights.bias_ih is None else (g.bias_ih, g.bias_hh)
         return g.x, None, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
 
 
-@torch.library.custom_op("rigl_lightning::sparse_recurrent", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_recurrent",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor x, Tensor[] states, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor[] pattern_ih, Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
+)
 def _recurrent_op(
     x: Tensor,
     states: list[Tensor],
@@ -175,7 +189,13 @@ def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh,
     return [x.new_empty(times, batch, units), *(x.new_empty(batch, units) for _ in states), *saved]
 
 
-@torch.library.custom_op("rigl_lightning::sparse_recurrent_backward", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::sparse_recurrent_backward",
+    mutates_args=(),
+    # Written out: torch 2.6 does not understand our annotations.
+    schema="(Tensor[] grads, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] pattern_ih, "
+    "Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
+)
 def _recurrent_backward_op(
     grads: list[Tensor],
     x: Tensor,

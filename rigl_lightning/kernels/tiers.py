@@ -14,6 +14,7 @@ from torch import Tensor
 
 Tier = Literal["fast", "torch", "dense"]
 TIERS: tuple[Tier, ...] = ("fast", "torch", "dense")
+_NUMBA = find_spec("numba") is not None
 _forced: list[Tier] = []
 
 
@@ -58,9 +59,8 @@ def use_tier(tier: Tier) -> Iterator[None]:
         _forced.pop()
 
 
-@cache
 def _numba_found() -> bool:
-    return find_spec("numba") is not None
+    return _NUMBA  # asked once at import: torch.compile cannot look for packages
 
 
 @cache

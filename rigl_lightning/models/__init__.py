@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rigl_lightning.models.mobilenet import mobilenet_v2 as mobilenet_v2
     from rigl_lightning.models.resnet import resnet50 as resnet50
     from rigl_lightning.models.resnet import small_image_resnet as small_image_resnet
+    from rigl_lightning.models.timm_model import timm_model as timm_model
 
 __all__ = [
     "CharGRU",
@@ -20,6 +21,7 @@ __all__ = [
     "mobilenet_v2",
     "resnet50",
     "small_image_resnet",
+    "timm_model",
 ]
 
 
@@ -33,4 +35,8 @@ def __getattr__(name: str) -> Any:
         from rigl_lightning.models import resnet
 
         return getattr(resnet, name)
+    if name == "timm_model":
+        from rigl_lightning.models.timm_model import timm_model
+
+        return timm_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

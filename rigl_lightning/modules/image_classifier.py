@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from rigl_lightning.modules.milestones import milestone_steps
+from rigl_lightning.modules.milestones import learning_rate_factor, milestone_steps, warmup_steps
 from rigl_lightning.modules.weight_decay import weight_decay_groups
 
 if TYPE_CHECKING:  # unknown to Lightning 1.9, with which lightning-bolts runs
@@ -36,11 +37,13 @@ class ImageClassifier(pl.LightningModule):
         momentum: SGD momentum.
         nesterov: Whether the momentum is Nesterov's, as in the authors' code (the paper does not say).
         weight_decay: Coefficient of the L2 penalty; acts on tensors of rank 2 and up only.
+        depthwise_weight_decay: Whether it acts on depthwise kernels too; in the authors' MobileNets it does not.
+        warmup: Fraction of the training's optimizer steps during which the learning rate rises from 0.
         milestones: Fractions of the training's optimizer steps at which the learning rate drops.
         learning_rate_decay: Factor on the learning rate at each milestone.
         label_smoothing: Probability mass spread evenly over the classes, in [0, 1].
-        channels_last: Keep 4-d weights, and with them activations, with the channels last in memory: faster for
-            convolutions on CPUs and on tensor cores, equal up to rounding.
+        channels_last: Keep images and convolutions in memory channel by channel of each pixel, which is faster on most
+            devices and changes results by rounding only.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class ImageClassifier(pl.LightningModule):
         momentum: float = 0.9,
         nesterov: bool = True,
         weight_decay: float = 0.0,
+        depthwise_weight_decay: bool = True,
+        warmup: float = 0.0,
         milestones: Sequence[float] = (),
         learning_rate_decay: float = 0.1,
         label_smoothing: float = 0.0,
@@ -59,12 +64,15 @@ class ImageClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
-        self.model = model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format) if channels_last else model
         self.example_input_array = torch.zeros(1, *input_shape)
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.nesterov = nesterov
         self.weight_decay = weight_decay
+        self.depthwise_weight_decay = depthwise_weight_decay
+        self.warmup = warmup
         self.milestones = milestones
         self.learning_rate_decay = learning_rate_decay
         self.label_smoothing = label_smoothing
@@ -75,7 +83,7 @@ class ImageClassifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, num_classes)."""
-        return self.model(images)
+        return self.model(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch, in nats."""
@@ -106,21 +114,25 @@ class ImageClassifier(pl.LightningModule):
         return self(batch[0]).argmax(dim=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD whose learning rate drops at the milestones, counted in optimizer steps.
+        """SGD whose learning rate rises during the warm-up and drops at the milestones, counted in optimizer steps.
 
         Raises:
-            ValueError: If there are milestones but the length of the training is unknown.
+            ValueError: If there are milestones or a warm-up, but the length of the training is unknown.
         """
-        total_steps = self.trainer.estimated_stepping_batches if self.milestones else 0
+        total_steps = self.trainer.estimated_stepping_batches if self.milestones or self.warmup else 0
         optimizer = torch.optim.SGD(
-            weight_decay_groups(self.model, self.weight_decay),
+            weight_decay_groups(self.model, self.weight_decay, self.depthwise_weight_decay),
             lr=self.learning_rate,
             momentum=self.momentum,
             nesterov=self.nesterov,
         )
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(
-            optimizer, milestone_steps(self.milestones, total_steps), self.learning_rate_decay
+        factor = partial(
+            learning_rate_factor,
+            n_warmup=warmup_steps(self.warmup, total_steps),
+            milestones=milestone_steps(self.milestones, total_steps),
+            decay=self.learning_rate_decay,
         )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> None:

@@ -44,6 +44,36 @@ def select_parameters(
     >>> list(select_parameters(model, exclude=["3"]))
     ['0.weight']
     """
+    chosen = _chosen_parameters(module, include, exclude, depthwise)
+    selected = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
+    _check_numbers(module, selected)
+    if not selected:
+        raise ValueError(
+            "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
+            "attention weight is left. Set `include` or shorten `exclude`."
+        )
+    return selected
+
+
+def frozen_parameters(
+    module: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    depthwise: bool = False,
+) -> dict[str, nn.Parameter]:
+    """Weights that `select_parameters` would have selected too if they were not frozen, by name.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8).requires_grad_(False), nn.Linear(8, 10))
+    >>> list(frozen_parameters(model))
+    ['0.weight']
+    """
+    chosen = _chosen_parameters(module, include, exclude, depthwise)
+    return {name: parameter for name, parameter in chosen.items() if not parameter.requires_grad}
+
+
+def _chosen_parameters(
+    module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], depthwise: bool
+) -> dict[str, nn.Parameter]:
     if isinstance(include, str) or isinstance(exclude, str):
         raise ValueError(f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets.")
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
@@ -56,14 +86,7 @@ def select_parameters(
     for pattern in exclude:
         chosen.difference_update(matching_names(pattern, [*matrices, *computed], "exclude"))
     _check_plain(chosen, computed, named)
-    selected = {name: named[name] for name in named if name in chosen and named[name].requires_grad}
-    _check_numbers(module, selected)
-    if not selected:
-        raise ValueError(
-            "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
-            "attention weight is left. Set `include` or shorten `exclude`."
-        )
-    return selected
+    return {name: named[name] for name in named if name in chosen}
 
 
 def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise: bool) -> Iterator[str]:

@@ -72,6 +72,17 @@ class UpdateSchedule:
             )
         return replace(self, begin=_in_steps(self.begin, total_steps), end=_in_steps(self.end, total_steps))
 
+    def stretched(self, factor: float) -> "UpdateSchedule":
+        """The same schedule for a training that is ``factor`` times as long: begin and end move, the interval stays.
+
+        As in the paper (section 4: the anchors of the learning rate and T_end are multiplied, Delta T is not). Fractions
+        stretch by themselves.
+
+        >>> UpdateSchedule(interval=100, begin=200, end=0.75).stretched(5)
+        UpdateSchedule(interval=100, begin=1000, end=0.75)
+        """
+        return replace(self, begin=stretched_point(self.begin, factor), end=stretched_point(self.end, factor))
+
     def is_update(self, step: int) -> bool:
         """Whether masks are updated at ``step``: ``begin <= step < end``, every ``interval`` steps from begin."""
         begin, end = self._window()
@@ -97,6 +108,15 @@ class UpdateSchedule:
 
 def _in_steps(point: int | float, total_steps: int) -> int:
     return round(point * total_steps) if isinstance(point, float) else point
+
+
+def stretched_point(point: int | float, factor: float) -> int | float:
+    """A point in a training ``factor`` times as long: steps are multiplied, fractions stay.
+
+    >>> stretched_point(25_000, 5), stretched_point(0.75, 5)
+    (125000, 0.75)
+    """
+    return point if isinstance(point, float) else round(point * factor)
 
 
 def cosine(progress: float) -> float:

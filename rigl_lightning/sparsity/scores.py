@@ -39,12 +39,14 @@ class Connections:
         """Gradient of the loss at all connections, active or not.
 
         Raises:
-            ValueError: If the algorithm said that it needs no dense gradient at this step.
+            ValueError: If there is none: the algorithm said that it needs no dense gradient at this step, or the loss
+                did not depend on the layer.
         """
         if self.dense_grad is None:
             raise ValueError(
-                "This score reads the dense gradient, which the algorithm does not ask for at this step "
-                "(see `needs_dense_gradient`)."
+                "This score reads the dense gradient, and there is none: either the algorithm does not ask for it at "
+                "this step (see `needs_dense_gradient`), or the loss of this batch did not depend on the layer (leave "
+                "the layer out with --sparse.exclude, or set a score of the weights alone)."
             )
         return self.dense_grad
 

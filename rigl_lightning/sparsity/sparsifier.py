@@ -270,6 +270,27 @@ class Sparsifier:
         learning = self._hidden.learning
         return {name: count_active(learning[name]) / m.numel() if learning else 1.0 for name, m in self.masks.items()}
 
+    def gradient_masks(self) -> Mapping[str, Tensor]:
+        """Masks of the connections that learn: the active ones, and with them inactive ones that are hidden.
+
+        Where all inactive ones learn (DNW), those of the active ones; see `needs_dense_gradient`.
+        """
+        learning = None if self._hidden is None else self._hidden.learning
+        return self.masks if learning is None else learning
+
+    def needs_dense_gradient(self) -> bool:
+        """Whether the gradients of inactive connections are read at this step, `gradient_masks` aside."""
+        return (
+            self.algorithm.needs_dense_gradient(self.step)
+            or (self.algorithm.replaces_step and self.algorithm.is_update(self.step))
+            or (self._hidden is not None and self._hidden.learning is None)
+        )
+
+    def always_needs_dense_gradient(self) -> bool:
+        """Whether that is so at every step: SNFS averages the dense gradient, with DNW all weights learn."""
+        averages = self.algorithm.grad_average_decay is not None
+        return averages or (self._hidden is not None and self._hidden.learning is None)
+
     def first_masks(self) -> dict[str, Tensor]:
         """The masks that training began with, on the CPU."""
         return unpack_masks(self._first_masks)
@@ -296,6 +317,7 @@ class Sparsifier:
             "initial_weights": dict(self.initial_weights),
             "grad_averages": {name: average.to("cpu", copy=True) for name, average in self._grad_averages.items()},
             "step": self.step,
+            "last_update": None if self.last_update is None else tuple(self.last_update),
             "total_steps": self.total_steps,
             "seed": self.seed,
             "algorithm": describe(self.algorithm),
@@ -327,7 +349,9 @@ class Sparsifier:
         self.explored = self._on_devices(unpack_masks(state["explored"]))
         self._first_masks = dict(state["first_masks"])
         self.step = int(state["step"])
-        self.initial_weights = dict(state.get("initial_weights", {}))  # older checkpoints have none
+        # Older checkpoints have neither.
+        self.last_update = MaskUpdate(*state["last_update"]) if state.get("last_update") else None
+        self.initial_weights = dict(state.get("initial_weights", {}))
         self.memory = {key: _on_cpu(value) for key, value in state["memory"].items()}
         if self._hidden is not None:
             self._hidden.load_state_dict(state["hidden"])

@@ -61,7 +61,7 @@ class SmallData(InMemoryDataModule):
     def __init__(self, batch_size=4):
         super().__init__(batch_size, seed=1)
 
-    def setup(self, stage):
+    def read_splits(self):
         inputs = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
         labels = (inputs[:, :3].sum(1) > 0).long() + (inputs[:, 3] > 0).long()
         self.train_set = self.val_set = self.test_set = TensorBatches(inputs, labels)

@@ -38,7 +38,7 @@ def world_size():
 class Images(InMemoryDataModule):
     """48 images of 4x4, the same global batches of 8 whatever the number of processes."""
 
-    def setup(self, stage):
+    def read_splits(self):
         images = torch.randn(48, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         labels = (images.flatten(1)[:, :8].sum(1) > 0).long() + 2 * (images.flatten(1)[:, 8:].sum(1) > 0).long()
         self.train_set = self.val_set = self.test_set = TensorBatches(images, labels)
@@ -62,10 +62,10 @@ class ImageModel(pl.LightningModule):
         return self.optimizer(self.parameters(), **self.settings)
 
 
-def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, **settings):
+def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, compute=None, **settings):
     """Train on every rank of this world, or on one process outside of any, and leave the result in ``folder``."""
     size, rank = world_size(), int(os.environ.get("LOCAL_RANK", 0))
-    sparse = SparseTrainingCallback(algorithm, seed=5)
+    sparse = SparseTrainingCallback(algorithm, seed=5, **({"compute": compute} if compute else {}))
     trainer = pl.Trainer(
         callbacks=[sparse],
         devices=size,

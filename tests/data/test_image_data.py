@@ -97,9 +97,10 @@ def test_training_batches_are_whole_and_evaluation_is_complete():
     assert torch.equal(torch.cat([labels for _, labels in data.val_dataloader()]), data.val_set.targets)
 
 
-def test_a_batch_larger_than_the_training_set_is_refused():
+def test_a_batch_larger_than_the_training_set_is_refused_before_a_loader_is_made():
     with pytest.raises(ValueError, match=r"at most 1437 .*got 1438.*--data\.init_args\.batch_size"):
-        _ready(DigitsDataModule(batch_size=1438)).train_dataloader()
+        DigitsDataModule(batch_size=1438).setup("fit")
+    DigitsDataModule(batch_size=1438).setup("test")  # evaluation has no such limit
 
 
 def test_the_seed_of_seed_everything_is_used_unless_one_is_given(monkeypatch):

@@ -148,3 +148,19 @@ def test_what_does_not_fit_is_refused(tier):
             sparse_conv2d(torch.randn(2, 5, 8, 8), weight, None, 1, 0, 1, pattern)
         with pytest.raises(ValueError, match="padded image of at least 5"):
             sparse_conv2d(torch.randn(2, 4, 4, 8), weight, None, 1, 0, 2, pattern)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_strided_images_keep_their_memory_format_and_gradients(tier, kernel):
+    """torch 2.15 writes out of bounds in the strided 1x1 backward pass of channels-last images."""
+    weight, mask, pattern = sparse_weight(6, 8, kernel, kernel)
+    x = torch.randn(5, 8, 9, 7).to(memory_format=torch.channels_last).requires_grad_()
+    with use_tier(tier):
+        assert sparse_conv2d(x, weight, None, 2, 0, 1, pattern).is_contiguous(memory_format=torch.channels_last)
+        for padding in (0, 1):
+            compare(
+                lambda x, w, p=padding: sparse_conv2d(x, w, None, 2, p, 1, pattern),
+                lambda x, w, p=padding: F.conv2d(x, w, None, 2, p),
+                [x, weight],
+                [None, mask],
+            )

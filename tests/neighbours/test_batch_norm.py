@@ -45,6 +45,21 @@ def test_modes_and_momentum_come_back_after_an_error():
     assert all(m.training for m in model.modules())
 
 
+@pytest.mark.parametrize(
+    ("batches", "error"),
+    [([], ValueError), ([torch.randn(4, 6), torch.zeros(4, 7)], RuntimeError)],
+    ids=["none", "the second is wrong"],
+)
+def test_statistics_are_those_of_before_after_an_error(batches, error):
+    model = network()
+    model(torch.randn(8, 6))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(error):
+        reestimate_batch_norm(model, batches)
+    assert model[2].num_batches_tracked == 1
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_no_batch_is_an_error_and_no_batch_norm_is_none():
     with pytest.raises(ValueError, match="at least one batch"):
         reestimate_batch_norm(network(), [])

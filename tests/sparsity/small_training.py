@@ -1,11 +1,13 @@
 """A training small enough to run hundreds of times: two sparse layers, data that depends on the step only."""
 
 import io
+import os
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rigl_lightning.compute import SparseCompute
 from rigl_lightning.sparsity.algorithms import describe
 from rigl_lightning.sparsity.mask_files import pack_masks
 from rigl_lightning.sparsity.parameters import select_parameters
@@ -48,7 +50,10 @@ def train(model, optimizer, sparsifier, steps):
 
 
 def sparsify(model, algorithm, **kwargs):
-    return Sparsifier(select_parameters(model), algorithm, **kwargs)
+    sparsifier = Sparsifier(select_parameters(model), algorithm, **kwargs)
+    if "RIGL_LIGHTNING_TEST_COMPUTE" in os.environ:
+        SparseCompute(model, sparsifier, os.environ["RIGL_LIGHTNING_TEST_COMPUTE"]).install()
+    return sparsifier
 
 
 def sparsifier_with(masks, parameters, algorithm, step=0):

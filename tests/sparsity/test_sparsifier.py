@@ -533,7 +533,7 @@ class TestState:
         state = self.state()
         assert set(state) == {
             *("masks", "explored", "first_masks", "grad_averages", "memory", "hidden", "initial_weights"),
-            *("step", "total_steps", "seed", "algorithm"),
+            *("step", "last_update", "total_steps", "seed", "algorithm"),
         }
         assert sum(entry["bits"].numel() for entry in state["masks"].values()) == (36 + 4) // 8 + 256 // 8
 
@@ -545,6 +545,8 @@ class TestState:
         resumed = sparsify(small_network(seed=1), SET(0.7, schedule=UpdateSchedule(2)), total_steps=999, state=state)
         assert resumed.checksums() == sparsifier.checksums()
         assert (resumed.step, resumed.seed, resumed.total_steps) == (5, 9, 12)
+        assert resumed.last_update == sparsifier.last_update
+        assert resumed.last_update.step == 4
         assert resumed.algorithm.schedule.end == 9  # of 12 steps, as before; not of 999
         assert all(not p[~resumed.masks[n]].any() for n, p in resumed.parameters.items())
 

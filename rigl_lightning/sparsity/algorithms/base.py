@@ -10,14 +10,15 @@ for more: a look at the first weights, a memory, weights that learn while inacti
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.schedules import UpdateSchedule, stretched_point
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.structures import Structure, Unstructured
 
@@ -37,16 +38,34 @@ class SparseAlgorithm(ABC):
         hides_inactive_weights: Inactive weights keep their values and may learn; the network computes without them.
             Scores then see all weights.
         structure: Which connections of a layer go together.
+        points: Settings that are points in the training, steps as int and fractions as float, beside its schedules.
     """
 
     replaces_step = False
     grad_average_decay: float | None = None
     hides_inactive_weights = False
     structure: Structure = Unstructured()
+    points: ClassVar[tuple[str, ...]] = ()
 
     def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
         return self
+
+    def stretched(self, factor: float) -> "SparseAlgorithm":
+        """The same algorithm for a training ``factor`` times as long: what is set in steps moves along, see `points`.
+
+        Intervals and drop fractions stay, as in the paper (section 4).
+        """
+        if not is_dataclass(self):
+            return self
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        changes: dict[str, Any] = {
+            name: value.stretched(factor)
+            for name, value in settings.items()
+            if isinstance(value, UpdateSchedule | SparseAlgorithm)
+        }
+        changes |= {name: stretched_point(settings[name], factor) for name in self.points}
+        return replace(self, **changes) if changes else self
 
     @abstractmethod
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:

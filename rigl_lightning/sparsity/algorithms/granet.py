@@ -52,6 +52,7 @@ class GraNet(SparseAlgorithm):
     distribution: Distribution = field(default_factory=ErdosRenyi)
     schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1000, end=1.0))
     ramp_end: int | float = 0.6875
+    points = ("ramp_end",)
     drop_fraction: float = 0.5
     decay: Decay = cosine
     global_ranking: bool = True

@@ -96,6 +96,7 @@ class OneShotMagnitude(OneShot):
     """
 
     at: int | float = 0.5
+    points = ("at",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

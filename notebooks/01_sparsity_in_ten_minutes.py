@@ -1,0 +1,141 @@
+# %% [markdown]
+# # Sparsity in ten minutes
+#
+# What a mask is, what RigL does to it, and what a network looks like afterwards. All data is embedded; nothing is downloaded.
+
+# %%
+import logging
+import warnings
+
+import matplotlib.pyplot as plt
+import pytorch_lightning as pl
+import torch
+from matplotlib.colors import ListedColormap
+
+from rigl_lightning import Dense, ErdosRenyi, RigL, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning.data import DigitsDataModule
+from rigl_lightning.models import LeNet300100
+from rigl_lightning.modules import ImageClassifier
+from rigl_lightning.sparsity.masks import drop_and_grow, random_mask
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore")
+torch.set_num_threads(1)
+torch.manual_seed(0)
+# %matplotlib inline
+
+# %% [markdown]
+# ## A mask
+#
+# A boolean tensor of the weight's shape: True where a connection exists. This layer has 12 x 20 connections, of which one in
+# five is active; the others are zero, in the weight, in its gradient, and in the optimizer.
+
+# %%
+mask = random_mask((12, 20), 48, torch.Generator().manual_seed(0))
+weight = torch.randn(12, 20) * mask
+gradient = torch.randn(12, 20)
+print(f"{mask.sum()} of {mask.numel()} connections are active: density {mask.float().mean():.2f}")
+
+# %% [markdown]
+# ## One update of RigL
+#
+# Drop the 12 active connections with the smallest weights, grow the 12 with the largest gradients among all others. The number
+# of connections is the same before and after.
+
+# %%
+after = drop_and_grow(mask, weight.abs(), gradient.abs(), n_update=12)
+assert after.sum() == mask.sum()
+state = torch.where(after, torch.where(mask, 1, 3), torch.where(mask, 2, 0))
+
+figure, axes = plt.subplots(1, 4, figsize=(13, 2.6), layout="constrained")
+axes[0].imshow(weight.abs(), cmap="Blues")
+axes[0].set_title("1. magnitudes of the weights", fontsize=10)
+axes[1].imshow(gradient.abs(), cmap="Oranges")
+axes[1].set_title("2. magnitudes of the gradients", fontsize=10)
+colours = ["#f2f2f2", "#1b6ca8", "#c0392b", "#2e8b57"]
+axes[2].imshow(state, cmap=ListedColormap(colours), vmin=0, vmax=3)
+axes[2].set_title("3. kept, dropped, grown", fontsize=10)
+for label, colour in zip(("kept", "dropped", "grown"), colours[1:], strict=True):
+    axes[2].plot([], [], "s", color=colour, label=label)
+axes[2].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.02), frameon=False, fontsize=9)
+axes[3].imshow(after, cmap="Blues", vmin=0, vmax=1.4)
+axes[3].set_title("4. the mask after", fontsize=10)
+for axis in axes:
+    axis.set(xticks=[], yticks=[])
+
+# %% [markdown]
+# ## How sparsity is shared among layers
+#
+# The same total for all, two distributions: uniform, and the paper's Erdős-Rényi-Kernel, which makes large layers sparser.
+
+# %%
+model = LeNet300100(64, 10)
+shapes = {name: p.shape for name, p in model.named_parameters() if p.ndim == 2}
+for name, sparsity in ErdosRenyi()(shapes, 0.9).items():
+    rows, columns = shapes[name]
+    print(f"{name:<10} {rows:>4} x {columns:<4} ERK {sparsity:.3f}   uniform 0.900")
+
+# %% [markdown]
+# ## A training
+#
+# LeNet-300-100 on 8 x 8 digits with 90 % of its connections missing from the first step to the last; one dense network, one
+# whose random masks stay, one trained with RigL.
+
+
+# %%
+class Masks(pl.Callback):
+    """Keeps the first layer's mask before and after, and the accuracy of every epoch."""
+
+    def __init__(self, sparse):
+        self.sparse, self.masks, self.accuracies = sparse, [], []
+
+    def on_train_start(self, trainer, pl_module):
+        self.masks.append(self.sparse.sparsifier.masks.get("model.1.weight"))
+        self.masks[0] = self.masks[0].clone()
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.accuracies.append(100 * float(trainer.callback_metrics["val/accuracy"]))
+
+    def on_train_end(self, trainer, pl_module):
+        self.masks.append(self.sparse.sparsifier.masks["model.1.weight"].clone())
+
+
+def train(algorithm, epochs=25):
+    pl.seed_everything(0, verbose=False)
+    sparse = SparseTrainingCallback(algorithm)
+    masks = Masks(sparse)
+    module = ImageClassifier(LeNet300100(64, 10), 10, (1, 8, 8), learning_rate=0.05, milestones=[0.5, 0.75])
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[sparse, masks], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DigitsDataModule(batch_size=50))
+    return sparse, masks
+
+
+rigl_algorithm = RigL(sparsity=0.9, schedule=UpdateSchedule(interval=30))
+results = {"Dense": train(Dense()), "Static": train(Static(sparsity=0.9)), "RigL": train(rigl_algorithm)}
+for name, (sparse, masks) in results.items():
+    cost = sparse.metrics()["sparse/train_flops"]
+    print(
+        f"{name:<7} accuracy {masks.accuracies[-1]:.1f} %, training FLOPs {cost:.3f} of the dense network's (one seed)"
+    )
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained", width_ratios=[1.6, 1, 1])
+for (name, (_, masks)), colour in zip(results.items(), ("#222222", "#d95f02", "#1b6ca8"), strict=True):
+    axes[0].plot(range(1, 26), masks.accuracies, label=name, color=colour)
+axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(70, 100), title="90 % sparse, one seed")
+axes[0].legend(frameon=False)
+first, last = (mask.float().sum(0).view(8, 8) for mask in results["RigL"][1].masks)
+for axis, image, title in ((axes[1], first, "before RigL"), (axes[2], last, "after RigL")):
+    shown = axis.imshow(image, vmin=0, vmax=float(last.max()), cmap="viridis")
+    axis.set(title=f"per pixel, {title}", xticks=[], yticks=[])
+figure.colorbar(shown, ax=axes[1:], shrink=0.8)
+
+# %% [markdown]
+# The pixels at the left and right edges are black in nearly every digit. Nobody told RigL; their gradients are zero, so nothing grows
+# there, and what was there at first is dropped.
+#
+# One seed is an anecdote: notebook 03 compares over three.

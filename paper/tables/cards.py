@@ -1,0 +1,43 @@
+"""What each method reached, for its card in the documentation.
+
+What to see: the method beside the dense and the static network of the same protocol.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from paper.tables.methods import as_markdown
+
+# Card -> methods of the table of accuracies.
+CARDS = {
+    "DNW": ["DNW"],
+    "DSR": ["DSR"],
+    "DeepR": ["DeepR"],
+    "Dense": ["Small-Dense"],
+    "GraNet": ["GraNet"],
+    "GraSP": ["GraSP"],
+    "GradualMagnitudePruning": ["Pruning"],
+    "LotteryTicket": ["Lottery, static", "Lottery, RigL", "RigL"],
+    "OneShotMagnitude": ["One-shot"],
+    "RigL": ["RigL", "RigL, blocks 2x4", "SRigL"],
+    "RigLITOP": ["RigL-ITOP", "RigL"],
+    "SET": ["SET"],
+    "SETITOP": ["SET-ITOP", "SET"],
+    "SNFS": ["SNFS"],
+    "SNIP": ["SNIP"],
+    "Static": [],
+    "TopKAST": ["Top-KAST"],
+}
+
+
+def measured(accuracies: pd.DataFrame, docs: Path) -> dict[Path, dict[str, str]]:
+    """The part ``measured`` of every card: its rows of `methods.rows`, and those of dense and static training."""
+    return {
+        docs / "cards" / f"{card}.md": {
+            "measured": as_markdown(accuracies[accuracies["method"].isin([*methods, "Dense", "Static"])])
+        }
+        for card, methods in CARDS.items()
+    }

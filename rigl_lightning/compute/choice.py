@@ -1,0 +1,118 @@
+"""Sparse or dense: what is faster for a layer, its batch and its density, measured once on the first real inputs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+LEAST_FLOPS = 1e6
+"""Forward FLOPs of the dense layer below which it is not timed: its products are not what its time goes into."""
+LARGEST_DENSITY = 0.5
+"""Density above which a layer is not timed: no kernel here breaks even before."""
+_MARGIN = 1.05
+_ROUNDS = (3, 9)
+"""At least and at most so many: more than the least only until `_ENOUGH_SECONDS` have passed."""
+_ENOUGH_SECONDS = 0.1
+_REDECIDE = 1.25
+
+
+class Choice(NamedTuple):
+    """How a layer is computed, and why.
+
+    Attributes:
+        is_sparse: By the sparse kernels.
+        reason: Why not, or "".
+        density: Fraction of the layer's connections that was active when it was decided.
+        dense_seconds: Time of forward and backward pass when dense, or None if it was not timed.
+        sparse_seconds: The same by the sparse kernels.
+    """
+
+    is_sparse: bool
+    reason: str
+    density: float
+    dense_seconds: float | None = None
+    sparse_seconds: float | None = None
+
+    def holds_at(self, density: float) -> bool:
+        """Whether the layer is still about as dense as when it was decided."""
+        return self.density / _REDECIDE <= density <= self.density * _REDECIDE
+
+    @property
+    def speedup(self) -> float | None:
+        """Dense time over sparse time, if they were measured."""
+        if self.dense_seconds is None or not self.sparse_seconds:
+            return None
+        return self.dense_seconds / self.sparse_seconds
+
+
+def decide_without_timing(density: float, flops: float) -> Choice | None:
+    """The choice where it is clear: (almost) dense weights, and products that cost nothing. None elsewhere."""
+    if density > LARGEST_DENSITY:
+        return Choice(False, f"density {density:.2f}", density)
+    if flops < LEAST_FLOPS:
+        return Choice(False, "too small to gain", density)
+    return None
+
+
+def decide(
+    dense: Callable[..., Any],
+    sparse: Callable[..., Any],
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+    density: float,
+    extra_seconds: float = 0.0,
+) -> Choice:
+    """Time both ways of computing a layer, forward and backward, in turns, and take the faster.
+
+    Nothing of the user's is touched: inputs and weights are aliases without history, and neither hooks, gradients nor
+    the random state see it.
+
+    Args:
+        dense: Function of ``(x, tensors)``; its first result is differentiated.
+        sparse: The same by the kernels.
+        x: A real input.
+        tensors: The layer's parameters.
+        density: Fraction of active connections.
+        extra_seconds: What the sparse way costs a step besides, such as its share of building patterns.
+    """
+    ways = {"dense": dense, "sparse": sparse}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # that numba is missing is reported with the choice
+        for layer in ways.values():
+            _seconds(layer, x, tensors)  # compiles, and takes memory from the system
+        while not _is_enough(times):
+            for name, layer in ways.items():
+                times[name].append(_seconds(layer, x, tensors))
+    dense_seconds, sparse_seconds = min(times["dense"]), min(times["sparse"]) + extra_seconds
+    is_sparse = sparse_seconds * _MARGIN < dense_seconds
+    return Choice(is_sparse, "" if is_sparse else "dense is faster", density, dense_seconds, sparse_seconds)
+
+
+def _is_enough(times: Mapping[str, Sequence[float]]) -> bool:
+    rounds = len(times["dense"])
+    return rounds >= _ROUNDS[1] or (rounds >= _ROUNDS[0] and sum(map(sum, times.values())) > _ENOUGH_SECONDS)
+
+
+def _seconds(layer: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor | None]) -> float:
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor
+
+    # Own saved-tensor hooks: those of a gradient checkpoint around us would count what is saved here.
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        own_x = x.detach().requires_grad_(x.requires_grad)
+        own = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in tensors]
+        # What this thread works, where it works alone: other processes then do not count.
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        start = clock()
+        out = layer(own_x, own)
+        out = out if isinstance(out, Tensor) else out[0]
+        wanted = [t for t in (own_x, *own) if t is not None and t.requires_grad]
+        if wanted:
+            torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
+        return clock() - start

@@ -1,0 +1,287 @@
+"""SparseCompute: lets the layers of a module compute with their active connections only, while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rigl_lightning.compute.choice import Choice, decide, decide_without_timing
+from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
+from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
+from rigl_lightning.compute.pattern_cache import PatternCache
+from rigl_lightning.kernels import SparsePattern, release
+from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+Compute = Literal["auto", "sparse", "dense"]
+_DTYPES = (torch.float32, torch.float64)
+
+
+class SparseCompute:
+    """Replaces the forward of a module's layers by the sparse kernels, until `remove`.
+
+    Layers are `torch.nn.Linear`, `Conv2d` of one group, `GRU` and `LSTM` on the CPU in float32 (or float64), with
+    their own forward. All others, and all calls without gradients (validation), are left as they are. Weights stay
+    dense parameters that are zero where inactive; gradients come out as dense tensors, zero where inactive, except on
+    steps whose mask update reads the dense gradient. So any layer may be computed either way at any time.
+
+    A layer that reads the weight in another way than by its module's forward is dense there. Derivatives of a higher
+    order are computed by dense operators.
+
+    Args:
+        module: Any module.
+        sparsifier: Of its weights.
+        compute: "sparse": wherever the kernels can. "auto": where they are also faster, which is measured on the first
+            inputs of each layer and again when its density has changed by a quarter. Under
+            `torch.use_deterministic_algorithms` "auto" is dense: what is faster may differ from run to run.
+            "dense": nowhere.
+        choices: What an earlier `state_dict` returned: layers are computed as they were, without timing them again.
+
+    Raises:
+        ValueError: If ``compute`` is none of the three.
+
+    >>> from rigl_lightning.sparsity.algorithms import Static
+    >>> model = nn.Linear(20, 10)
+    >>> sparsifier = Sparsifier({"weight": model.weight}, Static(0.9))
+    >>> with SparseCompute(model, sparsifier, "sparse") as compute:
+    ...     model(torch.randn(8, 20)).sum().backward()
+    >>> [(layer.name, layer.is_sparse) for layer in compute.layers], int((model.weight.grad != 0).sum())
+    ([('weight', True)], 20)
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        sparsifier: Sparsifier,
+        compute: Compute = "auto",
+        choices: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_compute(compute)
+        self.compute = compute
+        self.sparsifier = sparsifier
+        self.patterns = PatternCache()
+        self.layers = list(self._find_layers(module))
+        for layer in self.layers:
+            if compute == "auto" and layer.name in (choices or {}):
+                layer.choice = Choice(*(choices or {})[layer.name])
+        self._installed: list[LayerCompute] = []
+        self._step, self._needs_dense = -1, False
+
+    def install(self) -> None:
+        """Replace the forwards."""
+        if self.compute == "dense":
+            return
+        for layer in self.layers:
+            if not layer.refusal:
+                replace_forward(layer.module, layer.around)
+                self._installed.append(layer)
+
+    def remove(self) -> None:
+        """Give every module its own forward back, and free what the kernels keep."""
+        for layer in self._installed:
+            layer.is_on = (
+                False  # should somebody have changed the module's class meanwhile, it can no longer be given back
+            )
+            restore_forward(layer.module)
+        self._installed = []
+        self.patterns = PatternCache()
+        release()
+
+    def __enter__(self) -> SparseCompute:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The choices made so far, as plain numbers and strings."""
+        return {layer.name: tuple(layer.choice) for layer in self.layers if layer.choice is not None}
+
+    def needs_dense_gradient(self) -> bool:
+        """Whether the gradients of inactive connections are read at this step."""
+        if self._step != self.sparsifier.step:
+            self._step, self._needs_dense = self.sparsifier.step, self.sparsifier.needs_dense_gradient()
+        return self._needs_dense
+
+    def _find_layers(self, module: nn.Module) -> Iterator[LayerCompute]:
+        names = {id(parameter): name for name, parameter in self.sparsifier.parameters.items()}
+        found: set[str] = set()
+        for path, child in module.named_modules():
+            own = {
+                attribute: names[id(parameter)]
+                for attribute, parameter in child._parameters.items()
+                if parameter is not None and id(parameter) in names
+            }
+            if own:
+                found.update(own.values())
+                yield LayerCompute(self, child, own, clean_name(path) if len(own) > 1 else next(iter(own.values())))
+        for name in self.sparsifier.parameters:
+            if name not in found:
+                yield LayerCompute(self, module, {}, name)
+
+
+class LayerCompute:
+    """How one layer is computed.
+
+    Attributes:
+        name: Of its weight, or of the module if it has several.
+        refusal: Why it is always dense, or "".
+        choice: What was chosen; None before the first call.
+        last_refusal: Why its last call was dense although sparse was chosen, or "".
+        is_sparse: Whether its last call went through the kernels.
+        was_called: Whether it was called at all while training.
+    """
+
+    def __init__(self, owner: SparseCompute, module: nn.Module, weights: Mapping[str, str], name: str) -> None:
+        self.owner = owner
+        self.module = module
+        self.name = name
+        self.is_on = True
+        self.is_sparse = False
+        self.was_called = False
+        self.last_refusal = ""
+        self.choice: Choice | None = None
+        self._weights = dict(weights)
+        kind = next((kind for kind in KINDS if isinstance(module, kind.base)), None) if weights else None
+        self.refusal = self._find_refusal(kind)
+        if kind is not None and not self.refusal:
+            self._kind: Kind = kind
+            self._names = kind.names(module)
+
+    def around(self, dense: Forward) -> Forward:
+        """The forward that takes the place of ``dense``."""
+
+        def forward(input: Any, *rest: Any, **named: Any) -> Any:
+            # Calls without gradients are no training, and compilers record torch's own operators.
+            if not self.is_on or not torch.is_grad_enabled() or _is_recorded():
+                return dense(input, *rest, **named)
+            self.was_called = True
+            self.is_sparse = self._wants_sparse(input)
+            if not self.is_sparse:
+                return dense(input, *rest, **named)
+            tensors, patterns = self._tensors(), self._patterns()
+            dense_grad = self.owner.needs_dense_gradient()
+            return self._kind.sparse(self.module, input, tensors, patterns, dense_grad, *rest, **named)
+
+        return forward
+
+    @property
+    def density(self) -> float:
+        """Fraction of the connections that are read: the active ones, or those that learn."""
+        masks = self.owner.sparsifier.gradient_masks()
+        counts = [int(torch.count_nonzero(masks[name])) for name in self._weights.values()]
+        return sum(counts) / sum(masks[name].numel() for name in self._weights.values())
+
+    def _wants_sparse(self, x: Any) -> bool:
+        sparsifier = self.owner.sparsifier
+        if all(sparsifier.n_active[name] == sparsifier.masks[name].numel() for name in self._weights.values()):
+            self.last_refusal = "no inactive connections"
+            return False
+        self.last_refusal = self._call_refusal(x)
+        if self.last_refusal:
+            return False
+        if self.owner.compute == "auto":
+            if self.choice is None or self._is_outdated(self.choice):
+                self.choice = self._choose(x)
+            return self.choice.is_sparse
+        return True
+
+    def _find_refusal(self, kind: Kind | None) -> str:
+        if kind is None:
+            return "not a Linear, Conv2d, GRU or LSTM" if self._weights else "its weight is none of a module's own"
+        if is_replaced(self.module):
+            return "another SparseCompute computes it"
+        if type(self.module).forward is not kind.base.forward or "forward" in vars(self.module):
+            return f"{type(self.module).__name__} has a forward of its own"
+        weights = [getattr(self.module, attribute) for attribute in self._weights]
+        if any(weight.device.type != "cpu" for weight in weights):
+            return f"on {weights[0].device.type}"
+        if any(weight.dtype not in _DTYPES for weight in weights):
+            return f"in {str(weights[0].dtype).removeprefix('torch.')}"
+        return kind.refusal(self.module)
+
+    def _call_refusal(self, x: Any) -> str:
+        parameters = self.owner.sparsifier.parameters
+        if any(getattr(self.module, attribute) is not parameters[name] for attribute, name in self._weights.items()):
+            return "called with other weights"
+        weight = parameters[next(iter(self._weights.values()))]
+        if type(x) is not Tensor and type(x) is not nn.Parameter:
+            return f"called with a {type(x).__name__}"
+        if x.device != weight.device or weight.device.type != "cpu":
+            return f"on {weight.device.type}"
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return "in a function transform of torch.func"
+        if torch.is_autocast_enabled("cpu"):
+            if self.owner.compute == "auto":
+                return "autocast"
+        elif x.dtype != weight.dtype:
+            return f"called in {str(x.dtype).removeprefix('torch.')}"
+        if self.owner.sparsifier.algorithm.needs_hessian_gradient(self.owner.sparsifier.step):
+            return "differentiated twice at this step"
+        return self._kind.call_refusal(self.module, x)
+
+    def _is_outdated(self, choice: Choice) -> bool:
+        # Counting reads the masks; whether one has changed is known without.
+        versions = [(id(mask), mask._version) for mask in self._masks()]
+        if versions == getattr(self, "_versions", None):
+            return False
+        self._versions = versions
+        return not choice.holds_at(self.density)
+
+    def _choose(self, x: Tensor) -> Choice:
+        density = self.density
+        self._versions = [(id(mask), mask._version) for mask in self._masks()]
+        if torch.are_deterministic_algorithms_enabled():
+            return Choice(False, "deterministic algorithms are asked for", density)
+        vectors = x.numel() / max(x.shape[1 if x.ndim == 4 else -1], 1)
+        connections = sum(self.owner.sparsifier.masks[name].numel() for name in self._weights.values())
+        clear = decide_without_timing(density, 2 * vectors * connections)
+        if clear is not None:
+            return clear
+        dense_grad = self.owner.sparsifier.always_needs_dense_gradient()
+        sparse = partial(self._timed_sparse, patterns=self._patterns(), dense_grad=dense_grad)
+        return decide(partial(self._kind.dense, self.module), sparse, x, self._tensors(), density, self._upkeep())
+
+    def _timed_sparse(self, x: Tensor, tensors: Tensors, patterns: LayerPatterns, dense_grad: bool) -> Any:
+        return self._kind.sparse(self.module, x, tensors, patterns, dense_grad)
+
+    def _upkeep(self) -> float:
+        """Seconds a step that building patterns takes: much where masks change at every step."""
+        sparsifier, masks = self.owner.sparsifier, self.owner.sparsifier.gradient_masks()
+        seconds = sum(self.owner.patterns.seconds(name, masks) for name in self._weights.values())
+        steps = sparsifier.algorithm.update_steps()
+        length = sparsifier.total_steps or (max(steps) + 1 if steps else 1)
+        return seconds * len(steps) / max(length, 1)
+
+    def _masks(self) -> list[Tensor]:
+        masks = self.owner.sparsifier.gradient_masks()
+        return [masks[name] for name in self._weights.values()]
+
+    def _tensors(self) -> list[Tensor | None]:
+        return [getattr(self.module, name) for name in self._names]
+
+    def _patterns(self) -> LayerPatterns:
+        masks, cache = self.owner.sparsifier.gradient_masks(), self.owner.patterns
+        patterns: list[SparsePattern | None] = []
+        for attribute in self._names:
+            if attribute in self._weights:
+                patterns.append(cache.of(self._weights[attribute], masks))
+            else:
+                tensor = getattr(self.module, attribute)
+                patterns.append(cache.full(tensor.shape) if tensor is not None and tensor.ndim > 1 else None)
+        return patterns
+
+
+def _is_recorded() -> bool:
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def check_compute(compute: str) -> None:
+    """Raise a ValueError unless ``compute`` is one of the three."""
+    if compute not in ("auto", "sparse", "dense"):
+        raise ValueError(f"Expected `compute` of auto, sparse or dense, got {compute!r}. Set --sparse.compute.")

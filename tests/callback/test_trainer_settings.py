@@ -1,0 +1,208 @@
+"""Settings of the Trainer, interruptions and checkpoints by hand: masks, update steps and resumed runs are the same."""
+
+import copy
+import pickle
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import OnExceptionCheckpoint
+from small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
+
+from rigl_lightning import SET, RigL, SparseTrainingCallback, UpdateSchedule
+from rigl_lightning.sparsity.invariants import violations
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+RIGL = RigL(0.7, schedule=SCHEDULE)
+WHOLE = (18, [0, 3, 6, 9])
+SETTINGS = {
+    "value clipping": ({"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, WHOLE),
+    "overfit_batches": ({"overfit_batches": 4}, (12, [0, 3, 6, 9])),
+    "limit_train_batches": ({"limit_train_batches": 0.5}, (9, [0, 3, 6])),
+    "accumulation": ({"accumulate_grad_batches": 2}, (9, [0, 3, 6])),
+    "max_steps": ({"max_steps": 7}, (7, [0, 3, 6])),
+    "fast_dev_run": ({"fast_dev_run": 4}, (4, [0, 3])),
+    "detect_anomaly": ({"detect_anomaly": True}, WHOLE),
+    "inference_mode": ({"inference_mode": False, "val_check_interval": 2}, WHOLE),
+    "deterministic": ({"deterministic": True}, WHOLE),
+    "reload": ({"reload_dataloaders_every_n_epochs": 1}, WHOLE),
+    "sanity check": ({"num_sanity_val_steps": 2}, WHOLE),
+    "no training": ({"max_steps": 0}, (0, [])),
+    "no batches": ({"limit_train_batches": 0}, (0, [])),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_the_trainer_changes_no_update(name):
+    settings, expected = SETTINGS[name]
+    _, sparse, watch = fit(RIGL, **settings)  # the watcher checks weights and momenta at each step
+    assert (sparse.sparsifier.step, watch.updates) == expected
+    assert set(watch.densities) <= {44 / 144}
+
+
+def test_a_barebones_trainer_trains():
+    sparse = SparseTrainingCallback(RIGL)
+    trainer = pl.Trainer(barebones=True, accelerator="cpu", max_epochs=3, callbacks=sparse)
+    trainer.fit(SmallModel(), SmallData())
+    assert sparse.sparsifier.step == 18
+
+
+@pytest.mark.parametrize("algorithm", [RIGL, SET(0.7, schedule=SCHEDULE)])
+def test_value_clipping_bounds_the_gradients_of_the_other_steps(algorithm):
+    """At a mask update of RigL there is no gradient, where torch's clipping by value would stop with an error."""
+
+    class Sees(SmallModel):
+        largest = 0.0
+
+        def on_before_zero_grad(self, optimizer):
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.largest = max([self.largest, *(float(g.abs().max()) for g in gradients)])
+
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            self.clip_gradients(optimizer, gradient_clip_val=1e-3, gradient_clip_algorithm="value")
+
+    model, sparse, watch = fit(algorithm, Sees())
+    assert watch.updates == [0, 3, 6, 9]
+    assert model.largest == pytest.approx(1e-3)
+    assert "clip_grad_by_value" not in vars(model.trainer.precision_plugin)
+
+
+def test_a_limit_of_time_that_ends_training_says_that_updates_are_missing():
+    class Slow(SmallModel):
+        def training_step(self, batch, batch_idx):
+            self.trainer.should_stop = self.trainer.global_step >= 4  # as the timer does, without waiting
+            return super().training_step(batch, batch_idx)
+
+    with pytest.warns(UserWarning, match="before 2 of the mask updates"):
+        fit(RIGL, Slow(), max_time={"hours": 1})
+
+
+def test_a_limit_of_time_alone_needs_a_schedule_in_steps():
+    with pytest.raises(ValueError, match="known number of training steps"):
+        fit(RigL(0.7), max_epochs=-1, max_time={"seconds": 1})
+
+
+class Stops(SmallModel):
+    """Stops with an error, or by Ctrl-C, before the tenth step."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def training_step(self, batch, batch_idx):
+        if self.error is not None and self.trainer.global_step == 9:
+            raise self.error
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_checkpoint_of_an_interrupted_run_goes_on_to_the_same_end(error, tmp_path):
+    with pytest.raises((RuntimeError, SystemExit)):
+        fit(RIGL, Stops(error()), callbacks=[OnExceptionCheckpoint(tmp_path, "stopped")], enable_checkpointing=True)
+    resumed, sparse, watch = fit(RIGL, Stops(), ckpt_path=tmp_path / "stopped.ckpt")
+    whole, expected, _ = fit(RIGL, Stops())
+    assert watch.updates == [9]
+    assert sparse.sparsifier.checksums() == expected.sparsifier.checksums()
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_an_interruption_in_the_middle_of_an_update_breaks_no_promise(monkeypatch, tmp_path):
+    """One layer has its new mask, the other its old one, and the checkpoint holds a network that trains on."""
+    install, installed = Sparsifier._install, []
+
+    def interrupted(self, *args):
+        installed.append(args)
+        if len(installed) == 4:  # two layers: the second of the second update
+            raise KeyboardInterrupt
+        return install(self, *args)
+
+    monkeypatch.setattr(Sparsifier, "_install", interrupted)
+    sparse = SparseTrainingCallback(RIGL, seed=5)
+    callbacks = [sparse, OnExceptionCheckpoint(tmp_path, "stopped")]
+    with pytest.raises(SystemExit):
+        pl.Trainer(callbacks=callbacks, max_epochs=3, **QUIET).fit(SmallModel(), SmallData())
+    assert not violations(sparse.sparsifier)
+    assert sparse.sparsifier.step == 3
+    _, resumed, watch = fit(RIGL, ckpt_path=tmp_path / "stopped.ckpt")
+    assert (resumed.sparsifier.step, watch.updates) == (18, [3, 6, 9])
+
+
+def test_a_checkpoint_saved_by_hand_in_mid_epoch_goes_on_exactly_and_weights_alone_are_refused(tmp_path):
+    class Saves(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 8:
+                trainer.save_checkpoint(tmp_path / "whole.ckpt")
+                trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+
+    whole, sparse, _ = fit(RIGL, callbacks=[Saves()])
+    resumed, again, _ = fit(RIGL, ckpt_path=tmp_path / "whole.ckpt")
+    assert again.sparsifier.checksums() == sparse.sparsifier.checksums()
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    weights = torch.load(tmp_path / "weights.ckpt", weights_only=True)
+    assert int((weights["state_dict"]["net.0.weight"] != 0).sum()) <= 24
+    with pytest.raises(KeyError, match="contains only the model"):  # Lightning's own words
+        fit(RIGL, ckpt_path=tmp_path / "weights.ckpt")
+
+
+def test_values_of_the_last_update_survive_a_resume(tmp_path):
+    """After it there is no other update that would renew them."""
+
+    class Saves(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 14:
+                trainer.save_checkpoint(tmp_path / "late.ckpt")
+
+    whole, sparse, _ = fit(RIGL, callbacks=[Saves()])
+    resumed, again, _ = fit(RIGL, ckpt_path=tmp_path / "late.ckpt")
+    assert again.metrics() == sparse.metrics()
+    assert again.metrics()["sparse/churn"] > 0
+    expected, got = ({**model.trainer.callback_metrics} for model in (whole, resumed))
+    assert expected["sparse/churn"] == got["sparse/churn"]
+
+
+def test_testing_and_validating_between_two_fits_moves_nothing(tmp_path):
+    class Tests(SmallModel):
+        def test_step(self, batch, batch_idx):
+            self.validation_step(batch, batch_idx)
+
+    sparse = SparseTrainingCallback(RIGL, seed=5)
+    last = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    trainer = pl.Trainer(callbacks=[sparse, last], max_epochs=1, **QUIET)
+    model = Tests()
+    trainer.fit(model, SmallData())
+    before = sparse.sparsifier.checksums()
+    trainer.test(model, SmallData(), verbose=False)
+    trainer.validate(model, SmallData(), ckpt_path="best", verbose=False)
+    trainer.test(model, SmallData(), ckpt_path="last", verbose=False)
+    assert (sparse.sparsifier.step, sparse.sparsifier.checksums()) == (6, before)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model, SmallData(), ckpt_path="last")
+    assert sparse.sparsifier.step == 18
+    whole, expected, _ = fit(RIGL, Tests())
+    assert sparse.sparsifier.checksums() == expected.sparsifier.checksums()
+
+
+def test_the_callback_can_be_copied_and_pickled_before_and_after_fit():
+    sparse = SparseTrainingCallback(RIGL, seed=5)
+    pickle.loads(pickle.dumps(sparse))
+    pl.Trainer(callbacks=copy.deepcopy(sparse), max_epochs=1, enable_checkpointing=False, **QUIET)
+    _, fitted, _ = fit(RIGL, max_epochs=1)
+    for twin in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert twin.sparsifier.checksums() == fitted.sparsifier.checksums()
+
+
+def test_the_same_callback_twice_is_refused():
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `SparseTrainingCallback`"):
+        pl.Trainer(callbacks=[SparseTrainingCallback(RIGL), SparseTrainingCallback(RIGL)], **QUIET)
+
+
+def test_a_fit_after_the_last_update_says_that_masks_stay():
+    sparse = SparseTrainingCallback(RigL(0.7, schedule=UpdateSchedule(interval=2, end=0.5)), seed=5)
+    model = SmallModel()
+    for epochs in (1, 3):
+        trainer = pl.Trainer(callbacks=sparse, max_epochs=epochs, enable_checkpointing=False, **QUIET)
+        if epochs == 1:
+            trainer.fit(model, SmallData())
+        else:
+            with pytest.warns(UserWarning, match="masks stay as they are.*step 6.*at 2.*new callback"):
+                trainer.fit(model, SmallData())

@@ -1,0 +1,77 @@
+"""What README says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those that are installed."""
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelPruning
+from torch import nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader, TensorDataset
+
+from rigl_lightning import RigL, SparseTrainingCallback, UpdateSchedule
+
+
+def pruned_layer():
+    layer = nn.Linear(20, 10)
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    return layer, layer.weight_mask == 0
+
+
+class TestTorchPrune:
+    def test_gives_no_gradient_by_which_a_connection_could_grow_back(self):
+        layer, inactive = pruned_layer()
+        layer(torch.randn(4, 20)).square().sum().backward()
+        assert (layer.weight_orig.grad[inactive] == 0).all()
+
+    def test_lets_the_optimizer_move_what_is_pruned(self):
+        layer, inactive = pruned_layer()
+        before = layer.weight_orig.detach().clone()
+        optimizer = torch.optim.AdamW(layer.parameters(), weight_decay=0.1)
+        layer(torch.randn(4, 20)).square().sum().backward()
+        optimizer.step()
+        assert (layer.weight_orig[inactive] != before[inactive]).all()
+
+    def test_saves_other_keys_than_the_plain_module(self):
+        layer, _ = pruned_layer()
+        assert "weight" not in layer.state_dict()
+        assert {"weight_orig", "weight_mask"} <= layer.state_dict().keys()
+
+
+class Regression(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, 10)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).sub(1).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder, callback, epochs, path=None):
+    module = Regression()
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[callback], default_root_dir=folder, logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    x = torch.randn(32, 20, generator=torch.Generator().manual_seed(0))
+    trainer.fit(module, DataLoader(TensorDataset(x), 8), ckpt_path=path)
+    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    return float((module.layer.weight != 0).float().mean()), folder / f"{epochs}.ckpt"
+
+
+class TestAResumedRun:
+    def test_of_model_pruning_has_lost_its_masks(self, tmp_path):
+        def callback():
+            return ModelPruning("random_unstructured", amount=lambda epoch: 0.5 * (epoch == 0))
+
+        density, path = fit(tmp_path, callback(), 1)
+        assert density < 0.6  # of the weight; biases are pruned along
+        assert fit(tmp_path, callback(), 2, path)[0] == 1.0
+
+    def test_of_this_callback_has_them(self, tmp_path):
+        def callback():
+            return SparseTrainingCallback(RigL(sparsity=0.5, schedule=UpdateSchedule(interval=2, end=3)))
+
+        _, path = fit(tmp_path, callback(), 1)
+        assert 0.4 < fit(tmp_path, callback(), 2, path)[0] <= 0.5

@@ -1,0 +1,69 @@
+"""The documentation site: every page has its place, every link its target, and what is written by machine is of now."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from paper.tables.markdown import with_parts
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def load_generate():
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load_generate()
+
+
+def nav_pages(nav):
+    for entry in nav:
+        for value in entry.values():
+            yield from [value] if isinstance(value, str) else nav_pages(value)
+
+
+def anchor(heading):
+    """Of a heading, as Python-Markdown makes it."""
+    kept = re.sub(r"[^\w\s-]", "", heading.replace("`", "").encode("ascii", "ignore").decode()).strip().lower()
+    return re.sub(r"[-\s]+", "-", kept)
+
+
+def test_every_page_has_one_place_in_the_navigation_of_mkdocs_yml():
+    nav = list(nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    assert sorted(nav) == PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_pages_and_headings(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)):
+        if not target.startswith("http"):
+            path, _, wanted = target.partition("#")
+            file = (DOCS / page).parent / path if path else DOCS / page
+            assert file.is_file(), target
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert not wanted or wanted in map(anchor, headings), target
+
+
+@pytest.mark.parametrize("method", generate.methods_with_a_card(), ids=lambda method: method.__name__)
+def test_every_method_has_a_card_that_says_what_its_code_says(method):
+    page = generate.card_of(method.__name__)
+    text = page.read_text(encoding="utf-8")
+    remedy = "Write it anew with: python docs/generate.py"
+    assert with_parts(text, generate.parts()[page]) == text, remedy
+    for heading in ("## When it helps", "## Cost of a step", "## Settings", "## How to call it"):
+        assert heading in text
+    assert f"--sparse.algorithm {method.__name__}" in text
+
+
+def test_every_setting_of_a_method_has_a_meaning():
+    for method in generate.methods_with_a_card():
+        assert not re.search(r"\|  \|$", generate.settings(method), re.MULTILINE), method.__name__
