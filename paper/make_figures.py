@@ -41,7 +41,7 @@ from paper.tables import flops, methods, resnet50
 from paper.tables.markdown import with_parts
 
 HERE = Path(__file__).parent
-N_FIGURES = 11
+NUMBERS = range(1, 12)
 DOCS = HERE.parent / "docs"
 STUDIES: Mapping[int, ModuleType] = {1: fig1_drop_and_grow, 6: fig6_loss_landscape, 11: fig11_layer_sparsities}
 """Drawn from the rows of studies, in the files ``RESULTS``."""
@@ -65,7 +65,7 @@ def make_figures(out: Path, results: Path = HERE / "results", scale: str = "smal
     out.mkdir(parents=True, exist_ok=True)
     runs = read(results, scale) if (results / f"{scale}.csv").is_file() else pd.DataFrame()
     lacking = {}
-    for number in range(1, N_FIGURES + 1):
+    for number in NUMBERS:
         figure, lack = _figure(number, results, runs, scale)
         if lack:
             lacking[number] = lack

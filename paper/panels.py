@@ -46,7 +46,8 @@ def figure_3(scale: str, seed: int) -> list[Run]:
         runs += [of("Dense", multiplier=m)]
         for s in protocol.sparsities:
             runs += [of("RigL", s, d, multiplier=m) for d in ("uniform", "ERK")]
-            runs += [of(method, s, "uniform", multiplier=m) for method in ("Small-Dense", "Pruning")]
+            runs += [of("Pruning", s, "uniform", multiplier=m)]
+            runs += [of("Small-Dense", s, "uniform", multiplier=m)] if s in protocol.widths else []
         if benchmark == MOBILENETS[0]:
             runs += [of("Big-Sparse", protocol.sparsity, d, multiplier=m) for d in ("uniform", "ERK")]
     return runs

@@ -64,7 +64,7 @@ def _over_sparsity(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     sparsity_ticks(axis, rows)
     axis.set_ylabel("accuracy (%)")
     axis.set_title(name)
-    legend(axis)
+    legend(axis, n_columns=2)
 
 
 def _over_flops(axis: Axes, rows: pd.DataFrame) -> None:
@@ -83,4 +83,4 @@ def _over_flops(axis: Axes, rows: pd.DataFrame) -> None:
     axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.6)
     axis.set_xlabel("inference FLOPs / dense")
     axis.set_title("MobileNet-v1")
-    legend(axis)
+    legend(axis, n_columns=2)

@@ -47,7 +47,7 @@ def _landscape(axis: Axes, rows: pd.DataFrame) -> None:
         _line(axis, rows[rows["curve"] == name], "t", "loss", name, colour, dashes)
     axis.set_xlabel("pruned solution  ←  t  →  static solution")
     axis.set_ylabel("training loss (nats)")
-    legend(axis)
+    legend(axis, n_columns=2)
 
 
 def _escape(axis: Axes, rows: pd.DataFrame) -> None:
@@ -59,7 +59,7 @@ def _escape(axis: Axes, rows: pd.DataFrame) -> None:
         )
     axis.set_xlabel("step after the restart from the static solution")
     axis.set_ylabel("training loss (nats)")
-    legend(axis)
+    legend(axis, n_columns=2)
 
 
 def _line(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, colour: str, dashes: str) -> None:

@@ -17,7 +17,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from paper.figures.data import own, published, summary
+from paper.figures.data import MIN_SEEDS, own, published, summary
 
 DISTRIBUTION_COLOURS = {"uniform": "#7f7f7f", "ER": "#e08214", "ERK": "#1b6ca8"}
 # On and off lengths in points, so that the lines are told apart in grey, too.
@@ -92,7 +92,8 @@ def seeds_caption(what: str, rows: pd.DataFrame) -> str:
     n = rows.groupby(key, dropna=False)["seed"].nunique()
     seeds = f"n = {n.min()}" if n.min() == n.max() else f"n = {n.min()} to {n.max()} seeds a point"
     scale = "/".join(sorted(rows["scale"].unique()))
-    return f"{what} ({scale} scale). Means, {seeds}; bars: 95 % intervals of the means where n is at least 3."
+    where = "" if n.min() >= MIN_SEEDS else f" where n is at least {MIN_SEEDS}"
+    return f"{what} ({scale} scale). Means, {seeds}; bars: 95 % intervals{where}."
 
 
 def curve(axis: Axes, rows: pd.DataFrame, x: str, y: str, label: str, by: str = "", **look: Any) -> None:
