@@ -158,8 +158,11 @@ class SparseCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            print(whereabouts(self.trainer))
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        places = whereabouts(self.trainer)  # on every process: Lightning broadcasts the logger's folder
+        if self.trainer.is_global_zero:
+            print(places)
 
     def _length(self) -> dict[str, int]:
         """Steps and epochs of the training, multiplied; the algorithm is stretched along."""
