@@ -61,10 +61,12 @@ tables: $(READY)  ## count FLOPs, sizes and widths again (half a minute), then a
 	$(BIN)/python paper/studies/flops_tables.py
 	$(BIN)/python paper/make_figures.py
 
-bench: $(READY)  ## measure mask updates, step overhead and sparse layers, as ratios
+bench: $(READY)  ## measure mask updates, step overhead, sparse layers and sparse training, as ratios
 	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/sparse_kernels.py
+	$(BIN)/python benchmarks/sparse_compute.py
+	$(BIN)/python benchmarks/sparse_compute.py --threads 2
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(BOLTS) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache
