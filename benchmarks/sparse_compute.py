@@ -84,7 +84,7 @@ def dense_step(network: Network, inputs: Tensor, channels_last: bool, autocast: 
     torch.manual_seed(0)
     model = network[0]()
     if channels_last:
-        model = without_the_bug(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = without_the_bug(model).to(memory_format=torch.channels_last)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     optimizer = network[2](model)
 
@@ -103,7 +103,7 @@ def sparse_step(network: Network, inputs: Tensor, sparsity: float) -> tuple[Step
     model = network[0]()
     optimizer = network[2](model)
     parameters = select_parameters(model)
-    first = [next(iter(parameters))] if network[3] else []
+    first = (next(iter(parameters)),) if network[3] else ()
     distribution = Uniform(first_layer_dense=False, dense=first)
     sparsifier = Sparsifier(parameters, Static(sparsity, distribution))
     compute = SparseCompute(model, sparsifier, "auto")
