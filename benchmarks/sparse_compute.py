@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def dense_step(network: Network, inputs: Tensor, channels_last: bool, autocast: 
     torch.manual_seed(0)
     model = network[0]()
     if channels_last:
-        model = without_the_bug(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = without_the_bug(model).to(memory_format=torch.channels_last)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     optimizer = network[2](model)
 
@@ -103,7 +103,7 @@ def sparse_step(network: Network, inputs: Tensor, sparsity: float) -> tuple[Step
     model = network[0]()
     optimizer = network[2](model)
     parameters = select_parameters(model)
-    first = [next(iter(parameters))] if network[3] else []
+    first = (next(iter(parameters)),) if network[3] else ()
     distribution = Uniform(first_layer_dense=False, dense=first)
     sparsifier = Sparsifier(parameters, Static(sparsity, distribution))
     compute = SparseCompute(model, sparsifier, "auto")
@@ -128,16 +128,19 @@ def several(step: Step, clock: Callable[[], float]) -> tuple[Step, int]:
     return lambda: [step() for _ in range(count)], count
 
 
-def print_network(name: str, rounds: int, clock: Callable[[], float]) -> None:
+def print_network(
+    name: str, rounds: int, clock: Callable[[], float], with_bfloat16: bool, sparsities: Sequence[float]
+) -> None:
     network = NETWORKS[name]
     inputs = network[1]()
     images = inputs.ndim == 4 and inputs.shape[1] == 3
     steps = {"contiguous": dense_step(network, inputs, False, False)}
     if images:
         steps["channels last"] = dense_step(network, inputs, True, False)
-    steps["bfloat16"] = dense_step(network, inputs, images, True)
+    if with_bfloat16:
+        steps["bfloat16"] = dense_step(network, inputs, images, True)
     computes: dict[str, SparseCompute] = {}
-    for sparsity in SPARSITIES:
+    for sparsity in sparsities:
         steps[f"{sparsity}"], computes[f"{sparsity}"] = sparse_step(network, inputs, sparsity)
     prepared = {key: several(step, clock) for key, step in steps.items()}
     times = interleaved_times({key: step for key, (step, _) in prepared.items()}, rounds, clock)
@@ -145,7 +148,10 @@ def print_network(name: str, rounds: int, clock: Callable[[], float]) -> None:
     dense = min(
         (k for k in ("contiguous", "channels last") if k in seconds), key=lambda k: statistics.median(seconds[k])
     )
-    columns = [f"{1e3 * statistics.median(seconds[dense]):8.1f}", ratio(seconds, dense, "bfloat16")]
+    columns = [
+        f"{1e3 * statistics.median(seconds[dense]):8.1f}",
+        ratio(seconds, dense, "bfloat16") if with_bfloat16 else "-",
+    ]
     columns += [ratio(seconds, dense, key) for key in computes]
     print(f"{name:<30}{columns[0]:>9}" + "".join(f"{column:>20}" for column in columns[1:]), flush=True)
     for compute in computes.values():
@@ -159,15 +165,17 @@ def ratio(seconds: dict[str, list[float]], dense: str, other: str) -> str:
 def main() -> None:
     parser = options_parser("Training steps of whole networks, sparse against dense.")
     parser.add_argument("--only", default="", help="networks whose name has this in it")
+    parser.add_argument("--no-bfloat16", action="store_true", help="leave it out: it is slow without such instructions")
+    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    titles = ["dense bfloat16", *(f"sparse {sparsity}" for sparsity in SPARSITIES)]
+    titles = ["dense bfloat16", *(f"sparse {sparsity}" for sparsity in options.sparsities)]
     print(f"{options.threads} thread(s), medians of {options.rounds} rounds (middle half): dense time over the time of")
     print(f"{'training step':<30}{'dense ms':>9}" + "".join(f"{title:>20}" for title in titles))
     for name in NETWORKS:
         if options.only in name:
-            print_network(name, options.rounds, clock)
+            print_network(name, options.rounds, clock, not options.no_bfloat16, options.sparsities)
 
 
 if __name__ == "__main__":

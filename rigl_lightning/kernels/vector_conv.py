@@ -8,6 +8,7 @@ Images (N, C, H, W) become (N / 16, C, phases, H', W', 16), padded; see `conv_ge
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -222,6 +223,7 @@ def _blocks(x: Tensor) -> int:
     return -(-x.shape[0] // LANES)
 
 
+@lru_cache(maxsize=1024)
 def _line_offsets(count: int, step: int) -> Tensor:
     return torch.arange(count) * step
 
