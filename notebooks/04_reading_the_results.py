@@ -47,14 +47,15 @@ for benchmark, rows in table.groupby("benchmark"):
     dense = rows.loc[rows["method"] == "Dense", "train_flops"].mean()
     low = rows["accuracy"].median() - 3
     shown = rows[rows["accuracy"] > low].reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(7, 1 + 0.22 * len(shown)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, max(2.4, 1 + 0.22 * len(shown))), layout="constrained")
     axis.errorbar(shown["accuracy"], shown.index, xerr=shown["spread"], fmt="none", ecolor="#999999")
     cost = np.log10(shown["train_flops"] / dense)
     points = axis.scatter(shown["accuracy"], shown.index, c=cost, cmap="viridis", zorder=3)
     axis.set_yticks(shown.index, [f"{row.method}, {row.sparsity:g}" for row in shown.itertuples()])
-    figure.colorbar(points, label="log10 of training FLOPs, dense = 0")
+    figure.colorbar(points, label="log10 of training FLOPs")
     hidden = f", {len(rows) - len(shown)} below the frame" if len(rows) > len(shown) else ""
-    axis.set(xlabel="accuracy (%)", title=f"{benchmark}: method, sparsity (n = {rows['n'].min()} or more{hidden})")
+    axis.set(xlabel="accuracy (%)")
+    axis.set_title(f"{benchmark}: method, sparsity (n = {rows['n'].min()} or more{hidden})", fontsize=10)
 
 # %% [markdown]
 # ## Paired by seed
