@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from rigl_lightning.trainer_access import load_other_flavour
 
@@ -51,6 +53,14 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
             unfinished.unlink(missing_ok=True)
             raise
         _force_to_disk(target.parent)
+
+
+def write_whole_files(trainer: pl.Trainer) -> None:
+    """Have the checkpoints of a Trainer written whole or not at all, unless a plugin says how to write them."""
+    strategy = trainer.strategy
+    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)  # others split checkpoints, or refuse plugins
+    if whole and type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def _write(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -16,13 +16,11 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_info
 
 from rigl_lightning import __version__
 from rigl_lightning.callback import SparseTrainingCallback
-from rigl_lightning.checkpoint_io import AtomicCheckpointIO
+from rigl_lightning.checkpoint_io import write_whole_files
 from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
@@ -155,10 +153,7 @@ class SparseCLI(LightningCLI):
         """
         trainer = super().instantiate_trainer(**self._length(), **kwargs)
         callbacks_of(trainer).insert(0, KeepEarlierMetrics())
-        strategy = trainer.strategy
-        whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)  # others split checkpoints, or refuse plugins
-        if whole and type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = AtomicCheckpointIO()
+        write_whole_files(trainer)
         return trainer
 
     def after_fit(self) -> None:

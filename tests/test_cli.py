@@ -3,12 +3,14 @@
 import csv
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning.cli import SaveConfigCallback
 
-from rigl_lightning.cli import main
+from rigl_lightning.cli import _SaveFitConfig, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -60,6 +62,20 @@ def test_a_config_file_of_the_users_own_is_never_written_over():
     Path("config.yaml").write_text("# precious\n" + DIGITS, encoding="utf-8")
     run("--trainer.logger", "false", "--trainer.max_steps", "1", config="config.yaml")
     assert Path("config.yaml").read_text(encoding="utf-8").startswith("# precious")
+
+
+@pytest.mark.parametrize(("rank", "told", "saves"), [(0, True, False), (1, True, False), (1, False, True)])
+def test_the_first_process_decides_for_all_whether_a_configuration_is_there(monkeypatch, rank, told, saves):
+    """The last case is a process that comes late and finds the file that the first has just written."""
+    saved, asked = [], []
+    monkeypatch.setattr(SaveConfigCallback, "setup", lambda *args: saved.append(rank))
+    strategy = SimpleNamespace(broadcast=lambda value: asked.append(value) or told)
+    trainer = SimpleNamespace(log_dir=".", loggers=["one"], is_global_zero=rank == 0, strategy=strategy)
+    callback = _SaveFitConfig.__new__(_SaveFitConfig)
+    callback.config_filename = "digits.yaml"  # it is there
+    callback.setup(trainer, None, "fit")
+    assert asked == [rank == 0]  # every process takes part, and only the first looks
+    assert bool(saved) == saves
 
 
 def run(*args, command="fit", config="digits.yaml"):

@@ -180,7 +180,7 @@ class NotingPlot(SparsityPlot):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow_matrix
 def test_two_processes_of_the_command_line_write_one_configuration_and_one_picture(folder):
     Path("late.py").write_text(LATE, encoding="utf-8")
     ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.callbacks+=late.NotingPlot"]

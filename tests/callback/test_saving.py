@@ -153,7 +153,16 @@ class OwnIO(TorchCheckpointIO):
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], AtomicCheckpointIO), ([OwnIO()], OwnIO)])
-def test_the_command_line_saves_whole_files_unless_told_how_to_save(given, expected, monkeypatch):
-    monkeypatch.setattr(LightningCLI, "instantiate_trainer", lambda self: pl.Trainer(plugins=given, **QUIET))
-    cli = SparseCLI.__new__(SparseCLI)
-    assert type(cli.instantiate_trainer().strategy.checkpoint_io) is expected
+def test_the_command_line_saves_whole_files_unless_told_how_to_save(given, expected):
+    trainer = pl.Trainer(plugins=given, **QUIET)
+    module.write_whole_files(trainer)
+    assert type(trainer.strategy.checkpoint_io) is expected
+
+
+def test_the_trainer_of_the_command_line_saves_whole_files(monkeypatch):
+    seen = []
+    monkeypatch.setattr("rigl_lightning.cli.write_whole_files", seen.append)
+    monkeypatch.setattr(SparseCLI, "_length", lambda self: {})
+    monkeypatch.setattr(LightningCLI, "instantiate_trainer", lambda self: pl.Trainer(**QUIET))
+    trainer = SparseCLI.__new__(SparseCLI).instantiate_trainer()
+    assert seen == [trainer]
