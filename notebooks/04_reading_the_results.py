@@ -24,9 +24,9 @@ runs.groupby(["benchmark", "status"]).size()
 runs.iloc[0]
 
 # %% [markdown]
-# ## Accuracy against training FLOPs
+# ## Accuracy and training FLOPs
 #
-# Every benchmark that reports an accuracy; mean over the seeds, standard deviation as a bar, n as it is.
+# Every benchmark that reports an accuracy; mean over the seeds, standard deviation as a bar, n as it is, training FLOPs as colour.
 
 # %%
 done = runs[(runs["status"] == "done") & runs["val_accuracy"].notna()].copy()
@@ -40,18 +40,22 @@ table = table.reset_index()
 table.sort_values(["benchmark", "accuracy"], ascending=[True, False]).round(3)
 
 # %%
+import numpy as np
+
 for benchmark, rows in table.groupby("benchmark"):
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    rows = rows.sort_values("accuracy")
     dense = rows.loc[rows["method"] == "Dense", "train_flops"].mean()
     low = rows["accuracy"].median() - 3
-    for row in rows[rows["accuracy"] > low].itertuples():
-        axis.errorbar(row.train_flops / dense, row.accuracy, yerr=row.spread, fmt="o", color="#1b6ca8")
-        axis.annotate(
-            row.method, (row.train_flops / dense, row.accuracy), (5, 3), textcoords="offset points", fontsize=8
-        )
-    n_hidden = int((rows["accuracy"] <= low).sum())
-    axis.set(xscale="log", xlabel="training FLOPs, dense = 1", ylabel="accuracy (%)")
-    axis.set_title(f"{benchmark}: n = {rows['n'].min()} to {rows['n'].max()} ({n_hidden} methods are below the frame)")
+    shown = rows[rows["accuracy"] > low].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(7, max(2.4, 1 + 0.22 * len(shown))), layout="constrained")
+    axis.errorbar(shown["accuracy"], shown.index, xerr=shown["spread"], fmt="none", ecolor="#999999")
+    cost = np.log10(shown["train_flops"] / dense)
+    points = axis.scatter(shown["accuracy"], shown.index, c=cost, cmap="viridis", zorder=3)
+    axis.set_yticks(shown.index, [f"{row.method}, {row.sparsity:g}" for row in shown.itertuples()])
+    figure.colorbar(points, label="log10 of training FLOPs")
+    hidden = f", {len(rows) - len(shown)} below the frame" if len(rows) > len(shown) else ""
+    axis.set(xlabel="accuracy (%)")
+    axis.set_title(f"{benchmark}: method, sparsity (n = {rows['n'].min()} or more{hidden})", fontsize=10)
 
 # %% [markdown]
 # ## Paired by seed
@@ -82,13 +86,14 @@ both = published.assign(reading=published["reading"].fillna("")).merge(
 )
 both = both[both["quantity"].isin(["inference_flops", "train_flops"])]
 figure, axis = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-for (quantity,), rows in both.groupby(["quantity"]):
-    axis.loglog(rows["published"], rows["computed"], "o", alpha=0.6, label=quantity.replace("_", " "))
+both["status"] = both["status"].fillna("consistent")
+for status, rows in both.groupby("status"):
+    filled = "full" if status == "consistent" else "none"
+    axis.loglog(rows["published"], rows["computed"], "o", alpha=0.6, fillstyle=filled, label=status)
 axis.axline((0.1, 0.1), (1, 1), color="#222222", linewidth=0.8)
 axis.set(xlabel="published, dense = 1", ylabel="counted, dense = 1", title=f"{len(both)} published multipliers")
 axis.legend(frameon=False)
 both["agrees"] = (both["computed"] - both["published"]).abs() <= 0.011
-both["status"] = both["status"].fillna("consistent")
 both.groupby(["status", "agrees"]).size()
 
 # %% [markdown]

@@ -64,9 +64,9 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
     )
     if option:
         wrong = next(filter(None, option.groups()))
-        ends = [name for name in options if name.endswith(f".{wrong.lstrip('-')}")]
-        if ends:
-            return f"{line.rstrip('.')}. Did you mean {ends[0]!r}?"
+        longer = [name for name in (*options, _option(wrong.lstrip("-"))) if name.endswith(f".{wrong.lstrip('-')}")]
+        if longer:
+            return f"{line.rstrip('.')}. Did you mean {longer[0]!r}?"
         known = [*options, *([] if wrong.startswith("--") else _setting_names())]
         return _with_suggestion(line.rstrip("."), wrong, known)
     return _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line

@@ -215,9 +215,21 @@ def test_print_config_is_a_configuration(capsys):
             ["--sparse.algorithm.distribution.dense", "[model.3]"],
             "got 5020 connections in all, of which 30000 go to dense layers (model.3.weight)",
         ),
-        (["--sparse.algorithm.grow_score", "mine.missing"], "grow_score"),
+        (
+            ["--sparse.exclude", "model.1"],
+            "Expected --sparse.exclude to be a list, got model.1. Set --sparse.exclude [model.1]",
+        ),
+        (["--sparse.algorithm.distribution", "ERK"], "ERK is ErdosRenyi"),
+        (["--sparse.algorithm.schedule", "10"], "Set its .interval, .begin or .end"),
+        (["--sparsity", "0.8"], "Did you mean '--sparse.algorithm.sparsity'?"),
+        (["--algorithm", "SET"], "Did you mean '--sparse.algorithm'?"),
+        (["--model", "nowhere.Net"], "No module named 'nowhere'"),
+        (
+            ["--sparse.algorithm.grow_score", "mine.missing"],
+            "Expected --sparse.algorithm.grow_score to be a dotted path",
+        ),
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
-        (["--sparse.algorithm", "FixedMasks"], "checkpoint"),
+        (["--sparse.algorithm", "FixedMasks"], "Expected also --sparse.algorithm.checkpoint."),
         (
             ["--sparse.algorithm", "FixedMasks", "--sparse.algorithm.checkpoint", "nowhere.ckpt"],
             "Set --sparse.algorithm.checkpoint",

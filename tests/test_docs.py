@@ -1,6 +1,7 @@
 """The documentation site: every page has its place, every link its target, and what is written by machine is of now."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -67,3 +68,25 @@ def test_every_method_has_a_card_that_says_what_its_code_says(method):
 def test_every_setting_of_a_method_has_a_meaning():
     for method in generate.methods_with_a_card():
         assert not re.search(r"\|  \|$", generate.settings(method), re.MULTILINE), method.__name__
+
+
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+
+
+def cells_of_source(text):
+    """Code and text of the cells of a percent script."""
+    parts = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)[1:]
+    for kind, body in zip(parts[::2], parts[1::2], strict=True):
+        uncommented = re.sub(r"^# ?", "", body, flags=re.MULTILINE) if "markdown" in kind else body
+        yield uncommented.strip().replace("# %matplotlib", "%matplotlib")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_notebook_is_its_source_executed(source):
+    notebook = json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]).strip() for cell in notebook["cells"]]
+    assert cells == list(cells_of_source(source.read_text(encoding="utf-8"))), "Run: python notebooks/make.py"
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+    assert "image/png" in json.dumps(notebook)
