@@ -94,10 +94,11 @@ tables: $(READY)  ## count FLOPs, sizes and widths again (half a minute), then a
 	$(BIN)/python paper/studies/flops_tables.py
 	$(BIN)/python paper/make_figures.py
 
-bench: $(READY)  ## measure mask updates, step overhead and sparse layers, as ratios
+bench: $(READY)  ## measure mask updates, step overhead, sparse layers and sparse inference, as ratios
 	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/sparse_kernels.py
+	$(BIN)/python benchmarks/sparse_inference.py --batches 1
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(BOLTS) $(WHEEL) $(OLDEST) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

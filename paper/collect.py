@@ -1,6 +1,6 @@
 """Make the rows of ``paper/results/<scale>.csv`` out of what runs left in their folders.
 
-    python paper/collect.py [--runs runs] [--scale small]
+    python paper/collect.py [--runs runs/paper] [--scale small]
 
 Rows of runs that are not in the folder stay as they are, so that results can be collected from several machines.
 """
@@ -19,58 +19,84 @@ sys.path.insert(0, str(ROOT))  # for `python paper/collect.py`
 
 import torch
 
-from paper.launch import DONE
+from paper.one_run import RECORD, last_checkpoint
 
 COLUMNS = (
-    *("run", "scale", "benchmark", "method", "sparsity", "distribution", "seed"),
-    *("val_accuracy", "val_loss", "train_loss", "density", "exploration"),
-    *("steps", "train_flops", "dense_train_flops", "inference_flops"),
+    *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
+    *("multiplier", "delta_t", "alpha", "decay", "snfs_momentum", "seed"),
+    *("val_accuracy", "val_loss", "val_bits", "train_loss", "final_train_loss", "density", "exploration"),
+    *("steps", "train_flops", "dense_train_flops", "inference_flops", "dense_inference_flops"),
     *("status", "wall_s", "device", "commit", "config_hash"),
 )
 METRICS = {
     "val/accuracy": "val_accuracy",
     "val/loss": "val_loss",
+    "val/bits_per_character": "val_bits",
     "train/loss": "train_loss",
     "sparse/density": "density",
     "sparse/exploration": "exploration",
     "sparse/inference_flops": "inference_flops",
 }
+FINAL_SHARE = 0.1
+"""Share of the training whose losses are averaged to the final one: that of a single batch says little."""
+PASSES = 3
+"""Forward passes that a dense training step costs."""
 
 
 def row_of(folder: Path) -> dict[str, Any]:
-    """Row of a complete run.
+    """Row of a run that has ended.
 
     FLOPs of training are per sample, summed over the steps: as the run counted them, and those of the dense network
-    for the same steps. Metrics are the last ones that were logged.
+    for the same steps. Metrics are the last ones that were logged. A run that failed has its settings and its status.
     """
-    record = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    content = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if record["status"] != "done":
+        return record
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return {**record, "status": "done, but its checkpoint is gone"}
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     sparse = content["callbacks"]["SparseTrainingCallback"]
-    flops = {"steps": sparse["step"], "train_flops": sparse["flops_spent"], "dense_train_flops": sparse["flops_dense"]}
-    return {**record, **flops, **_last_metrics(folder / "log" / "metrics.csv")}
+    steps, dense = sparse["step"], sparse["flops_dense"]
+    flops = {
+        "steps": steps,
+        "train_flops": sparse["flops_spent"],
+        "dense_train_flops": dense,
+        "dense_inference_flops": dense / steps / PASSES,
+    }
+    return {**record, **flops, **_last_metrics(folder / "log" / "metrics.csv", steps)}
 
 
-def _last_metrics(file: Path) -> dict[str, str]:
-    values = {}
+def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    losses = []
     with open(file, encoding="utf-8", newline="") as lines:
         for line in csv.DictReader(lines):
             values.update({column: line[key] for key, column in METRICS.items() if line.get(key)})
+            if line.get("train/loss") and float(line["step"]) >= (1 - FINAL_SHARE) * n_steps:
+                losses.append(float(line["train/loss"]))
+    if losses:
+        values["final_train_loss"] = sum(losses) / len(losses)
     return values
 
 
 def collect(runs: Path, results: Path) -> int:
-    """Merge the rows of all complete runs under ``runs`` into the file ``results``; returns how many there are."""
+    """Merge the rows of all runs under ``runs`` that have ended into the file ``results``; returns how many there are.
+
+    A failed run does not take the place of a row of the same run that is complete.
+    """
     rows = {}
     if results.is_file():
         with open(results, encoding="utf-8", newline="") as lines:
             rows = {row["run"]: row for row in csv.DictReader(lines)}
-    for done in sorted(runs.rglob(DONE)):
-        row = row_of(done.parent)
-        rows[row["run"]] = row
+    for ended in sorted(runs.rglob(RECORD)):
+        row = row_of(ended.parent)
+        if row["status"] == "done" or rows.get(row["run"], row)["status"] != "done":
+            rows[row["run"]] = row
     with open(results, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows[run] for run in sorted(rows))
+        writer.writerows(sorted(rows.values(), key=lambda row: (row["benchmark"], row["run"])))
     return len(rows)
 
 

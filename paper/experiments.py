@@ -1,33 +1,29 @@
-"""Every run that a figure or table is made of, as data.
+"""A run of the paper as data, and the settings of every method.
 
 A `Run` is a value: equal settings are one run, however many panels show it. Its command line is the one a user would
-type (``python -m rigl_lightning fit ...``), and its identity a hash of that.
+type (``python -m rigl_lightning fit ...``), and its identity a hash of what decides its result. Which runs a figure
+shows is said in ``panels.py``; how a benchmark is trained at a scale in ``protocols.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
+
+from paper.protocols import PROTOCOLS, Protocol
 
 SEEDS = (0, 1, 2)
 
-# What a scale changes of a benchmark's configuration; the configuration alone is the paper's scale.
-SCALES: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "smoke": {"mnist_lenet": ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "60")},
-    "small": {"mnist_lenet": ("--trainer.max_epochs", "5")},
-    "paper": {"mnist_lenet": ()},
-}
-
 # Command-line settings of each method; `{name}` is filled in from the run.
-_SPARSE = ("--sparse.algorithm.sparsity={sparsity}", "--sparse.algorithm.distribution={distribution}")
+_SPARSITY = "--sparse.algorithm.sparsity={sparsity}"
+_WIDTH = "--model.init_args.model.init_args.width={width}"
 
 
 def _method(algorithm: str, *settings: str) -> tuple[str, ...]:
-    return (f"--sparse.algorithm={algorithm}", *_SPARSE, *(f"--sparse.algorithm.{setting}" for setting in settings))
+    return (f"--sparse.algorithm={algorithm}", _SPARSITY, *(f"--sparse.algorithm.{setting}" for setting in settings))
 
 
 METHODS: Mapping[str, Sequence[str]] = {
@@ -37,7 +33,9 @@ METHODS: Mapping[str, Sequence[str]] = {
     "SET": _method("SET"),
     "SNFS": _method("SNFS"),
     "SNIP": _method("SNIP"),
-    "Pruning": _method("GradualMagnitudePruning"),
+    "Pruning": _method(
+        "GradualMagnitudePruning", "ramp.begin={ramp[0]}", "ramp.end={ramp[1]}", "ramp.interval={ramp[2]}"
+    ),
     "One-shot": _method("OneShotMagnitude"),
     "GraSP": _method("GraSP"),
     "DSR": _method("DSR"),
@@ -56,12 +54,20 @@ METHODS: Mapping[str, Sequence[str]] = {
         "--sparse.algorithm.algorithm=RigL",
         "--sparse.algorithm.algorithm.schedule.end=0.41667",
     ),
-    "Small-Dense": ("--sparse.algorithm=Dense", "--model.init_args.model.init_args.width={width}"),
+    "Big-Sparse": (*_method("RigL"), _WIDTH),
+    "Small-Dense": ("--sparse.algorithm=Dense", _WIDTH),
 }
-# The largest network with at most the weights of the sparse one, by `rigl_lightning.sparsity.widths`.
-SMALL_DENSE_WIDTHS = {("mnist_lenet", 0.95): 0.056}
 TICKETS_FROM = "RigL"
 DISTRIBUTIONS = {"uniform": "Uniform", "ER": "ErdosRenyi", "ERK": "ErdosRenyi"}
+DECAYS = {
+    "cosine": "rigl_lightning.sparsity.schedules.cosine",
+    "constant": "rigl_lightning.sparsity.schedules.constant",
+    "linear": "rigl_lightning.sparsity.schedules.linear",
+    "inverse power": "rigl_lightning.sparsity.schedules.InversePower",
+}
+UPDATES = ("RigL", "SET", "SNFS")
+"""Methods with Delta T, alpha and a decay, whose values a row shows."""
+SNFS_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,20 @@ class Run:
     """One training.
 
     Attributes:
-        benchmark: Name of a file in ``configs/``.
+        benchmark: Key of the scale's protocols.
         method: Key of `METHODS`.
-        sparsity: Total, in [0, 1).
+        sparsity: Total, in [0, 1). That of Small-Dense is the sparsity of the network it has as many weights as.
         distribution: Key of `DISTRIBUTIONS`; "" for a dense network.
         seed: Of initialisation, data order and masks.
-        scale: Key of `SCALES`.
+        scale: Key of `PROTOCOLS`.
+        multiplier: Factor on the length of the training.
+        delta_t: Steps between mask updates; None for those of the configuration.
+        alpha: Drop fraction; None for that of the configuration.
+        decay: Key of `DECAYS`.
+        snfs_momentum: Of the average of SNFS's gradients; None for the usual 0.9.
+
+    ``delta_t``, ``alpha`` and ``snfs_momentum`` are None if they are what the configuration has: `declared` sees to it,
+    so that a sweep and a comparison share their runs.
     """
 
     benchmark: str
@@ -83,19 +97,52 @@ class Run:
     distribution: str = ""
     seed: int = 0
     scale: str = "small"
+    multiplier: float = 1.0
+    delta_t: int | None = None
+    alpha: float | None = None
+    decay: str = "cosine"
+    snfs_momentum: float | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """How the benchmark is trained at the run's scale."""
+        return PROTOCOLS[self.scale][self.benchmark]
+
+    @property
+    def length(self) -> float:
+        """Of the training, in lengths of the protocol's usual one; MobileNet's is five of its units."""
+        return self.multiplier / self.protocol.usual_multiplier
+
+    @property
+    def point(self) -> str:
+        """Readable name of the point of a panel: the settings without the seed."""
+        parts = [
+            self.benchmark,
+            self.method,
+            self.distribution,
+            f"{self.sparsity:g}" if self.sparsity else "",
+            f"{self.multiplier:g}x" if self.multiplier != 1 else "",
+            f"dt{self.delta_t}" if self.delta_t is not None else "",
+            f"alpha{self.alpha:g}" if self.alpha is not None else "",
+            self.decay if self.decay != "cosine" else "",
+            f"momentum{self.snfs_momentum:g}" if self.snfs_momentum is not None else "",
+        ]
+        return "-".join(part for part in parts if part).replace(", ", "-").replace(" ", "_")
 
     @property
     def name(self) -> str:
         """Readable and unique: names the run's folder."""
-        parts = [self.method, self.distribution, f"{self.sparsity:g}" if self.sparsity else "", f"seed{self.seed}"]
-        readable = "-".join(part for part in parts if part).replace(", ", "-").replace(" ", "_")
-        return f"{self.scale}/{self.benchmark}/{readable}-{self.identity}"
+        point = self.point.removeprefix(f"{self.benchmark}-")
+        return f"{self.scale}/{self.benchmark}/{point}-seed{self.seed}-{self.identity}"
 
     @property
     def identity(self) -> str:
-        """Hash of all that decides the result, eight hexadecimal digits: the command and the configuration it names."""
-        settings = "\n".join(self.settings()).encode()
-        return hashlib.sha256(settings + b"\n" + _configuration(self.benchmark)).hexdigest()[:8]
+        """Hash of all that decides the result, eight hexadecimal digits.
+
+        What the configurations say, whatever their names, comments and places of results; and the arguments.
+        """
+        content = {"configuration": self.protocol.deciding, "arguments": self.arguments()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def needs(self) -> Run | None:
@@ -104,29 +151,88 @@ class Run:
 
     def settings(self) -> list[str]:
         """Arguments of ``python -m rigl_lightning`` that decide the result."""
-        names = {"sparsity": self.sparsity, "distribution": DISTRIBUTIONS.get(self.distribution, "")}
-        names["width"] = SMALL_DENSE_WIDTHS.get((self.benchmark, self.sparsity), "")
-        method = [argument.format(**names) for argument in METHODS[self.method]]
-        if self.distribution == "ER" and "distribution" in " ".join(method):
-            method.append("--sparse.algorithm.distribution.kernel=false")
-        scale = SCALES[self.scale][self.benchmark]
-        return [f"--config=configs/{self.benchmark}.yaml", f"--seed_everything={self.seed}", *scale, *method]
+        return [*(f"--config=configs/{name}" for name in self.protocol.configs), *self.arguments()]
+
+    def arguments(self) -> list[str]:
+        """`settings` without the configurations."""
+        protocol = self.protocol
+        width = protocol.big_width if self.method == "Big-Sparse" else protocol.widths.get(self.sparsity)
+        if width is None and _WIDTH in METHODS[self.method]:
+            raise ValueError(
+                f"Expected a width for {self.benchmark} at sparsity {self.sparsity:g} and scale {self.scale}, found "
+                "none. Add it in paper/protocols.py."
+            )
+        method = [argument.format(sparsity=self.sparsity, width=width, ramp=protocol.ramp) for argument in self._method]
+        length = protocol.length(self.multiplier)
+        return [
+            f"--seed_everything={self.seed}",
+            *protocol.arguments,
+            *length,
+            *method,
+            *self._distribution(),
+            *self._updates(),
+        ]
+
+    @property
+    def _method(self) -> Sequence[str]:
+        return METHODS[self.method]
+
+    def _distribution(self) -> list[str]:
+        """None for methods without a distribution, or with that of the run they start from."""
+        if _SPARSITY not in self._method:
+            return []
+        option = "--sparse.algorithm.distribution"
+        details = {
+            "uniform": [] if self.protocol.first_layer_dense else [f"{option}.first_layer_dense=false"],
+            "ER": [f"{option}.kernel=false"],
+            "ERK": [],
+        }
+        return [f"{option}={DISTRIBUTIONS[self.distribution]}", *details[self.distribution]]
+
+    def _updates(self) -> list[str]:
+        settings = {
+            "schedule.interval": self.delta_t,
+            "drop_fraction": self.alpha,
+            "decay": None if self.decay == "cosine" else DECAYS[self.decay],
+            "grad_average_decay": self.snfs_momentum,
+        }
+        return [f"--sparse.algorithm.{name}={value}" for name, value in settings.items() if value is not None]
 
     def columns(self) -> dict[str, Any]:
-        """What a row of results says about the run's settings."""
-        return {"run": self.name.rsplit("/", 1)[1], **asdict(self), "config_hash": self.identity}
+        """What a row of results says about the run's settings, those of the configuration included."""
+        return {
+            "run": self.name.rsplit("/", 1)[1],
+            **asdict(self),
+            **self._update_columns(),
+            "config_hash": self.identity,
+        }
+
+    def _update_columns(self) -> dict[str, Any]:
+        if self.method not in UPDATES:
+            return {"delta_t": None, "alpha": None, "decay": None, "snfs_momentum": None}
+        delta_t, alpha = configured_updates(self.protocol)
+        momentum = SNFS_MOMENTUM if self.snfs_momentum is None else self.snfs_momentum
+        return {
+            "delta_t": delta_t if self.delta_t is None else self.delta_t,
+            "alpha": alpha if self.alpha is None else self.alpha,
+            "decay": self.decay,
+            "snfs_momentum": momentum if self.method == "SNFS" else None,
+        }
 
 
-@cache
-def _configuration(benchmark: str) -> bytes:
-    return (Path(__file__).parents[1] / "configs" / f"{benchmark}.yaml").read_bytes()
+def declared(run: Run) -> Run:
+    """The run with settings that are the configuration's own left out."""
+    delta_t, alpha = configured_updates(run.protocol)
+    return replace(
+        run,
+        delta_t=None if run.delta_t == delta_t else run.delta_t,
+        alpha=None if run.alpha == alpha else run.alpha,
+        snfs_momentum=None if run.snfs_momentum == SNFS_MOMENTUM else run.snfs_momentum,
+        multiplier=float(run.multiplier),
+    )
 
 
-def methods_table(scale: str = "small") -> list[Run]:
-    """All methods on LeNet-300-100 at 95 %: the accuracy table of ``docs/methods.md``."""
-    dense = [Run("mnist_lenet", "Dense", seed=seed, scale=scale) for seed in SEEDS]
-    sparse = [m for m in METHODS if m != "Dense"]
-    return dense + [Run("mnist_lenet", method, 0.95, "ERK", seed, scale) for seed in SEEDS for method in sparse]
-
-
-TABLES = {"methods": methods_table}
+def configured_updates(protocol: Protocol) -> tuple[int, float]:
+    """Delta T and alpha of the configuration."""
+    algorithm = protocol.settings["sparse"]["algorithm"]["init_args"]
+    return algorithm["schedule"]["interval"], algorithm["drop_fraction"]

@@ -1,143 +1,152 @@
-"""Run what is missing: local processes with one thread each, resumable after a kill.
+"""Run what is missing: local processes or a Ray cluster, resumable after a kill.
 
-    python paper/launch.py methods [--scale small] [--data DIR] [--jobs 2] [--runs runs] [--print]
+    python paper/launch.py 2 10 methods [--scale small] [--data DIR] [--jobs 2] [--threads 1] [--runs runs/paper]
+    python paper/launch.py all --executor ray --cpus 2 --gpus 0.25      (on a cluster, or this machine)
+    python paper/launch.py all --print                                  (the plain commands, for job arrays)
 
-A run that is complete is not run again; one that was interrupted goes on from its last checkpoint. A run that fails
-leaves the end of its output in its folder and does not stop the others.
+Figures go by number, tables by name. A run that is complete is not run again; one that was interrupted goes on from its
+last checkpoint. A run that fails leaves the end of its output in its folder, becomes a row that says so, is tried
+again by the next launch, and does not stop the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
+import csv
 import os
 import shlex
-import subprocess
+import signal
 import sys
-import time
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for `python paper/launch.py`
 
-from paper.experiments import TABLES, Run
+from paper.executors import EXECUTORS, Resources
+from paper.experiments import SEEDS, Run
+from paper.one_run import arguments, is_done
+from paper.panels import FIGURES, TABLES, all_runs, runs_of
+from paper.protocols import PROTOCOLS
 
-DONE = "run.json"
-
-
-def arguments(run: Run, folder: Path, data: Path) -> list[str]:
-    """Arguments of ``python -m rigl_lightning`` for a run that keeps everything in ``folder``."""
-    logger = "--trainer.logger.init_args"
-    place = [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version=log", f"--data.init_args.root={data}"]
-    checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
-    last = folder / "last.ckpt"
-    # Runs of one launch have their folders beside each other.
-    other = folder.parents[2] / run.needs.name if run.needs is not None else None
-    resume = [f"--ckpt_path={last}"] if last.is_file() else []
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
-    ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
-    return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
+BAR_WIDTH = 30
 
 
-def execute(run: Run, folder: Path, data: Path) -> dict[str, Any]:
-    """Run it to the end; the record of how it went, which is also left in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.time()
-    process = _processes().Process(target=_train, args=(arguments(run, folder, data), folder / "output.txt"))
-    process.start()
-    process.join()
-    record = {
-        **run.columns(),
-        "status": "done" if process.exitcode == 0 else f"failed with exit status {process.exitcode}",
-        "wall_s": round(time.time() - start, 1),
-        "device": "cpu, 1 thread",
-        "commit": _commit(),
-    }
-    if process.exitcode == 0:
-        (folder / DONE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return record
+def launch(
+    runs: Sequence[Run],
+    folder: Path,
+    data: Path,
+    resources: Resources,
+    executor: str = "local",
+    collected: Collection[str] = (),
+) -> int:
+    """Run what is not done; returns the number of failures.
 
-
-def _processes() -> Any:
-    # A server that has imported everything once forks the process of each run: imports take longer than a short run.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["paper.launch", "rigl_lightning.cli"])
-    return context
-
-
-def _train(arguments: list[str], output: Path) -> None:
-    with open(output, "a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(ROOT)
-    import torch
-
-    from rigl_lightning.cli import main as rigl_lightning
-
-    torch.set_num_threads(1)
-    rigl_lightning(arguments)
-
-
-def is_done(folder: Path) -> bool:
-    """Whether the run that keeps its files here has come to its end."""
-    return (folder / DONE).is_file()
-
-
-def launch(runs: list[Run], folder: Path, data: Path, jobs: int) -> int:
-    """Run what is not done, some at a time; returns the number of failures."""
-    needed = [run.needs for run in runs if run.needs is not None]
-    missing = [run for run in dict.fromkeys([*needed, *runs]) if not is_done(folder / run.name)]
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs are done, {len(missing)} to go", flush=True)
-    start, failures = time.time(), 0
-    with ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future[dict[str, Any]], Run] = {}
-        of_run: dict[Run | None, Future[dict[str, Any]]] = {}
-        for run in sorted(missing, key=lambda run: run.needs is not None):  # what is needed is submitted first
-            of_run[run] = pool.submit(_after, of_run.get(run.needs), run, folder / run.name, data)
-            futures[of_run[run]] = run
-        for n_done, future in enumerate(as_completed(futures), start=1):
-            record = future.result()
-            failures += record["status"] != "done"
-            left = (time.time() - start) / n_done * (len(missing) - n_done)
-            print(
-                f"{n_done}/{len(missing)}  {record['wall_s']:6.0f} s  {record['status']}  {futures[future].name}  "
-                f"({left / 60:.0f} min left)",
-                flush=True,
-            )
+    Args:
+        runs: Wanted, in this order. The checkpoint that another run begins with is made, too, if it is not there.
+        folder: Where runs keep their files.
+        data: Folder that holds the data sets.
+        resources: What a run may use.
+        executor: Key of `EXECUTORS`.
+        collected: Identities of runs whose rows are there already, wherever they ran.
+    """
+    wanted = [run for run in runs if not (run.identity in collected or is_done(folder / run.name))]
+    with_needed = [r for run in wanted for r in (run.needs, run) if r is not None]
+    missing = [run for run in dict.fromkeys(with_needed) if not is_done(folder / run.name)]
+    print(f"{len(runs) - len(wanted)} of {len(runs)} runs are done, {len(missing)} to go", flush=True)
+    progress = Progress(missing, resources.jobs)
+    failures = 0
+    for run, record in EXECUTORS[executor](missing, folder, data, resources):
+        failures += record["status"] != "done"
+        print(progress.line(run, record), flush=True)
     return failures
 
 
-def _after(needed: Future[dict[str, Any]] | None, run: Run, folder: Path, data: Path) -> dict[str, Any]:
-    if needed is not None:
-        needed.result()
-    return execute(run, folder, data)
+class Progress:
+    """How many runs are done, and how long the others will take.
+
+    Args:
+        runs: All that are to be run.
+        jobs: How many run at a time.
+    """
+
+    def __init__(self, runs: Sequence[Run], jobs: int) -> None:
+        self.left = dict.fromkeys(runs)
+        self.n_runs = len(runs)
+        self.jobs = jobs
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def line(self, run: Run, record: dict[str, Any]) -> str:
+        """Count a run that has ended; what to print about it."""
+        self.left.pop(run, None)
+        self.seconds[run.benchmark].append(record["wall_s"] / run.length)
+        n_done = self.n_runs - len(self.left)
+        filled = BAR_WIDTH * n_done // max(self.n_runs, 1)
+        bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+        took = f"{record['wall_s']:6.0f} s  {record['status']}  {run.name}"
+        return f"[{bar}] {n_done}/{self.n_runs}  {self.minutes_left():.0f} min left  {took}"
+
+    def minutes_left(self) -> float:
+        """By the mean time of each benchmark's runs so far, their lengths considered."""
+        means = {benchmark: sum(seconds) / len(seconds) for benchmark, seconds in self.seconds.items()}
+        unseen = sum(means.values()) / max(len(means), 1)
+        seconds = sum(means.get(run.benchmark, unseen) * run.length for run in self.left)
+        return seconds / 60 / self.jobs
 
 
-def _commit() -> str:
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return result.stdout.strip()
+def identities(results: Path) -> set[str]:
+    """Of the complete runs that have rows in the file; none if there is no file."""
+    if not results.is_file():
+        return set()
+    with open(results, encoding="utf-8", newline="") as lines:
+        return {row["config_hash"] for row in csv.DictReader(lines) if row["status"] == "done"}
+
+
+def selected(what: Sequence[str], scale: str, seeds: Sequence[int]) -> list[Run]:
+    """Runs of the figures and tables with these numbers and names; all of them for "all".
+
+    Raises:
+        ValueError: If there is no such figure or table.
+    """
+    if "all" in what:
+        return all_runs(scale, seeds)
+    panels = {**{str(number): panel for number, panel in FIGURES.items()}, **TABLES}
+    unknown = [name for name in what if name not in panels]
+    if unknown:
+        raise ValueError(f"Expected 'all' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
+    return runs_of([panels[name] for name in what], scale, seeds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run what a figure or table lacks.")
-    parser.add_argument("what", choices=sorted(TABLES))
-    parser.add_argument("--scale", default="small")
+    parser = argparse.ArgumentParser(description="Run what figures and tables lack.")
+    parser.add_argument("what", nargs="+", help="numbers of figures, names of tables, or all")
+    parser.add_argument("--scale", default="small", choices=sorted(PROTOCOLS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper", help="where runs keep their files")
-    parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1))
+    parser.add_argument("--executor", choices=sorted(EXECUTORS), default="local")
+    parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="local runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run")
+    parser.add_argument("--accelerator", default="cpu", help="of Lightning's Trainer: cpu, gpu, ...")
+    parser.add_argument("--gpus", type=float, default=0.0, help="share of a GPU a run needs (ray)")
     parser.add_argument("--print", action="store_true", help="only print the commands")
     options = parser.parse_args()
-    runs = TABLES[options.what](options.scale)
+    try:
+        runs = selected(options.what, options.scale, options.seeds)
+    except ValueError as error:
+        parser.error(str(error))
+    resources = Resources(options.jobs, options.threads, options.gpus, options.accelerator)
     if options.print:
         for run in runs:
-            print("python -m rigl_lightning", shlex.join(arguments(run, options.runs / run.name, options.data)))
+            command = arguments(run, options.runs / run.name, options.data, resources.accelerator)
+            print("python -m rigl_lightning", shlex.join(command))
         return
-    sys.exit(1 if launch(runs, options.runs, options.data.resolve(), options.jobs) else 0)
+    collected = identities(ROOT / "paper" / "results" / f"{options.scale}.csv")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs as well
+    places = options.runs.resolve(), options.data.resolve()
+    sys.exit(1 if launch(runs, *places, resources, options.executor, collected) else 0)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,114 @@
 """Draw the paper's figures and write its tables from the committed results.
 
-    python paper/make_figures.py [--strict] [--out paper/out]
+    python paper/make_figures.py [--strict] [--scale small] [--out paper/out]
 
-Reads ``paper/results/*.csv`` only: no training, no GPU, no network. Says which figures have no rows yet; with
-``--strict`` that is an error. Tables also go into ``docs/``, between the markers of a page.
+Reads ``paper/results/*.csv`` only: no training, no GPU, no network. Names the points that no run has measured yet; with
+``--strict`` a point without its three seeds is an error. Tables also go into ``docs/`` and ``paper/README.md``, between
+the markers of a page.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python paper/make_figures.py`
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
-from paper.figures import fig11_layer_sparsities
-from paper.tables import flops, methods
+from paper import claims, panels
+from paper.experiments import SEEDS
+from paper.figures import (
+    fig1_drop_and_grow,
+    fig2_resnet50,
+    fig3_mobilenet,
+    fig4_char_gru_and_wrn22,
+    fig5_distributions_and_intervals,
+    fig6_loss_landscape,
+    fig7_distributions_and_momentum,
+    fig8_sweeps_of_set_and_snfs,
+    fig9_other_schedules,
+    fig10_wrn22_loss,
+    fig11_layer_sparsities,
+)
+from paper.figures.data import read
+from paper.tables import flops, methods, resnet50
 from paper.tables.markdown import with_parts
 
 HERE = Path(__file__).parent
-N_FIGURES = 11
+NUMBERS = range(1, 12)
 DOCS = HERE.parent / "docs"
-FIGURES = {11: fig11_layer_sparsities}
+STUDIES: Mapping[int, ModuleType] = {1: fig1_drop_and_grow, 6: fig6_loss_landscape, 11: fig11_layer_sparsities}
+"""Drawn from the rows of studies, in the files ``RESULTS``."""
+TRAININGS: Mapping[int, ModuleType] = {
+    2: fig2_resnet50,
+    3: fig3_mobilenet,
+    4: fig4_char_gru_and_wrn22,
+    5: fig5_distributions_and_intervals,
+    7: fig7_distributions_and_momentum,
+    8: fig8_sweeps_of_set_and_snfs,
+    9: fig9_other_schedules,
+    10: fig10_wrn22_loss,
+}
+"""Drawn from runs: those of ``panels.py``."""
+NAMED = 4
+"""Points without a run that a line names before it says how many more there are."""
 
 
-def make_figures(out: Path, results: Path = HERE / "results") -> list[int]:
-    """Draw every figure that has its rows; returns the numbers of those that have none."""
+def make_figures(out: Path, results: Path = HERE / "results", scale: str = "small") -> dict[int, str]:
+    """Draw every figure that has rows; returns what each incomplete one lacks, in words."""
     out.mkdir(parents=True, exist_ok=True)
-    missing = []
-    for number in range(1, N_FIGURES + 1):
-        module = FIGURES.get(number)
-        if module is None or not (results / module.RESULTS).is_file():
-            missing.append(number)
-            continue
-        figure = module.draw(pd.read_csv(results / module.RESULTS))
-        for ending in ("pdf", "png"):
-            figure.savefig(out / f"fig{number}.{ending}", dpi=200)
-        print(f"fig{number}: {out / f'fig{number}.pdf'}")
-    return missing
+    runs = read(results, scale) if (results / f"{scale}.csv").is_file() else pd.DataFrame()
+    lacking = {}
+    for number in NUMBERS:
+        figure, lack = _figure(number, results, runs, scale)
+        if lack:
+            lacking[number] = lack
+        if figure is not None:
+            for ending in ("pdf", "png"):
+                figure.savefig(out / f"fig{number}.{ending}", dpi=200, metadata=_undated(ending))
+            plt.close(figure)
+            print(f"fig{number}: {out / f'fig{number}.pdf'}" + (f"; lacks {lack}" if lack else ""))
+    return lacking
 
 
-def make_tables(out: Path, results: Path = HERE / "results") -> dict[Path, dict[str, str]]:
+def _undated(ending: str) -> dict[str, None]:
+    return {"CreationDate": None} if ending == "pdf" else {}
+
+
+def _figure(number: int, results: Path, runs: pd.DataFrame, scale: str) -> tuple[Figure | None, str]:
+    if number in STUDIES:
+        files = [results / name for name in STUDIES[number].RESULTS]
+        absent = ", ".join(file.name for file in files if not file.is_file())
+        return (None if absent else STUDIES[number].draw(*map(pd.read_csv, files))), absent
+    n_runs, n_measured, points = missing(number, runs, scale)
+    lack = (
+        f"{n_runs - n_measured} of {n_runs} runs; points without any: {_named(points)}" if n_measured < n_runs else ""
+    )
+    return (TRAININGS[number].draw(runs) if n_measured else None), lack
+
+
+def missing(number: int, runs: pd.DataFrame, scale: str) -> tuple[int, int, list[str]]:
+    """Declared runs of a figure, those of them that have rows, and the names of points with no row at all."""
+    known = set(runs["config_hash"].dropna()) if len(runs) else set()
+    measured: dict[str, int] = {}
+    declared = panels.runs_of([panels.FIGURES[number]], scale, SEEDS)
+    for run in declared:
+        measured[run.point] = measured.get(run.point, 0) + (run.identity in known)
+    return len(declared), sum(measured.values()), [point for point, n in measured.items() if n == 0]
+
+
+def _named(points: list[str]) -> str:
+    more = f" and {len(points) - NAMED} more" if len(points) > NAMED else ""
+    return ", ".join(points[:NAMED]) + more if points else "none"
+
+
+def make_tables(out: Path, results: Path = HERE / "results", scale: str = "small") -> dict[Path, dict[str, str]]:
     """Write ``table_*.csv``; returns the parts of documentation that they are, by page and name of their markers."""
     out.mkdir(parents=True, exist_ok=True)
     computed, published = (pd.read_csv(results / name) for name in (flops.COMPUTED, flops.PUBLISHED))
@@ -52,7 +118,20 @@ def make_tables(out: Path, results: Path = HERE / "results") -> dict[Path, dict[
     of_flops = {"published": flops.published_markdown(table)} | {m: flops.costs_markdown(computed, m) for m in networks}
     accuracies = methods.rows(pd.read_csv(results / methods.RESULTS))
     _write(accuracies, out / "table_methods.csv")
-    return {DOCS / "flops.md": of_flops, DOCS / "methods.md": {"accuracy": methods.as_markdown(accuracies)}}
+    runs = read(results, scale)
+    of_resnet = resnet50.rows(runs)
+    _write(of_resnet, out / "table_resnet50.csv")
+    tested = claims.table(runs, _study(results, claims.LANDSCAPE), _study(results, claims.ESCAPE))
+    _write(tested, out / "table_claims.csv")
+    return {
+        DOCS / "flops.md": of_flops,
+        DOCS / "methods.md": {"accuracy": methods.as_markdown(accuracies)},
+        HERE / "README.md": {"claims": claims.as_markdown(tested), "resnet50": resnet50.as_markdown(of_resnet)},
+    }
+
+
+def _study(results: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(results / name) if (results / name).is_file() else pd.DataFrame()
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -65,14 +144,15 @@ def main() -> None:
         description="Draw the paper's figures and write its tables from the committed results."
     )
     parser.add_argument("--out", type=Path, default=HERE / "out")
-    parser.add_argument("--strict", action="store_true", help="fail if a figure is missing")
+    parser.add_argument("--scale", default="small")
+    parser.add_argument("--strict", action="store_true", help="fail if a figure lacks a run")
     options = parser.parse_args()
-    for page, parts in make_tables(options.out).items():
+    for page, parts in make_tables(options.out, scale=options.scale).items():
         page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
-    missing = make_figures(options.out)
-    if missing:
-        print(f"no rows yet for figures {', '.join(map(str, missing))}")
-        sys.exit(1 if options.strict else 0)
+    lacking = make_figures(options.out, scale=options.scale)
+    for number, lack in lacking.items():
+        print(f"figure {number} lacks {lack}")
+    sys.exit(1 if lacking and options.strict else 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from paper.figures.style import DISTRIBUTION_COLOURS, DISTRIBUTION_DASHES, caption, new_figure
 
-RESULTS = "layer_sparsities.csv"
+RESULTS = ("layer_sparsities.csv",)
 
 
 def draw(results: pd.DataFrame) -> Figure:

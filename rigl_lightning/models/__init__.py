@@ -10,9 +10,19 @@ if TYPE_CHECKING:
     from rigl_lightning.models.mobilenet import mobilenet_v1 as mobilenet_v1
     from rigl_lightning.models.mobilenet import mobilenet_v2 as mobilenet_v2
     from rigl_lightning.models.resnet import resnet50 as resnet50
+    from rigl_lightning.models.resnet import small_image_resnet as small_image_resnet
     from rigl_lightning.models.timm_model import timm_model as timm_model
 
-__all__ = ["CharGRU", "LeNet300100", "WideResNet", "mobilenet_v1", "mobilenet_v2", "resnet50", "timm_model"]
+__all__ = [
+    "CharGRU",
+    "LeNet300100",
+    "WideResNet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "resnet50",
+    "small_image_resnet",
+    "timm_model",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,10 +31,10 @@ def __getattr__(name: str) -> Any:
         from rigl_lightning.models import mobilenet
 
         return getattr(mobilenet, name)
-    if name == "resnet50":
-        from rigl_lightning.models.resnet import resnet50
+    if name in ("resnet50", "small_image_resnet"):
+        from rigl_lightning.models import resnet
 
-        return resnet50
+        return getattr(resnet, name)
     if name == "timm_model":
         from rigl_lightning.models.timm_model import timm_model
 

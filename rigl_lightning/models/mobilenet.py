@@ -26,7 +26,9 @@ STEM_CHANNELS = 32
 V2_HEAD_CHANNELS = 1280
 
 
-def mobilenet_v1(width: float = 1.0, num_classes: int = 1000, divisor: int = 8) -> EfficientNet:
+def mobilenet_v1(
+    width: float = 1.0, num_classes: int = 1000, divisor: int = 8, blocks: Sequence[str] = V1_BLOCKS
+) -> EfficientNet:
     """Images (N, 3, H, W) to logits (N, num_classes): a stem and 13 depthwise-separable blocks (arXiv 1704.04861).
 
     Args:
@@ -34,27 +36,37 @@ def mobilenet_v1(width: float = 1.0, num_classes: int = 1000, divisor: int = 8) 
         num_classes: Number of logits.
         divisor: Channels are multiples of it: 8 where the authors train (rigl/imagenet_resnet/mobilenetv1_model.py,
             commit d39fc7d), 1 where they count (colabs/MobileNet_Counting.ipynb).
+        blocks: Its blocks in timm's notation; fewer and with less stride for small images.
 
     >>> mobilenet_v1(0.5, num_classes=10).conv_stem.out_channels
     16
     """
-    return _network(V1_BLOCKS, width, num_classes, head_channels=0, divisor=divisor)
+    return _network(blocks, width, num_classes, head_channels=0, divisor=divisor)
 
 
-def mobilenet_v2(width: float = 1.0, num_classes: int = 1000) -> EfficientNet:
+def mobilenet_v2(
+    width: float = 1.0,
+    num_classes: int = 1000,
+    divisor: int = 8,
+    blocks: Sequence[str] = V2_BLOCKS,
+    head_channels: int = V2_HEAD_CHANNELS,
+) -> EfficientNet:
     """Images (N, 3, H, W) to logits (N, num_classes): a stem, 17 inverted residuals, a 1x1 head (arXiv 1801.04381).
 
-    As in the authors' mobilenetv2_model.py the head never has fewer than 1280 channels.
+    As in the authors' mobilenetv2_model.py a width below 1 leaves the head its channels.
 
     Args:
-        width: Factor on the channels of every layer; channels are multiples of 8.
+        width: Factor on the channels of every layer.
         num_classes: Number of logits.
+        divisor: Channels are multiples of it.
+        blocks: Its blocks in timm's notation; fewer and with less stride for small images.
+        head_channels: Channels of the last 1x1 convolution at widths up to 1.
 
     >>> mobilenet_v2(0.5, num_classes=10).classifier.in_features
     1280
     """
-    head_channels = max(V2_HEAD_CHANNELS, scaled_channels(V2_HEAD_CHANNELS, width, divisor=8))
-    return _network(V2_BLOCKS, width, num_classes, head_channels, divisor=8)
+    head_channels = max(head_channels, scaled_channels(head_channels, width, divisor))
+    return _network(blocks, width, num_classes, head_channels, divisor)
 
 
 def _network(blocks: Sequence[str], width: float, num_classes: int, head_channels: int, divisor: int) -> EfficientNet:

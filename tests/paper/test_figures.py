@@ -4,12 +4,18 @@ import ast
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from synthetic_results import write_results
 
-from paper.make_figures import FIGURES, make_figures
+from paper import make_figures as made
+from paper.figures.data import read
+from paper.make_figures import STUDIES, TRAININGS, make_figures
+from paper.studies import drop_and_grow
 from paper.studies.layer_sparsities import RESULTS, rows
 
 PAPER = Path(__file__).parents[2] / "paper"
+COMMITTED = PAPER / "results"
 FIGURE_FILES = sorted([*PAPER.glob("figures/*.py"), *PAPER.glob("tables/*.py"), PAPER / "make_figures.py"])
 
 
@@ -19,13 +25,60 @@ def test_the_committed_layer_sparsities_are_those_of_the_package():
     assert committed == [{key: str(value) for key, value in row.items()} for row in rows()]
 
 
-def test_the_figures_that_have_rows_are_drawn_and_the_others_named(tmp_path):
-    missing = make_figures(tmp_path)
-    assert sorted([*missing, *FIGURES]) == list(range(1, 12))
-    for number in FIGURES:
-        assert (tmp_path / f"fig{number}.pdf").stat().st_size > 1000
-        assert (tmp_path / f"fig{number}.png").stat().st_size > 1000
-    assert make_figures(tmp_path, results=tmp_path) == list(range(1, 12))
+def test_the_committed_mask_update_is_that_of_the_package():
+    with open(drop_and_grow.RESULTS, encoding="utf-8") as file:
+        committed = list(csv.DictReader(file))
+    assert committed == [{key: str(value) for key, value in row.items()} for row in drop_and_grow.rows()]
+
+
+def test_there_is_a_module_for_each_figure():
+    assert sorted([*STUDIES, *TRAININGS]) == list(range(1, 12))
+
+
+def test_without_rows_every_figure_is_named(tmp_path):
+    lacking = make_figures(tmp_path, results=tmp_path)
+    assert list(lacking) == list(range(1, 12))
+    assert lacking[1] == "drop_and_grow.csv"
+    assert lacking[10].startswith("84 of 84 runs; points without any: cifar10_wrn22-Dense")
+
+
+class TestComplete:
+    @pytest.fixture(scope="class")
+    def results(self, tmp_path_factory):
+        """All declared runs, with made-up numbers."""
+        folder = tmp_path_factory.mktemp("results")
+        (folder / "published.csv").write_bytes((COMMITTED / "published.csv").read_bytes())
+        write_results(folder)
+        return folder
+
+    @pytest.fixture(scope="class")
+    def runs(self, results):
+        return read(results, "small")
+
+    @pytest.mark.parametrize("number", TRAININGS)
+    def test_a_figure_with_all_its_runs_lacks_nothing_and_every_curve_has_a_line(self, runs, number):
+        n_runs, n_measured, points = made.missing(number, runs, "small")
+        assert (n_measured, points) == (n_runs, [])
+        figure = TRAININGS[number].draw(runs)
+        shown = [axis for axis in figure.axes if axis.axison and axis.get_title()]
+        assert shown
+        for axis in shown:
+            n_curves = len([line for line in axis.lines if len(line.get_xdata()) > 1])
+            assert n_curves >= (1 if axis.get_title() == "SNFS" else 2)
+
+    def test_figures_are_written_as_pdf_and_png(self, results, tmp_path, monkeypatch):
+        monkeypatch.setattr(made, "NUMBERS", [9])
+        assert make_figures(tmp_path, results) == {}
+        assert (tmp_path / "fig9.pdf").stat().st_size > 1000
+        assert (tmp_path / "fig9.png").stat().st_size > 1000
+
+    def test_a_figure_of_a_single_run_is_drawn(self, results, tmp_path):
+        table = pd.read_csv(results / "small.csv")
+        one = table[(table["benchmark"] == "imagenet_resnet50") & (table["method"] == "RigL")].head(1)
+        one.to_csv(tmp_path / "small.csv", index=False)
+        (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
+        for number in (2, 7):
+            TRAININGS[number].draw(read(tmp_path, "small"))
 
 
 @pytest.mark.parametrize("path", FIGURE_FILES, ids=lambda path: path.stem)

@@ -2,13 +2,19 @@
 
 import csv
 import json
+import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
-from paper import launch
+from paper import executors, launch, panels, protocols
 from paper.collect import collect
-from paper.experiments import METHODS, SMALL_DENSE_WIDTHS, TABLES, Run, methods_table
+from paper.executors import Resources
+from paper.experiments import METHODS, Run, declared
+from paper.one_run import arguments
+from paper.protocols import PROTOCOLS, Protocol
 from paper.tables.methods import as_markdown, rows
 
 RIGL = Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke")
@@ -17,18 +23,28 @@ RIGL = Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke")
 class TestDeclaredRuns:
     def test_equal_settings_are_one_run(self):
         assert Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke") == RIGL
-        assert len({RIGL.identity, *(run.identity for run in methods_table("small"))}) == 1 + len(
-            methods_table("small")
-        )
+        runs = panels.all_runs("small")
+        assert len({run.identity for run in runs}) == len({run.name for run in runs}) == len(runs)
 
-    def test_names_are_folders(self):
-        for run in methods_table():
-            assert run.name.count("/") == 2
-            assert not set(run.name) & set(" ,:=[]'\"")
+    def test_a_sweep_and_a_comparison_share_the_run_they_have_in_common(self):
+        usual = Run("imagenet_resnet50", "RigL", 0.9, "uniform")
+        assert declared(replace(usual, delta_t=20, alpha=0.3)) == usual
+        assert usual in panels.figure_5("small", 0)
+        assert usual in panels.figure_2("small", 0)
+        assert usual.columns()["delta_t"] == 20
+
+    @pytest.mark.parametrize("scale", ["smoke", "small"])
+    def test_names_are_folders(self, scale):
+        for run in panels.all_runs(scale, [0]):
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+", run.name), run.name
 
     def test_the_settings_are_what_a_user_would_type(self):
         settings = RIGL.settings()
-        assert settings[:2] == ["--config=configs/mnist_lenet.yaml", "--seed_everything=1"]
+        assert settings[:3] == [
+            "--config=configs/mnist_lenet.yaml",
+            "--config=configs/smoke/mnist_lenet.yaml",
+            "--seed_everything=1",
+        ]
         assert settings[-3:] == [
             "--sparse.algorithm=RigL",
             "--sparse.algorithm.sparsity=0.95",
@@ -38,42 +54,81 @@ class TestDeclaredRuns:
     def test_er_is_erk_without_kernels(self):
         assert Run("mnist_lenet", "RigL", 0.9, "ER").settings()[-1] == "--sparse.algorithm.distribution.kernel=false"
 
-    def test_every_table_has_every_method_and_three_seeds(self):
-        for runs in TABLES.values():
-            assert {run.method for run in runs()} == set(METHODS)
-            assert {run.seed for run in runs()} == {0, 1, 2}
+    def test_a_longer_training_is_still_validated_once_at_its_end(self):
+        run = Run("imagenet_resnet50", "RigL", 0.9, "uniform", multiplier=2.0)
+        assert {"--trainer.max_steps=800", "--trainer.val_check_interval=800"} <= set(run.settings())
+
+    def test_every_figure_has_three_seeds_and_its_first_before_its_third(self):
+        runs = panels.all_runs("small")
+        place = {run: position for position, run in enumerate(runs)}
+        for panel in panels.FIGURES.values():
+            of_panel = panels.runs_of([panel], "small")
+            assert {run.seed for run in of_panel} == {0, 1, 2}
+            first, third = ([place[run] for run in of_panel if run.seed == seed] for seed in (0, 2))
+            assert max(first) < max(third)
+        last_first = max(place[run] for run in runs if run.seed == 0)
+        assert last_first < min(place[run] for run in runs if run.seed == 2)
+
+    def test_the_methods_table_has_every_method(self):
+        assert {run.method for run in panels.methods_table("small", 0)} == set(METHODS) - {"Big-Sparse"}
 
     def test_a_lottery_ticket_starts_from_the_run_that_found_it(self, tmp_path):
         ticket = Run("mnist_lenet", "Lottery, static", 0.95, "ERK", 1, "smoke")
         assert ticket.needs == RIGL
         expected = f"--sparse.algorithm.checkpoint={tmp_path / RIGL.name / 'last.ckpt'}"
-        assert expected in launch.arguments(ticket, tmp_path / ticket.name, tmp_path)
+        assert expected in arguments(ticket, tmp_path / ticket.name, tmp_path)
 
-    def test_the_small_dense_width_is_the_largest_with_as_many_weights(self):
-        from rigl_lightning.models import LeNet300100
-        from rigl_lightning.sparsity.widths import count_parameters, largest_width, of_network
+    def test_a_width_that_nobody_has_computed_is_an_error(self):
+        with pytest.raises(ValueError, match="Add it in paper/protocols.py"):
+            Run("imagenet_resnet50", "Small-Dense", 0.123, "uniform").settings()
 
-        def build(width):
-            return LeNet300100(width=width)
 
-        n_weights = sum(p.numel() for name, p in build(1.0).named_parameters() if name.endswith("weight"))
-        found = largest_width(of_network(build, count_parameters), 0.05 * n_weights)
-        assert SMALL_DENSE_WIDTHS["mnist_lenet", 0.95] == found.width
+class TestIdentity:
+    @pytest.fixture
+    def protocol(self, tmp_path, monkeypatch):
+        """Makes a protocol of one configuration with this text, and forgets what was read before."""
+        monkeypatch.setattr(protocols, "CONFIGS", tmp_path)
+
+        def make(text):
+            (tmp_path / "a.yaml").write_text(text)
+            protocols._merged.cache_clear()
+            monkeypatch.setitem(PROTOCOLS["smoke"], "mnist_lenet", Protocol(("a.yaml",)))
+            return RIGL.identity
+
+        yield make
+        protocols._merged.cache_clear()
+
+    text = "trainer: {max_steps: 3}\nsparse: {algorithm: {init_args: {schedule: {interval: 1}, drop_fraction: 0.1}}}\n"
+
+    def test_comments_loggers_and_checkpoints_do_not_change_it(self, protocol):
+        assert protocol(self.text) == protocol(f"# a comment\n{self.text}")
+        assert protocol(self.text) == protocol(
+            self.text.replace("max_steps: 3", "max_steps: 3, logger: x, callbacks: y")
+        )
+
+    def test_a_setting_changes_it(self, protocol):
+        assert protocol(self.text) != protocol(self.text.replace("max_steps: 3", "max_steps: 4"))
 
 
 def record(folder, run, accuracy):
     """What a complete run leaves."""
-    import torch
-
     place = folder / run.name
     (place / "log").mkdir(parents=True)
     (place / "run.json").write_text(json.dumps({**run.columns(), "status": "done", "wall_s": 1.0, "commit": "c"}))
-    sparse = {"step": 60, "flops_spent": 5.0, "flops_dense": 100.0}
+    sparse = {"step": 60, "flops_spent": 5.0, "flops_dense": 180.0}
     torch.save({"callbacks": {"SparseTrainingCallback": sparse}}, place / "last.ckpt")
     with open(place / "log" / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        keys = ["step", "val/accuracy", "sparse/density", "sparse/inference_flops", "sparse/exploration"]
-        writer.writerows([keys, [0, "", 0.05, 0.05, 0.05], [59, accuracy, "", "", 0.2]])
+        keys = ["step", "val/accuracy", "sparse/density", "sparse/inference_flops", "sparse/exploration", "train/loss"]
+        writer.writerow(keys)
+        writer.writerows([[0, "", 0.05, 0.05, 0.05, 9.0], [55, "", "", "", "", 3.0], [59, accuracy, "", "", 0.2, 1.0]])
+
+
+def failed(folder, run):
+    """What a failed run leaves."""
+    (folder / run.name).mkdir(parents=True, exist_ok=True)
+    row = {**run.columns(), "status": "failed with exit status 1", "wall_s": 1.0}
+    (folder / run.name / "run.json").write_text(json.dumps(row))
 
 
 class TestCollect:
@@ -85,33 +140,79 @@ class TestCollect:
         assert collect(tmp_path / "b", tmp_path / "smoke.csv") == 2
         table = pd.read_csv(tmp_path / "smoke.csv").set_index("method")
         assert table.loc["RigL", ["val_accuracy", "density", "exploration", "steps"]].tolist() == [0.9, 0.05, 0.2, 60]
+        assert table.loc["RigL", "dense_inference_flops"] == 1
         assert table.loc["Static", "val_accuracy"] == 0.8
 
-    def test_an_unfinished_run_has_no_row(self, tmp_path):
+    def test_the_final_training_loss_is_the_mean_of_the_last_tenth(self, tmp_path):
+        record(tmp_path, RIGL, 0.9)
+        collect(tmp_path, tmp_path / "smoke.csv")
+        assert pd.read_csv(tmp_path / "smoke.csv").loc[0, ["train_loss", "final_train_loss"]].tolist() == [1.0, 2.0]
+
+    def test_a_run_that_has_not_ended_has_no_row(self, tmp_path):
         record(tmp_path, RIGL, 0.9)
         (tmp_path / RIGL.name / "run.json").unlink()
         assert collect(tmp_path, tmp_path / "smoke.csv") == 0
 
+    def test_a_failure_is_a_row_but_takes_no_complete_row_away(self, tmp_path):
+        failed(tmp_path / "a", RIGL)
+        collect(tmp_path / "a", tmp_path / "smoke.csv")
+        assert pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"] == "failed with exit status 1"
+        record(tmp_path / "b", RIGL, 0.9)
+        for folder in ("b", "a"):
+            collect(tmp_path / folder, tmp_path / "smoke.csv")
+        assert pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"] == "done"
+
 
 class TestLaunch:
-    def test_what_is_done_is_not_run_again_and_a_failure_stops_nobody(self, tmp_path, monkeypatch, capsys):
-        done, failing, fine = (Run("mnist_lenet", "RigL", 0.95, "ERK", seed, "smoke") for seed in range(3))
-        record(tmp_path, done, 0.9)
+    @pytest.fixture
+    def ran(self, monkeypatch):
+        """Runs that were executed; those of seed 1 fail."""
         ran = []
 
-        def execute(run, folder, data):
+        def execute(run, folder, data, threads, accelerator):
             ran.append(run)
-            return {"status": "failed with exit status 1" if run == failing else "done", "wall_s": 1.0}
+            return {"status": "failed with exit status 1" if run.seed == 1 else "done", "wall_s": 1.0}
 
-        monkeypatch.setattr(launch, "execute", execute)
-        assert launch.launch([done, failing, fine, fine], tmp_path, tmp_path, jobs=1) == 1
+        monkeypatch.setattr(executors, "execute", execute)
+        return ran
+
+    def test_what_is_done_is_not_run_again_and_a_failure_stops_nobody(self, tmp_path, ran, capsys):
+        done, failing, fine = (Run("mnist_lenet", "RigL", 0.95, "ERK", seed, "smoke") for seed in range(3))
+        record(tmp_path, done, 0.9)
+        failed(tmp_path, failing)
+        assert launch.launch([done, failing, fine, fine], tmp_path, tmp_path, Resources()) == 1
         assert ran == [failing, fine]
-        assert "failed with exit status 1" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "failed with exit status 1" in shown
+        assert "2/2" in shown
+        assert "min left" in shown
 
-    def test_an_interrupted_run_goes_on_from_its_last_checkpoint(self, tmp_path):
-        assert not [a for a in launch.arguments(RIGL, tmp_path, tmp_path) if a.startswith("--ckpt_path")]
+    def test_what_has_a_row_is_not_run_again_wherever_it_ran(self, tmp_path, ran):
+        assert launch.launch([RIGL], tmp_path, tmp_path, Resources(), collected={RIGL.identity}) == 0
+        assert not ran
+
+    def test_the_checkpoint_another_run_begins_with_is_made_even_if_its_row_is_there(self, tmp_path, ran):
+        ticket = Run("mnist_lenet", "Lottery, static", 0.95, "ERK", 2, "smoke")
+        assert ticket.needs is not None
+        launch.launch([ticket], tmp_path, tmp_path, Resources(2), collected={ticket.needs.identity})
+        assert ran == [ticket.needs, ticket]
+
+    def test_identities_are_those_of_complete_rows(self, tmp_path):
+        record(tmp_path, RIGL, 0.9)
+        failed(tmp_path, replace(RIGL, seed=0))
+        collect(tmp_path, tmp_path / "smoke.csv")
+        assert launch.identities(tmp_path / "smoke.csv") == {RIGL.identity}
+        assert launch.identities(tmp_path / "none.csv") == set()
+
+    def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(self, tmp_path):
+        assert not [a for a in arguments(RIGL, tmp_path, tmp_path) if a.startswith("--ckpt_path")]
         (tmp_path / "last.ckpt").touch()
-        assert launch.arguments(RIGL, tmp_path, tmp_path)[-1] == f"--ckpt_path={tmp_path / 'last.ckpt'}"
+        assert arguments(RIGL, tmp_path, tmp_path)[-1] == f"--ckpt_path={tmp_path / 'last.ckpt'}"
+
+    def test_a_figure_or_a_table_that_is_not_there_is_an_error(self):
+        assert launch.selected(["10"], "small", [0]) == panels.runs_of([panels.figure_10], "small", [0])
+        with pytest.raises(ValueError, match="got 12"):
+            launch.selected(["12"], "small", [0])
 
 
 class TestTable:

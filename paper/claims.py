@@ -1,0 +1,383 @@
+"""What the figures should show, each sentence tested on the rows: holds, does not hold, or not enough runs.
+
+    python paper/make_figures.py      (writes the table into paper/README.md)
+
+A claim is one or more contrasts: one set of runs better than another. Runs are paired by seed, and the effect is the
+mean of the differences with its 95 % interval (Student's t). A contrast holds if the whole interval is above zero, and
+is refuted if it is below; one that contains zero is undecided. A claim holds if all its contrasts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from paper.figures.data import MIN_SEEDS, STUDENT_T, own, pick, usual_updates
+from paper.tables.markdown import markdown
+
+LANDSCAPE, ESCAPE = "loss_landscape.csv", "escape.csv"
+RESNET, WRN, GRU = "imagenet_resnet50", "cifar10_wrn22", "char_gru"
+V1 = "imagenet_mobilenet_v1"
+HOLDS, FAILS, UNDECIDED, TOO_FEW = "holds", "does not hold", "not told apart", "not enough runs"
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One set of runs should be better than another.
+
+    Attributes:
+        name: What is compared, in a few words.
+        better: Values of columns that pick the runs that should be better.
+        worse: Those of the others.
+        column: What is compared.
+        sign: 1 if more is better, -1 if less is.
+        sweep: Whether the runs are of a sweep, so that settings of updates are picked by name.
+    """
+
+    name: str
+    better: Settings
+    worse: Settings
+    column: str = "accuracy"
+    sign: int = 1
+    sweep: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence about a figure.
+
+    Attributes:
+        figure: Number, and panel.
+        sentence: What must be visible.
+        contrasts: From the sparsities and the like that there are rows of, what is compared.
+    """
+
+    figure: str
+    sentence: str
+    contrasts: Callable[[pd.DataFrame], list[Contrast]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a contrast came out.
+
+    Attributes:
+        effect: Mean difference, in the direction of the claim; None without runs.
+        interval: Half its 95 % interval; None below three pairs.
+        n: Pairs of runs with the same seed.
+    """
+
+    effect: float | None
+    interval: float | None
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.effect is None or self.interval is None:
+            return TOO_FEW
+        if self.effect > self.interval:
+            return HOLDS
+        return FAILS if self.effect < -self.interval else UNDECIDED
+
+
+def paired(rows: pd.DataFrame, contrast: Contrast) -> Outcome:
+    """The differences of runs with the same seed."""
+    runs = rows if contrast.sweep else usual_updates(rows)
+    better, worse = (
+        pick(runs, **settings).groupby("seed")[contrast.column].mean() for settings in (contrast.better, contrast.worse)
+    )
+    return of_differences(contrast.sign * (better - worse).dropna())
+
+
+def of_differences(differences: pd.Series) -> Outcome:
+    """Mean and interval."""
+    n = len(differences)
+    if n == 0:
+        return Outcome(None, None, 0)
+    if n < MIN_SEEDS:
+        return Outcome(float(differences.mean()), None, n)
+    quantile = STUDENT_T[min(n - 2, len(STUDENT_T) - 1)]
+    return Outcome(float(differences.mean()), quantile * float(differences.std()) / n**0.5, n)
+
+
+def _sparsities(rows: pd.DataFrame, benchmark: str) -> list[float]:
+    return sorted(float(s) for s in own(rows).loc[own(rows)["benchmark"].eq(benchmark), "sparsity"].unique() if s > 0)
+
+
+def _swept(rows: pd.DataFrame, benchmark: str) -> float:
+    """The sparsity of the panels with one sparsity: that with the most runs."""
+    of = own(rows)
+    of = of[of["benchmark"].eq(benchmark) & of["sparsity"].gt(0)]
+    return float(of["sparsity"].mode().iloc[0]) if len(of) else 0.9
+
+
+def _resnet(method: str, sparsity: float, multiplier: float = 1.0, distribution: str = "uniform") -> Settings:
+    return {
+        "benchmark": RESNET,
+        "method": method,
+        "sparsity": sparsity,
+        "multiplier": multiplier,
+        "distribution": distribution,
+    }
+
+
+def _order_at_equal_flops(rows: pd.DataFrame) -> list[Contrast]:
+    s = _swept(rows, RESNET)
+    order = ("RigL", "SET", "Small-Dense", "Static")
+    return [Contrast(f"{a} over {b}", _resnet(a, s), _resnet(b, s)) for a, b in pairwise(order)]
+
+
+def _rigl_gains(rows: pd.DataFrame) -> list[Contrast]:
+    s = _swept(rows, RESNET)
+    lengths = ((2.0, 1.0), (5.0, 2.0))
+    return [
+        Contrast(f"{long:g}x over {short:g}x", _resnet("RigL", s, long), _resnet("RigL", s, short))
+        for long, short in lengths
+    ]
+
+
+def _snfs_costs(rows: pd.DataFrame) -> list[Contrast]:
+    s = _swept(rows, RESNET)
+    return [Contrast("training FLOPs of SNFS over RigL", _resnet("SNFS", s), _resnet("RigL", s), "training")]
+
+
+def _rigl_meets_pruning(rows: pd.DataFrame) -> list[Contrast]:
+    return [
+        Contrast(f"{s:g}", _resnet("RigL", s, 5.0, "ERK"), _resnet("Pruning", s, 1.5))
+        for s in _sparsities(rows, RESNET)
+    ]
+
+
+def _mobilenet_order(rows: pd.DataFrame) -> list[Contrast]:
+    order = ("RigL", "Pruning", "Small-Dense")
+    return [
+        Contrast(
+            f"{benchmark.removeprefix('imagenet_')} {s:g}: {a} over {b}",
+            {"benchmark": benchmark, "method": a, "sparsity": s, "distribution": "uniform"},
+            {"benchmark": benchmark, "method": b, "sparsity": s, "distribution": "uniform"},
+        )
+        for benchmark in (V1, "imagenet_mobilenet_v2")
+        for s in _sparsities(rows, benchmark)
+        for a, b in pairwise(order)
+    ]
+
+
+def _big_sparse(rows: pd.DataFrame) -> list[Contrast]:
+    return [
+        Contrast(
+            "uniform",
+            {"benchmark": V1, "method": "Big-Sparse", "distribution": "uniform"},
+            {"benchmark": V1, "method": "Dense"},
+        )
+    ]
+
+
+def _gru(method: str, multiplier: float) -> Settings:
+    return {"benchmark": GRU, "method": method, "multiplier": multiplier}
+
+
+def _gru_pruning_best(rows: pd.DataFrame) -> list[Contrast]:
+    return [
+        Contrast(f"over {m}", _gru("Pruning", 1.0), _gru(m, 1.0), "val_bits", -1)
+        for m in ("RigL", "SNFS", "SET", "Static")
+    ]
+
+
+def _gru_improves(rows: pd.DataFrame) -> list[Contrast]:
+    return [
+        Contrast(f"{m} {long:g}x over 1x", _gru(m, long), _gru(m, 1.0), "val_bits", -1)
+        for m in ("RigL", "SNFS")
+        for long in (2.0, 3.0)
+    ]
+
+
+def _wrn(method: str, sparsity: float, multiplier: float = 1.0) -> Settings:
+    return {
+        "benchmark": WRN,
+        "method": method,
+        "sparsity": sparsity,
+        "multiplier": multiplier,
+        "distribution": "uniform" if method == "Pruning" else "ERK",
+    }
+
+
+def _wrn_rigl_over_static(rows: pd.DataFrame) -> list[Contrast]:
+    return [Contrast(f"{s:g}", _wrn("RigL", s), _wrn("Static", s)) for s in _sparsities(rows, WRN)]
+
+
+def _erk_best(method: str) -> Callable[[pd.DataFrame], list[Contrast]]:
+    def contrasts(rows: pd.DataFrame) -> list[Contrast]:
+        return [
+            Contrast(f"{s:g}: over {d}", _resnet(method, s, 1.0, "ERK"), _resnet(method, s, 1.0, d))
+            for s in _sparsities(rows, RESNET)
+            for d in ("uniform", "ER")
+        ]
+
+    return contrasts
+
+
+def _intervals(rows: pd.DataFrame) -> list[Contrast]:
+    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="cosine", multiplier=1.0, distribution="uniform")
+    s, intervals = _swept(rows, RESNET), sorted(runs["delta_t"].dropna().unique())
+    if len(intervals) < 2:
+        return []
+    base = {**_resnet("RigL", s), "decay": "cosine", "alpha": 0.3}
+    best = intervals[1]
+    return [
+        Contrast(f"ΔT {best:g} over {other:g}", {**base, "delta_t": best}, {**base, "delta_t": other}, sweep=True)
+        for other in intervals
+        if other != best
+    ]
+
+
+def _alphas(rows: pd.DataFrame) -> list[Contrast]:
+    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="cosine", multiplier=1.0, distribution="uniform")
+    intervals = sorted(runs["delta_t"].dropna().unique())
+    if len(intervals) < 2:
+        return []
+    base = {**_resnet("RigL", _swept(rows, RESNET)), "decay": "cosine", "delta_t": intervals[1]}
+    return [Contrast(f"α {a:g} over 0.1", {**base, "alpha": a}, {**base, "alpha": 0.1}, sweep=True) for a in (0.3, 0.5)]
+
+
+def _constant_declines(rows: pd.DataFrame) -> list[Contrast]:
+    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="constant")
+    intervals = sorted(runs["delta_t"].dropna().unique())
+    if len(intervals) < 2:
+        return []
+    base = {**_resnet("RigL", _swept(rows, RESNET)), "decay": "constant", "delta_t": intervals[1]}
+    return [Contrast("α 0.1 over 0.5", {**base, "alpha": 0.1}, {**base, "alpha": 0.5}, sweep=True)]
+
+
+def _static_loss_worst(rows: pd.DataFrame) -> list[Contrast]:
+    return [
+        Contrast(f"{s:g}: {m} below Static", _wrn(m, s), _wrn("Static", s), "final_train_loss", -1)
+        for s in _sparsities(rows, WRN)
+        for m in ("RigL", "Pruning")
+    ]
+
+
+CLAIMS = (
+    Claim(
+        "2 left",
+        "At equal length RigL is above SET, SET above Small-Dense, Small-Dense above Static.",
+        _order_at_equal_flops,
+    ),
+    Claim("2 left", "RigL keeps gaining with the training multiplier.", _rigl_gains),
+    Claim("2 left", "SNFS costs more training FLOPs than RigL.", _snfs_costs),
+    Claim(
+        "2 right",
+        "RigL (ERK) five times as long beats pruning 1.5 times as long at every sparsity.",
+        _rigl_meets_pruning,
+    ),
+    Claim("3 left", "RigL is above pruning, pruning above Small-Dense.", _mobilenet_order),
+    Claim("3 right", "Big-Sparse beats the dense network of equal inference FLOPs.", _big_sparse),
+    Claim("4 left", "Pruning has the fewest bits per character.", _gru_pruning_best),
+    Claim("4 left", "RigL and SNFS improve with longer training.", _gru_improves),
+    Claim("4 right", "RigL is above Static at every sparsity.", _wrn_rigl_over_static),
+    Claim("5 left", "ERK is the best distribution for RigL.", _erk_best("RigL")),
+    Claim("5 right", "The second shortest interval (the paper's 100) is best at α = .3.", _intervals),
+    Claim("5 right", "α of .3 and .5 are above .1 at that interval.", _alphas),
+    *(Claim("7 left", f"ERK is the best distribution for {m}.", _erk_best(m)) for m in ("SET", "SNFS", "Static")),
+    Claim("9", "With a constant drop fraction α = .5 is worse than .1.", _constant_declines),
+    Claim(
+        "10 left",
+        "Static has a higher final training loss than RigL and pruning at every sparsity.",
+        _static_loss_worst,
+    ),
+)
+
+
+def table(
+    rows: pd.DataFrame, landscape: pd.DataFrame | None = None, escape: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """One row a contrast: figure, sentence, what is compared, effect, interval, n, and the verdict.
+
+    Args:
+        rows: As `paper.figures.data.read` gives them.
+        landscape: Rows of ``studies/loss_landscape.py``.
+        escape: Those of its restarts.
+    """
+    measured = own(rows)
+    found = []
+    for claim in CLAIMS:
+        contrasts = claim.contrasts(rows) or [Contrast("", {"seed": -1}, {"seed": -1})]
+        for contrast in contrasts:
+            found.append(_row(claim.figure, claim.sentence, contrast.name, paired(measured, contrast)))
+    found += _landscape_rows(landscape, escape)
+    return pd.DataFrame(found)
+
+
+def _landscape_rows(landscape: pd.DataFrame | None, escape: pd.DataFrame | None) -> list[dict[str, Any]]:
+    barriers = _barriers(landscape)
+    linear, dense = barriers.get("linear"), barriers.get("dense quadratic")
+    found = []
+    for curve in ("sparse quadratic", "sparse cubic", "dense quadratic"):
+        difference = pd.Series(dtype=float) if linear is None or curve not in barriers else linear - barriers[curve]
+        sentence = "The barrier of the training loss is lower on curves than on the line."
+        found.append(_row("6 left", sentence, curve, of_differences(difference.dropna())))
+    for curve in ("sparse quadratic", "sparse cubic"):
+        difference = pd.Series(dtype=float) if dense is None or curve not in barriers else barriers[curve] - dense
+        sentence = "It is lower through the dense space than on sparse curves."
+        found.append(_row("6 left", sentence, curve, of_differences(difference.dropna())))
+    final = {} if escape is None or not len(escape) else _final_losses(escape)
+    difference = final["Static"] - final["RigL"] if {"Static", "RigL"} <= set(final) else pd.Series(dtype=float)
+    sentence = "RigL, started from the static solution, ends at a lower training loss than Static started there."
+    return [*found, _row("6 right", sentence, "loss of Static minus RigL", of_differences(difference.dropna()))]
+
+
+def _barriers(landscape: pd.DataFrame | None) -> dict[str, pd.Series]:
+    """By curve and seed, how far the highest loss on it is above the higher of its ends."""
+    if landscape is None or not len(landscape):
+        return {}
+    barriers = {}
+    for name, of_curve in landscape.groupby("curve"):
+        by_seed = of_curve.groupby("seed")
+        ends = by_seed.apply(lambda g: max(g.loc[g["t"].idxmin(), "loss"], g.loc[g["t"].idxmax(), "loss"]))
+        barriers[str(name)] = by_seed["loss"].max() - ends
+    return barriers
+
+
+def _final_losses(escape: pd.DataFrame) -> dict[str, pd.Series]:
+    last = escape[escape["step"] >= 0.9 * escape["step"].max()]
+    return {str(m): g.groupby("seed")["train_loss"].mean() for m, g in last.groupby("method")}
+
+
+def _row(figure: str, sentence: str, contrast: str, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "figure": figure,
+        "claim": sentence,
+        "compared": contrast,
+        "effect": outcome.effect,
+        "interval": outcome.interval,
+        "n": outcome.n,
+        "verdict": outcome.verdict,
+    }
+
+
+def verdict_of(contrasts: pd.DataFrame) -> str:
+    """Of a claim, from the rows of its contrasts."""
+    verdicts = set(contrasts["verdict"])
+    return next((v for v in (FAILS, TOO_FEW, UNDECIDED) if v in verdicts), HOLDS)
+
+
+def as_markdown(found: pd.DataFrame) -> str:
+    """One row a claim; every contrast with its effect, interval and n."""
+    body = []
+    for (figure, sentence), contrasts in found.groupby(["figure", "claim"], sort=False):
+        details = "; ".join(_detail(row) for row in contrasts.itertuples())
+        body.append([str(figure), str(sentence), verdict_of(contrasts), details])
+    return markdown(["figure", "claim", "at this scale", "effect ± 95 % interval (n)"], body)
+
+
+def _detail(row: Any) -> str:
+    if row.n == 0:
+        return f"{row.compared}: no pair".removeprefix(": ")
+    interval = "" if row.interval != row.interval or row.interval is None else f" ± {row.interval:.2g}"
+    return f"{row.compared}: {row.effect:+.3g}{interval} ({row.n})"

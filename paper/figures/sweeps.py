@@ -1,0 +1,34 @@
+"""Accuracy over Delta T for each drop fraction: panels of figures 5, 8 and 9."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from paper.figures.data import own, pick
+from paper.figures.style import ALPHA_COLOURS, ALPHA_MARKERS, curve, log_ticks
+
+BENCHMARK = "imagenet_resnet50"
+DASHES: dict[float, tuple[float, ...]] = {0.1: (1, 1.5), 0.3: (4, 2), 0.5: (1, 0)}
+
+
+def over_intervals(axis: Axes, results: pd.DataFrame, method: str, decay: str) -> pd.DataFrame:
+    """One curve an alpha; returns the rows shown."""
+    rows = of_sweep(results, method, decay)
+    for alpha, colour in ALPHA_COLOURS.items():
+        look = {"color": colour, "marker": ALPHA_MARKERS[alpha], "dashes": DASHES[alpha]}
+        curve(axis, pick(rows, alpha=alpha), "delta_t", "accuracy", f"α = {alpha:g}", **look)
+    log_ticks(axis, sorted(rows["delta_t"].unique()) or [1])
+    axis.set_xlabel("ΔT (steps)")
+    axis.set_title(f"{method}, {decay}")
+    return rows
+
+
+def of_sweep(results: pd.DataFrame, method: str, decay: str) -> pd.DataFrame:
+    """Own runs of a method and a decay at the sparsity and the distribution that were swept."""
+    rows = pick(own(results), benchmark=BENCHMARK, method=method, decay=decay, multiplier=1.0, distribution="uniform")
+    rows = rows[rows["snfs_momentum"].isna() | rows["snfs_momentum"].eq(0.9)]
+    if not len(rows):
+        return rows
+    swept = rows.groupby("sparsity")["alpha"].nunique().idxmax()
+    return pick(rows, sparsity=swept)

@@ -1,0 +1,118 @@
+"""One run from its command to the record it leaves in its folder."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paper.experiments import Run
+
+ROOT = Path(__file__).parents[1]
+RECORD = "run.json"
+KILL_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+
+def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> list[str]:
+    """Arguments of ``python -m rigl_lightning`` for a run that keeps everything in ``folder``."""
+    logger = "--trainer.logger.init_args"
+    place = [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version=log"]
+    if run.protocol.data is not None:
+        place.append(f"--data.init_args.root={data / run.protocol.data}")
+    checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
+    last = last_checkpoint(folder)
+    # Runs of one launch have their folders beside each other.
+    other = folder.parents[2] / run.needs.name if run.needs is not None else None
+    resume = [f"--ckpt_path={last}"] if last is not None else []
+    quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]
+    ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
+    return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest of the last checkpoints that a run has left, by whichever of its callbacks; None if there is none."""
+    return max(folder.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime, default=None)
+
+
+def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: str = "cpu") -> dict[str, Any]:
+    """Run it to the end; the record of how it went, which is also left in the folder.
+
+    ``wall_s`` is the time of this attempt; an interrupted run has had others before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    command = arguments(run, folder, data, accelerator)
+    process = _processes().Process(target=_train, args=(command, folder / "output.txt", threads))
+    process.start()
+    try:
+        process.join()
+    except BaseException:
+        process.terminate()
+        raise
+    record = {
+        **run.columns(),
+        "status": "done" if process.exitcode == 0 else f"failed with exit status {process.exitcode}",
+        "wall_s": round(time.time() - start, 1),
+        "device": _device(accelerator, threads),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return record
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run that keeps its files here has come to its end, and well."""
+    record = folder / RECORD
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "done"
+
+
+def _processes() -> Any:
+    # A server that has imported everything once forks the process of each run: imports take longer than a short run.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["paper.one_run", "rigl_lightning.cli", "timm.models.efficientnet"])
+    return context
+
+
+def _train(arguments: Sequence[str], output: Path, threads: int) -> None:
+    if sys.platform == "linux":  # a launcher that is killed leaves nobody who would write into its folders
+        ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
+    with open(output, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    import torch
+
+    from rigl_lightning.cli import main as rigl_lightning
+
+    torch.set_num_threads(threads)
+    rigl_lightning(arguments)
+
+
+def _device(accelerator: str, threads: int) -> str:
+    if accelerator == "cpu":
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else accelerator
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "pytorch-lightning", "timm")}
+
+
+def _commit() -> str:
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip()
