@@ -2,9 +2,9 @@
 
     python benchmarks/throughput.py [--threads 1] [--rounds 7] [--steps 5] [--batch 64]
 
-WRN-22-2 on random images of CIFAR-10's shapes, which cost what CIFAR-10's do. Four trainings take turns in one process: a
-plain loop over float images that are ready, the same loop that standardises, crops and flips stored bytes, Lightning's
-Trainer with `ImageClassifier` and `CIFAR10DataModule`, and that with RigL at 90 %. On a GPU if there is one.
+WRN-22-2 on random images of CIFAR-10's shapes, which cost what CIFAR-10's do. Four trainings take turns in one process:
+a plain loop over float images, the same loop that standardises, crops and flips stored bytes, Lightning's Trainer with
+`ImageClassifier` and `CIFAR10DataModule`, and that with RigL at 90 %. On a GPU if there is one.
 """
 
 from __future__ import annotations

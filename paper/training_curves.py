@@ -3,8 +3,8 @@
     python paper/training_curves.py collect BENCHMARK METHOD SPARSITY runs/.../metrics.csv
     python paper/training_curves.py draw
 
-Rows are in ``paper/results/curves.csv``, the picture is ``docs/pictures/curves.png``: one panel a benchmark and quantity, one
-line a training. These are looks at trainings (n = 1, as long as its axis says), no comparison of methods.
+Rows are in ``paper/results/curves.csv``, the picture is ``docs/pictures/curves.png``: two panels a benchmark, one line
+a training. These are looks at trainings (n = 1, as long as the axis says), no comparison of methods.
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def _panel(axes: Axes, rows: Sequence[Row], benchmark: str, quantity: str) -> None:
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows):
-        points = [(int(r["step"]), float(r["value"])) for r in rows if (r["method"], r["sparsity"]) == (method, sparsity)]
+        mine = [row for row in rows if (row["method"], row["sparsity"]) == (method, sparsity)]
+        steps, values = zip(*sorted((int(row["step"]), float(row["value"])) for row in mine), strict=True)
         label = f"{method} {float(sparsity):.0%}" if float(sparsity) else method
-        axes.plot(*zip(*sorted(points), strict=True), color=METHOD_COLOURS[method], lw=1.2, label=label, marker=".", ms=3)
+        axes.plot(steps, values, color=METHOD_COLOURS[method], lw=1.2, label=label, marker=".", ms=3)
     axes.set_title(benchmark, loc="left")
     axes.set_ylabel(quantity)
     axes.set_xlabel("step")
