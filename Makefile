@@ -94,9 +94,10 @@ tables: $(READY)  ## count FLOPs, sizes and widths again (half a minute), then a
 	$(BIN)/python paper/studies/flops_tables.py
 	$(BIN)/python paper/make_figures.py
 
-bench: $(READY)  ## measure mask updates, step overhead, sparse layers, training and inference, as ratios
+bench: $(READY)  ## measure mask updates, step overhead, throughput, sparse layers, training and inference, as ratios
 	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/sparse_kernels.py
 	$(BIN)/python benchmarks/sparse_compute.py
 	$(BIN)/python benchmarks/sparse_compute.py --threads 2

@@ -31,7 +31,7 @@ from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.mask_files import unpack_masks
 from rigl_lightning.sparsity.parameters import frozen_parameters, select_parameters
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
-from rigl_lightning.tested_network import report_network
+from rigl_lightning.tested_network import report_network, structure_of
 from rigl_lightning.trainer_access import (
     callback_flavours,
     callbacks_of,
@@ -263,7 +263,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if masks is not None:
             report = report_network(pl_module, masks, example_flops(pl_module))
             pl_module.log_dict({f"{self._prefix}{k}": v for k, v in report.metrics().items()}, sync_dist=True)
-            rank_zero_info(f"\n{report}")
+            structure = structure_of(pl_module, masks)
+            rank_zero_info(f"\n{report}" if structure is None else f"\n{report}\n{structure}")
 
     # ---- what is shown -----------------------------------------------------------------------------------------
 

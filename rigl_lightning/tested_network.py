@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from rigl_lightning.sparsity.flops import sparse_forward_flops
+from rigl_lightning.sparsity.neurons import compact_masks, is_chain, used_units
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sizes import network_bytes
 
@@ -74,3 +75,60 @@ def report_network(module: nn.Module, masks: Mapping[str, Tensor], dense_flops: 
         size=network_bytes(kernels, {name: 1 - value for name, value in density.items()}, others),
         dense_size=network_bytes(kernels, {}, others),
     )
+
+
+@dataclass(frozen=True)
+class StructuredReading:
+    """An unstructured sparse network of fully connected layers, read as the paper's appendix B reads its LeNet-300-100.
+
+    Attributes:
+        units: Inputs and neurons that take part, by layer, outputs included: (408, 100, 69, 10) in the paper's table 2.
+        active: Connections between them.
+        sparsity: Of the network of these units.
+        kiloflops: Forward FLOPs per sample, in thousands, two for each connection.
+        size: Bytes of that network: 32 bits for each connection and bias, a mask of one bit a connection.
+    """
+
+    units: tuple[int, ...]
+    active: int
+    sparsity: float
+    kiloflops: float
+    size: float
+
+    def __str__(self) -> str:
+        """One line with all of it."""
+        inputs, *neurons = self.units
+        return (
+            f"{inputs} inputs and {'-'.join(map(str, neurons))} neurons take part: sparsity {self.sparsity:.3f} among "
+            f"them, {self.active:,} connections, {self.kiloflops:.1f} KFLOPs per sample, {self.size:,.0f} bytes"
+        )
+
+
+def read_structure(masks: Sequence[Tensor]) -> StructuredReading:
+    """Inputs and neurons that a chain of sparse fully connected layers uses.
+
+    Args:
+        masks: Of all layers in order, each (out, in).
+
+    Raises:
+        ValueError: If they are no chain.
+    """
+    compact = compact_masks(masks)
+    active = sum(map(count_active, compact))
+    connections = sum(mask.numel() for mask in compact)
+    sparsities = {str(i): 1 - count_active(mask) / max(mask.numel(), 1) for i, mask in enumerate(compact)}
+    return StructuredReading(
+        units=tuple(count_active(used) for used in used_units(masks)),
+        active=active,
+        sparsity=1 - active / max(connections, 1),
+        kiloflops=2 * active / 1000,
+        size=network_bytes({str(i): tuple(mask.shape) for i, mask in enumerate(compact)}, sparsities),
+    )
+
+
+def structure_of(module: nn.Module, masks: Mapping[str, Tensor]) -> StructuredReading | None:
+    """`read_structure` of a module that is such a chain and nothing else, or None of any other."""
+    matrices = [name for name, parameter in module.named_parameters() if parameter.ndim >= 2]
+    if set(matrices) != set(masks) or not is_chain(chain := [masks[name] for name in matrices]):
+        return None
+    return read_structure(chain)

@@ -21,7 +21,7 @@ FLOORS = [
     ("kernels", ["kernels/*.py"], KERNELS, True),
     ("ground", ["sparsity/names.py", "sparsity/selection.py"], CORE, False),
     ("functions", ["sparsity/" + f for f in ("masks.py", "scores.py", "distributions.py", "schedules.py", "flops.py",
-     "sizes.py", "statistics.py", "widths.py", "foreign_masks.py")], CORE, False),
+     "sizes.py", "statistics.py", "neurons.py", "widths.py", "foreign_masks.py")], CORE, False),
     ("structures", ["sparsity/structures.py"], CORE, False),
     ("tensors of a model", ["sparsity/" + f for f in ("parameters.py", "mask_files.py", "optimizer_state.py")], CORE,
      False),

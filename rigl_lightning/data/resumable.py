@@ -61,6 +61,45 @@ class ResumableSampler(DistributedSampler[int]):
         yield from order[self.rank : self.total_size : self.num_replicas][n_trained:].tolist()
 
 
+class ConsecutiveSampler(ResumableSampler):
+    """Batches that go on where the ones before them ended: row i of a batch follows row i of the previous one.
+
+    The samples are cut into ``batch_size`` equal stretches for each process, in their order; every row reads one, again
+    in every epoch. What is left over at the end is not used.
+
+    Args:
+        dataset: What is sampled, in the order of a text.
+        batch_size: Samples in a batch of each process.
+        seed: Not used: nothing is shuffled.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        position: See `ResumableSampler`.
+
+    >>> list(ConsecutiveSampler(range(7), batch_size=2, seed=0))
+    [0, 3, 1, 4, 2, 5]
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Position | None = None,
+    ) -> None:
+        super().__init__(dataset, seed, rank, world_size, position)
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        """Samples of this rank: those of the epoch that are not yet trained."""
+        _, n_trained = self.position() if self.position is not None else (0, 0)
+        length = len(self.dataset) // (self.num_replicas * self.batch_size)  # type: ignore[arg-type]
+        first = self.rank * self.batch_size * length
+        for step in range(n_trained // self.batch_size, length):
+            yield from range(first + step, first + step + self.batch_size * length, length)
+
+
 class SeededSampler(ResumableSampler):
     """A `ResumableSampler` of pairs: the sample, and the seed for everything random about it in this epoch.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc_data.topics
+from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch
 
 from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
 from rigl_lightning.data.module import Batch
+from rigl_lightning.data.resumable import ConsecutiveSampler, Position, ResumableSampler
 from rigl_lightning.data.text_files import Bytes, cut, read_splits
 
 
 class TextBytesDataModule(InMemoryDataModule):
     """Tokens and targets, both int64 (N, sequence_length); a target is the byte after its token.
 
-    Each split is cut into windows of ``sequence_length + 1`` bytes that do not overlap; what is left over at
+    Each split is cut into windows of ``sequence_length + 1`` bytes that do not overlap (``consecutive`` ones share
+    a byte); what is left over at
     its end is dropped. Training windows are shuffled in each epoch, the others stay in order.
 
     Args:
@@ -26,6 +29,8 @@ class TextBytesDataModule(InMemoryDataModule):
             between Python versions, so numbers on them compare within one version only.
         sequence_length: Tokens in a sequence; 512 in the paper.
         batch_size: Sequences in a batch *of each process*; 32 in the paper.
+        consecutive: Whether each row of a training batch goes on where the same row of the previous batch ended, for a
+            model that carries its state (``carry_state``); else training windows are shuffled.
         seed: Seed of order and dropout. None: the seed of ``seed_everything``, or 0.
     """
 
@@ -34,11 +39,13 @@ class TextBytesDataModule(InMemoryDataModule):
         root: str | Path | None = None,
         sequence_length: int = 512,
         batch_size: int = 32,
+        consecutive: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
         self.root = root
         self.sequence_length = sequence_length
+        self.consecutive = consecutive
 
     def read_splits(self) -> None:
         """Read all splits into memory.
@@ -52,6 +59,12 @@ class TextBytesDataModule(InMemoryDataModule):
         self.val_set = self._windows(splits, "valid")
         self.test_set = self._windows(splits, "test")
 
+    def train_sampler(self, dataset: Sized, rank: int, world_size: int, position: Position | None) -> ResumableSampler:
+        """Shuffled windows, or consecutive ones."""
+        if self.consecutive:
+            return ConsecutiveSampler(dataset, self.batch_size, self.seed, rank, world_size, position)
+        return super().train_sampler(dataset, rank, world_size, position)
+
     def _windows(self, splits: dict[str, Bytes], split: str) -> TensorBatches:
         text, length = splits[split], self.sequence_length + 1
         n_windows = len(text) // length
@@ -60,7 +73,8 @@ class TextBytesDataModule(InMemoryDataModule):
                 f"Expected at least {length} bytes in the {split} split, got {len(text)}. Set "
                 "--data.init_args.root to a folder with more text, or --data.init_args.sequence_length lower."
             )
-        windows = torch.from_numpy(text[: n_windows * length]).view(n_windows, length)
+        # Consecutive windows share a byte: the last target of one is the first token of the next.
+        windows = torch.from_numpy(text).unfold(0, length, length - 1 if self.consecutive else length)
         return TensorBatches(windows[:, :-1], windows[:, 1:], transform=_as_tokens)
 
 

@@ -7,11 +7,11 @@ from rigl_lightning.models.lenet_300_100 import LeNet300100
 from rigl_lightning.models.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
+    from rigl_lightning.models.any_timm import timm_model as timm_model
     from rigl_lightning.models.mobilenet import mobilenet_v1 as mobilenet_v1
     from rigl_lightning.models.mobilenet import mobilenet_v2 as mobilenet_v2
     from rigl_lightning.models.resnet import resnet50 as resnet50
     from rigl_lightning.models.resnet import small_image_resnet as small_image_resnet
-    from rigl_lightning.models.timm_model import timm_model as timm_model
 
 __all__ = [
     "CharGRU",
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(resnet, name)
     if name == "timm_model":
-        from rigl_lightning.models.timm_model import timm_model
+        from rigl_lightning.models.any_timm import timm_model
 
         return timm_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """Text comes as windows of bytes; split names are understood, and what is missing is said."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -103,3 +105,18 @@ def test_a_missing_split_is_reported_with_the_setting(tmp_path):
 def test_a_split_shorter_than_a_window_is_reported_with_the_setting(tmp_path):
     with pytest.raises(ValueError, match=r"at least 9 bytes in the valid split, got 5.*--data\.init_args\.root"):
         _ready(_write(tmp_path, text_txt="a" * 100), sequence_length=8)
+
+
+def test_consecutive_batches_go_on_with_the_text_and_resume(tmp_path):
+    (tmp_path / "a.txt").write_bytes(bytes(range(1, 201)))
+    settings = {"sequence_length": 4, "batch_size": 3, "consecutive": True}
+    data = TextBytesDataModule(tmp_path, **settings)
+    data.setup("fit")
+    batches = [tokens for tokens, _ in data.train_dataloader()]
+    assert len(batches) == (180 - 1) // 4 // 3
+    for before, after in pairwise(batches):
+        assert torch.equal(after[:, 0], before[:, -1] + 1)
+    sampler = data.train_sampler(data.train_set, 0, 1, lambda: (4, 6))
+    assert list(sampler) == list(data.train_dataloader().sampler)[6:]
+    shares = [set(data.train_sampler(data.train_set, rank, 2, None)) for rank in range(2)]
+    assert not shares[0] & shares[1]

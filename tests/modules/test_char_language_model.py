@@ -65,3 +65,49 @@ def test_predict_gives_the_likeliest_next_token_at_every_position():
 def test_the_example_input_fits_the_model():
     module = _module()
     assert module(module.example_input_array)[0].shape == (1, 1, 256)
+
+
+def test_predict_writes_text_that_is_the_models(capsys):
+    class Alphabet(torch.nn.Module):
+        """After each letter the next one; the state counts."""
+
+        def forward(self, tokens, state=None):
+            return 99.0 * F.one_hot((tokens + 1) % 256, 256), torch.zeros(1) if state is None else state + 1
+
+    loader = DataLoader(TensorDataset(torch.tensor([[97, 98], [65, 66]])), 2)
+    for temperature in (0.0, 1.0):
+        module = CharLanguageModel(Alphabet(), sample_length=3, temperature=temperature)
+        written = torch.cat(pl.Trainer(**QUIET).predict(module, loader))
+        assert written.tolist() == [[99, 100, 101], [67, 68, 69]]
+        assert capsys.readouterr().out.splitlines()[-2:] == ["ab >>> cde", "AB >>> CDE"]
+
+
+def test_drawn_text_is_the_same_for_the_same_seed(monkeypatch):
+    def written(seed):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        return torch.cat(pl.Trainer(**QUIET).predict(module, _loader(2)))
+
+    torch.manual_seed(0)
+    module = _module(sample_length=20)
+    assert torch.equal(written("1"), written("1"))
+    assert not torch.equal(written("1"), written("2"))
+
+
+@pytest.mark.parametrize("setting", ["sample_length", "temperature"])
+def test_a_negative_setting_is_refused(setting):
+    with pytest.raises(ValueError, match=f"`{setting}` of at least 0, got -1. Set --model.init_args.{setting}"):
+        _module(**{setting: -1})
+
+
+def test_a_carried_state_joins_the_sequences_and_is_reset_at_the_beginning_of_an_epoch():
+    module = _module(carry_state=True, learning_rate=0.0)
+    tokens, targets = (torch.arange(12).view(1, 12) + i for i in (0, 1))
+    halves = [(tokens[:, :6], targets[:, :6]), (tokens[:, 6:], targets[:, 6:])]
+    losses = [module.training_step(half, i).item() for i, half in enumerate(halves)]
+    whole = F.cross_entropy(module(tokens)[0].transpose(1, 2), targets).item()
+    assert sum(losses) / 2 == pytest.approx(whole, rel=1e-5)
+    assert module.training_step(halves[0], 0).item() == losses[0]
+    assert not module._carried.requires_grad
+    module.carry_state = False
+    module.training_step(halves[0], 0)
+    assert module.training_step(halves[1], 1).item() != pytest.approx(losses[1], rel=1e-6)

@@ -34,7 +34,8 @@ def test_the_papers_fractions_of_97656_steps_are_30k_60k_and_90k():
     module = _classifier(milestones=(0.3072, 0.6144, 0.9216), learning_rate_decay=0.2)
     module.trainer = SimpleNamespace(estimated_stepping_batches=97_656)
     scheduler = module.configure_optimizers()["lr_scheduler"]
-    assert sorted(scheduler["scheduler"].milestones) == [30_000, 60_000, 90_000]
+    rates = scheduler["scheduler"].lr_lambdas[0]
+    assert [step for step in range(1, 97_656) if rates(step) < rates(step - 1)] == [30_000, 60_000, 90_000]
     assert scheduler["interval"] == "step"
 
 
@@ -109,3 +110,28 @@ def test_predict_gives_a_class_for_each_image():
 def test_the_example_input_fits_the_model():
     module = _classifier()
     assert module(module.example_input_array).shape == (1, 3)
+
+
+def test_channels_last_changes_the_layout_and_not_the_result():
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)
+    plain = ImageClassifier(WideResNet(10, 1), 10, (3, 8, 8)).eval()
+    last = ImageClassifier(WideResNet(10, 1), 10, (3, 8, 8), channels_last=True).eval()
+    last.load_state_dict(plain.state_dict())
+    assert last.model.stem.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(images), plain(images))
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_a_warm_up_out_of_range_is_refused(warmup):
+    module = _classifier(warmup=warmup)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    with pytest.raises(ValueError, match=r"`warmup` in \[0, 1\), got .* Set --model.init_args.warmup"):
+        module.configure_optimizers()
+
+
+def test_a_network_that_timm_does_not_have_is_refused_with_the_closest():
+    from rigl_lightning.models import timm_model
+
+    with pytest.raises(ValueError, match="network of timm, got 'resnet5'. Did you mean 'resnet50'"):
+        timm_model("resnet5")
