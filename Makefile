@@ -13,7 +13,8 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables bench clean
+.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
+.PHONY: bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,9 @@ test: lint  ## what CI runs: lint, types, doctests and all tests but the long ma
 
 test-all: lint  ## all of that and the long matrices: every algorithm on 1, 2 and 4 processes, and the like
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+
+test-sparse: $(READY)  ## all tests with compute="sparse" forced wherever a test does not choose
+	RIGL_LIGHTNING_TEST_COMPUTE=sparse OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"
@@ -84,7 +88,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 SMOKE := build/figures-smoke
-figures-smoke: $(READY)  ## the whole chain from declared run to figure, in minutes on embedded data; its numbers mean nothing
+figures-smoke: $(READY)  ## the whole chain from declared run to figure, in minutes on embedded data; no results
 	mkdir -p $(SMOKE)
 	cp paper/results/*.csv $(SMOKE)/
 	$(BIN)/python paper/launch.py all --scale smoke --seeds 0 --runs $(SMOKE)/runs
@@ -98,10 +102,11 @@ tables: $(READY)  ## count FLOPs, sizes and widths again (half a minute), then a
 	$(BIN)/python paper/studies/flops_tables.py
 	$(BIN)/python paper/make_figures.py
 
-bench: $(READY)  ## measure mask updates, step overhead and sparse layers, as ratios
+bench: $(READY)  ## measure mask updates, step overhead, sparse layers and sparse inference, as ratios
 	$(BIN)/python benchmarks/mask_update.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/sparse_kernels.py
+	$(BIN)/python benchmarks/sparse_inference.py --batches 1
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(BOLTS) $(WHEEL) $(OLDEST) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

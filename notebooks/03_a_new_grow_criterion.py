@@ -35,7 +35,7 @@ def balanced_gradient(c: Connections) -> torch.Tensor:
     return c.grad.abs() / fan_in.view(-1, *[1] * (c.weight.ndim - 1))
 
 
-SPARSITY, SEEDS, EPOCHS = 0.97, (0, 1, 2), 20
+SPARSITY, SEEDS, EPOCHS = 0.97, (0, 1, 2), 12
 schedule = UpdateSchedule(interval=30)
 METHODS = {
     "static": Static(sparsity=SPARSITY),

@@ -128,4 +128,58 @@ print(f"masked dense layers {1e3 * masked_seconds:.1f} ms a step, truly sparse o
 print(f"{masked_seconds / sparse_seconds:.2f} times as fast at 95 %; largest difference of the losses {difference:.1e}")
 
 # %% [markdown]
+# ## With the callback: one argument
+#
+# `compute="sparse"` does all of that in any LightningModule; `"auto"`, the default, measures on the first batch which layers
+# gain, says so, and leaves the others dense; `"dense"` computes with masked dense layers.
+
+# %%
+import logging
+import warnings
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, TensorDataset
+
+from rigl_lightning import SparseTrainingCallback
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore")
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+        self.seconds = []
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.start = time.process_time()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.seconds.append(time.process_time() - self.start)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+pl.seed_everything(0, verbose=False)
+x = torch.randn(60 * 128, 784)
+loader = DataLoader(TensorDataset(x, x[:, :10].argmax(-1)), 128)
+steps = {}
+for compute in ("dense", "sparse", "auto"):
+    pl.seed_everything(0, verbose=False)
+    module = Classifier()
+    sparse = SparseTrainingCallback(RigL(sparsity=0.95, schedule=UpdateSchedule(interval=20)), compute=compute)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[sparse], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    steps[compute] = 1e3 * sorted(module.seconds)[len(module.seconds) // 2]
+    print(f"compute={compute!r}: {steps[compute]:.1f} ms a step (median of {len(module.seconds)})")
+
+# %% [markdown]
 # Tables for more layers, with the spread of the rounds, are in `benchmarks/README.md`.

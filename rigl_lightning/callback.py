@@ -344,7 +344,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         sparsifier.apply_masks()
         rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
         updates = sparsifier.algorithm.update_steps()
-        if updates and updates[-1] < sparsifier.step:
+        if len(updates) > 1 and updates[-1] < sparsifier.step:  # who prunes once means the masks to stay
             rank_zero_warn(
                 f"The masks stay as they are in this fit: it goes on at step {sparsifier.step} of the previous one, "
                 f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network."

@@ -57,7 +57,8 @@ def warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}
     final = sum(active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes)).values())
     falls = final < sum(sparsifier.n_active.values())
-    monitored = [c.monitor for c in callbacks_named(trainer, "ModelCheckpoint") if c.monitor is not None]
+    monitors = [getattr(callback, "monitor", None) for callback in callbacks_named(trainer, "ModelCheckpoint")]
+    monitored = [monitor for monitor in monitors if monitor is not None]
     if monitored and falls and steps and steps[-1] > sparsifier.step:
         rank_zero_warn(
             f"ModelCheckpoint keeps the best checkpoint by {monitored[0]!r}, which may be one from before step "

@@ -1,4 +1,4 @@
-"""Command line: ``rigl-lightning {fit,validate,test,predict,inspect}``, or ``python -m rigl_lightning ...``."""
+"""Command line: ``rigl-lightning {fit,validate,test,predict,inspect,export}``, or ``python -m rigl_lightning ...``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
 from rigl_lightning.csv_logger import KeepEarlierMetrics
+from rigl_lightning.export.command import Format, export_checkpoint
+from rigl_lightning.export.compacting import Compute
 from rigl_lightning.reporting import layer_table
 from rigl_lightning.trainer_access import callbacks_of, example_flops
 
@@ -50,6 +52,29 @@ class Trainer(pl.Trainer):
         total_steps = self._planned_steps(model, datamodule)
         algorithm = callback.algorithm.resolve(total_steps)
         print(layer_table(algorithm, shapes, total_steps, example_flops(model)))
+
+    def export(
+        self,
+        model: pl.LightningModule,
+        ckpt_path: str,
+        output: str,
+        datamodule: pl.LightningDataModule | None = None,
+        format: Format = "compact",
+        batch_size: int = 1,
+        compute: Compute = "auto",
+    ) -> None:
+        """Write the sparse network of a checkpoint to a file, and print its size and speed beside the dense one's.
+
+        Args:
+            model: The module of the run.
+            ckpt_path: Its checkpoint, with the masks of a SparseTrainingCallback.
+            output: The file to write.
+            datamodule: Not read.
+            format: ``compact`` (values and positions of active connections), ``onnx`` or ``state_dict`` (dense).
+            batch_size: Samples of a batch for the measured speed.
+            compute: ``auto`` keeps a layer dense where that is faster, ``sparse`` never does, ``dense`` always.
+        """
+        print(export_checkpoint(model, ckpt_path, output, format, batch_size, compute))
 
     def _planned_steps(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None) -> int | None:
         """Optimizer steps of the training; the data is read only if they are counted in epochs."""
@@ -110,8 +135,8 @@ class SparseCLI(LightningCLI):
             "--training_multiplier",
             type=PositiveFloat,
             default=1.0,
-            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end and "
-            "pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
+            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end "
+            "and pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
         )
 
     def before_instantiate_classes(self) -> None:
@@ -138,7 +163,7 @@ class SparseCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(whereabouts(self.trainer))
 
     def _length(self) -> dict[str, int]:
@@ -161,8 +186,8 @@ class SparseCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and ``inspect``."""
-        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}}
+        """Lightning's, ``inspect`` and ``export``."""
+        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}, "export": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint's hyper-parameters override the command line; a resumed run is given its own.

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import pickle
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.structures import Structure
 
 _CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution, "structure": Structure}
+# Names of papers that are settings here.
+_ALIASES = {
+    "ERK": ". ERK is ErdosRenyi",
+    "ER": ". ER is ErdosRenyi with --sparse.algorithm.distribution.kernel false",
+    "SRigL": ". SRigL is RigL with --sparse.algorithm.structure ConstantFanIn",
+    "ITOP": ". ITOP is RigLITOP or SETITOP",
+}
 
 
 def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
@@ -35,7 +43,8 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
             names = sorted(c.__name__ for c in _subclasses(base) if not inspect.isabstract(c))
             return _with_suggestion(
                 f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
-                f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}",
+                f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}"
+                f"{_ALIASES.get(unknown[1], '')}",
                 unknown[1],
                 names,
             )
@@ -55,9 +64,12 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
     )
     if option:
         wrong = next(filter(None, option.groups()))
-        known = [*options, *_setting_names()]
+        ends = [name for name in options if name.endswith(f".{wrong.lstrip('-')}")]
+        if ends:
+            return f"{line.rstrip('.')}. Did you mean {ends[0]!r}?"
+        known = [*options, *([] if wrong.startswith("--") else _setting_names())]
         return _with_suggestion(line.rstrip("."), wrong, known)
-    return line
+    return _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
 
 
 def explain_run_error(error: Exception) -> str | None:
@@ -82,6 +94,69 @@ def explain_run_error(error: Exception) -> str | None:
     # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
     ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
     return ours[0] if ours else None
+
+
+def _unknown_class(line: str) -> str | None:
+    """A class or function that is not where its dotted path says.
+
+    >>> _unknown_class('''Parser key "model": Problem with given class_path 'mine.Net': No module named 'mine' ''')
+    "Expected --model to be a dotted path, got 'mine.Net': No module named 'mine' (mine.py may be here)."
+    """
+    why = r"((?:[Mm]odule '[\w.]+' has no attribute|No module named) '[\w.]+')"
+    found = re.search(rf"""key "([\w.]+)".*class_path '([\w.]+)': {why}""", line)
+    found = found or re.search(
+        rf"""key "(?:[\w.]+\.)?(\w+)".*function or a callable class: (?=.*value: ([\w.]+)){why}""", line
+    )
+    if found is None:
+        return None
+    key, path, reason = found.groups()
+    module, _, name = path.rpartition(".")
+    known = [*vars(sys.modules[module])] if module in sys.modules else []
+    where = "" if known else f" ({module.split('.')[0]}.py may be here)"
+    return _with_suggestion(f"Expected {_option(key)} to be a dotted path, got {path!r}: {reason}{where}", name, known)
+
+
+def _missing_settings(line: str) -> str | None:
+    """Settings that have no default, and how to begin.
+
+    >>> _missing_settings("the following arguments are required: fit.data")
+    'Expected also --data. Start from a configuration: --config NAME; `rigl-lightning configs` lists them.'
+    >>> _missing_settings("the following arguments are required: checkpoint")
+    'Expected also --sparse.algorithm.checkpoint.'
+    """
+    found = re.search(r"following arguments are required: (.*)", line)
+    if found is None:
+        return None
+    names = found[1].split(", ")
+    options = ", ".join(_option(name.split(".", 1)[-1]) for name in names)
+    start = " Start from a configuration: --config NAME; `rigl-lightning configs` lists them."
+    return f"Expected also {options}.{start if '.' in names[0] else ''}"
+
+
+def _wrong_form(line: str) -> str | None:
+    """A word where a list belongs, or a number where a schedule does.
+
+    >>> _wrong_form('Parser key "sparse.exclude": Expected a <class Sequence>. Got value: head')
+    'Expected --sparse.exclude to be a list, got head. Set --sparse.exclude [head]'
+    >>> _wrong_form('''Parser key "schedule": Unable to load config '10' ''')
+    "Expected --sparse.algorithm.schedule to have settings of its own, got '10'. Set its .interval, .begin or .end."
+    """
+    listed = re.search(r'key "([\w.]+)": Expected a <class .*Sequence.*>. Got value: (\S+)', line)
+    if listed:
+        option = _option(listed[1])
+        return f"Expected {option} to be a list, got {listed[2]}. Set {option} [{listed[2]}]"
+    schedule = re.search(
+        r"""key "(?:[\w.]+\.)?(schedule|ramp|renewal|rewiring)": Unable to load config '([^']*)'""", line
+    )
+    if schedule:
+        option = _option(schedule[1])
+        return f"Expected {option} to have settings of its own, got {schedule[2]!r}. Set its .interval, .begin or .end."
+    return None
+
+
+def _option(key: str) -> str:
+    """The option of a key; a setting of an algorithm is known by its last name."""
+    return f"--sparse.algorithm.{key}" if key in _setting_names() and key != "algorithm" else f"--{key}"
 
 
 def _setting_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""A run as the command line sees it: how long it is, where its files are, which earlier one the same command goes on."""
+"""A run as the command line sees it: its length, where its files are, which earlier one the same command goes on."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
         epochs = max_epochs * factor
         if epochs != round(epochs):
             raise ValueError(
-                f"Expected whole epochs, got {max_epochs} x {factor:g} = {epochs:g}. Set --training_multiplier to another "
-                "factor, or --trainer.max_steps."
+                f"Expected whole epochs, got {max_epochs} x {factor:g} = {epochs:g}. Set --training_multiplier to "
+                "another factor, or --trainer.max_steps."
             )
         length["max_epochs"] = round(epochs)
     if not length:
@@ -80,7 +80,9 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
 def whereabouts(trainer: pl.Trainer) -> str:
     """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it."""
     checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
-    kept = [path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and Path(path).exists()]
+    kept = [
+        path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and Path(path).exists()
+    ]
     folder = trainer.log_dir if trainer.loggers else None
     files = [path for name in (METRICS, PLOT) if folder and (path := Path(folder, name)).is_file()]
     parts = [f"checkpoint {kept[0]}"] if kept else ["no checkpoint"]

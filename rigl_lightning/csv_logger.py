@@ -24,7 +24,7 @@ class ResumableCSVLogger(CSVLogger):
     @property
     def experiment(self) -> Any:
         """The writer of the files, which goes on with those that are there."""
-        if self._experiment is not None or rank_zero_only.rank != 0:
+        if self._experiment is not None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return super().experiment
         rows = read_rows(Path(self.log_dir, METRICS_FILE))
         with warnings.catch_warnings():

@@ -42,9 +42,8 @@ class NetworkReport:
 
     def __str__(self) -> str:
         """One line with all of it."""
-        parts = [
-            f"density {self.active / max(self.connections, 1):.4f} ({self.active:,} of {self.connections:,} connections)"
-        ]
+        density = self.active / max(self.connections, 1)
+        parts = [f"density {density:.4f} ({self.active:,} of {self.connections:,} connections)"]
         if self.dense_flops:
             parts.append(
                 f"{self.flops / 1e6:,.3f} of {self.dense_flops / 1e6:,.3f} MFLOPs per sample = "
@@ -54,9 +53,7 @@ class NetworkReport:
         return "; ".join(parts)
 
 
-def report_network(
-    module: nn.Module, masks: Mapping[str, Tensor], dense_flops: Mapping[str, float]
-) -> NetworkReport:
+def report_network(module: nn.Module, masks: Mapping[str, Tensor], dense_flops: Mapping[str, float]) -> NetworkReport:
     """Count.
 
     Args:

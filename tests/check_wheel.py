@@ -24,7 +24,8 @@ def check_contents(repository: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = repository / "rigl_lightning"
     expected = {f"rigl_lightning/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
-    expected |= {f"rigl_lightning/configs/{path.name}" for path in repository.glob("configs/*.yaml")}
+    configs = repository / "configs"
+    expected |= {f"rigl_lightning/configs/{path.relative_to(configs).as_posix()}" for path in configs.rglob("*.yaml")}
     expected.add("rigl_lightning/py.typed")
     assert held == expected, sorted(held ^ expected)
 

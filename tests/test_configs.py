@@ -21,6 +21,13 @@ ALGORITHMS = sorted(
     for name in algorithms.__all__
     if inspect.isclass(algorithm := getattr(algorithms, name)) and not inspect.isabstract(algorithm)
 )
+
+
+def _some(names, quick):
+    """All names; those that are not in ``quick`` belong to the long matrix."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow_matrix) for name in names]
+
+
 FROM_A_CHECKPOINT = {"FixedMasks", "LotteryTicket"}
 # Of the 20 steps of the smoke scale, where the defaults are meant for thousands.
 MORE = {"GradualMagnitudePruning": ("ramp.interval=2", "ramp.end=0.75"), "LotteryTicket": ("algorithm=Static",)}
@@ -35,8 +42,8 @@ def command(monkeypatch, tmp_path):
 
     def run(command, name, *args, smoke=True):
         files = [FOLDER / f"{name}.yaml", *([FOLDER / "smoke" / f"{name}.yaml"] if smoke else [])]
-        quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-        main([command, *(f"--config={file}" for file in files), *quiet, "--trainer.enable_model_summary", "false", *args])
+        quiet = [f"--trainer.{s}=false" for s in ("enable_progress_bar", "enable_model_summary")]
+        main([command, *(f"--config={file}" for file in files), *quiet, "--trainer.accelerator=cpu", *args])
 
     return run
 
@@ -63,7 +70,7 @@ def train_and_test(command, name, algorithm, capsys):
 
 @pytest.mark.parametrize(
     ("name", "algorithm"),
-    [*((name, "RigL") for name in NAMES), ("imagenet_mobilenet_v2", "GraNet"), ("char_gru", "GradualMagnitudePruning")],
+    [*((name, "RigL") for name in NAMES if name != "imagenet_mobilenet_v2"), ("imagenet_mobilenet_v2", "GraNet")],
 )
 def test_a_smoke_run_trains_and_tests(command, name, algorithm, capsys):
     train_and_test(command, name, algorithm, capsys)
@@ -76,6 +83,7 @@ def test_every_configuration_trains_20_steps_with_every_algorithm(command, name,
     train_and_test(command, name, algorithm, capsys)
 
 
+@pytest.mark.slow_matrix
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_passes_a_dry_run(command, name):
     command("fit", name, "--trainer.fast_dev_run", "true")
@@ -94,7 +102,7 @@ def image_root(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _some(NAMES, quick=("imagenet_resnet50", "cifar10_wrn22", "mnist_lenet")))
 def test_every_configuration_trains_on_data_of_its_own_kind(command, name, request):
     short = ["--trainer.max_steps=3", "--trainer.limit_val_batches=1", "--data.batch_size=2"]
     if name.startswith("imagenet"):
@@ -168,7 +176,7 @@ class TestTrainingMultiplier:
             command("inspect", "char_gru", *pruning, f"--training_multiplier={factor}")
             assert f"at steps {updates}\n" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("name", [name for name in NAMES if name != "char_gru"])
+    @pytest.mark.parametrize("name", _some([n for n in NAMES if n != "char_gru"], quick=("imagenet_resnet50",)))
     def test_the_learning_rate_moves_along(self, command, name):
         monitor = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.log_every_n_steps=1"]
         command("fit", name, "--training_multiplier=3", *monitor)

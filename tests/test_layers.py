@@ -32,6 +32,7 @@ FLOORS = [
     ("public names of the core", ["sparsity/__init__.py"], set(), False),
     ("statistics of a model", ["batch_norm.py"], CORE, False),
     ("compute", ["compute/*.py"], CORE, True),
+    ("export", ["export/*.py"], CORE, True),
     ("callback", ["callback.py", "reporting.py", "trainer_access.py", "checkpoint_io.py", "changes.py", "searches.py",
      "csv_logger.py", "tested_network.py"], LIGHTNING, True),
     ("pictures", ["plots.py"], LIGHTNING | {"matplotlib"}, False),

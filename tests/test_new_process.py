@@ -86,7 +86,7 @@ def in_a_new_process(*args):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rigl_lightning", *args]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -149,6 +149,47 @@ def train_and_resume(algorithm, optimizer, stop):
 @pytest.mark.slow
 def test_a_run_resumed_in_a_new_process_ends_bit_for_bit_as_the_uninterrupted_one(folder):
     train_and_resume("RigL", "adam", STOPS[0])
+
+
+LATE = """
+import os
+import pathlib
+import time
+
+from rigl_lightning import SparsityPlot
+
+if os.environ.get("LOCAL_RANK") == "1":  # looks for the configuration after the first process has written it
+    exists = pathlib.Path.exists
+
+    def late(path, **kwargs):
+        time.sleep(2 if path.name == "config.yaml" else 0)
+        return exists(path, **kwargs)
+
+    pathlib.Path.exists = late
+
+
+class NotingPlot(SparsityPlot):
+    def on_train_end(self, trainer, pl_module):
+        self.rank = trainer.global_rank
+        super().on_train_end(trainer, pl_module)
+        pathlib.Path(f"ended-{self.rank}").touch()
+
+    def draw(self, sparsifier):
+        pathlib.Path(f"drawn-{self.rank}").touch()
+        return super().draw(sparsifier)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_command_line_write_one_configuration_and_one_picture(folder):
+    Path("late.py").write_text(LATE, encoding="utf-8")
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.callbacks+=late.NotingPlot"]
+    in_a_new_process(*arguments("RigL", "sgd"), *ddp, "--trainer.max_steps", "6")
+    assert sorted(path.name for path in Path().glob("*-[01]")) == ["drawn-0", "ended-0", "ended-1"]
+    assert [path.name for path in Path("runs/digits").iterdir()] == ["version_0"]
+    assert "RigL" in Path(RESUMED.format(0), "config.yaml").read_text(encoding="utf-8")
+    assert Path(RESUMED.format(0), "sparsity.png").stat().st_size > 1000
+    assert torch.load(checkpoint(0, 6), weights_only=True)["callbacks"]["SparseTrainingCallback"]["step"] == 6
 
 
 @pytest.mark.slow_matrix

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
 from rigl_lightning.data.augmentation import random_crop_and_flip, standardise
-from rigl_lightning.data.in_memory import Batch, InMemoryDataModule, TensorBatches
+from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
+from rigl_lightning.data.module import Batch
 from rigl_lightning.data.torchvision_files import open_dataset
 
 FULL_RESOLUTION = 32

@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from rigl_lightning.data.in_memory import Batch, InMemoryDataModule, TensorBatches
+from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
+from rigl_lightning.data.module import Batch
 
 STORED_RESOLUTION = 8
 N_VALIDATION = 360

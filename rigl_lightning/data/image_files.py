@@ -53,8 +53,9 @@ def read_image_folder(
         got = len(splits[split].paths)
         if got != expected:
             raise ValueError(
-                f"Expected {expected} images in {Path(root) / split}, got {got}: it was not unpacked whole. {ROOT_FLAG}, "
-                f"or --data.init_args.{split}_images to null for another data set. {PREPARE.format(root=root)}"
+                f"Expected {expected} images in {Path(root) / split}, got {got}: it was not unpacked whole. "
+                f"{ROOT_FLAG}, or --data.init_args.{split}_images to null for another data set. "
+                f"{PREPARE.format(root=root)}"
             )
     return splits
 

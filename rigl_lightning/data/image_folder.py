@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import pil_loader
 
 from rigl_lightning.data.image_files import ImageFiles, read_image_folder
 from rigl_lightning.data.module import Batch, ResumableDataModule
 from rigl_lightning.data.resumable import Position, ResumableSampler, SeededSampler
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Any], Tensor]
 # Of the paper's augmentation: crops of random size and place, and flips; no colour.
 PAPER_AUGMENTATION: Mapping[str, Any] = {"color_jitter": None, "interpolation": "bicubic"}
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, by channel, in [0, 1]
@@ -29,8 +29,8 @@ class ImageFolderDataModule(ResumableDataModule):
     """Normalised images (N, 3, R, R) and labels (N,) of a folder ``<root>/{train,val}/<class>/<image>``.
 
     Training images are cropped at random size and place, resized and flipped (timm's ImageNet transforms), validation
-    images resized and cropped at the centre. Workers decode and crop; images travel as bytes, a quarter of the data, and
-    are normalised on the training device. Validation and test are the same images: ImageNet's test labels are not
+    images resized and cropped at the centre. Workers decode and crop; images travel as bytes, a quarter of the data,
+    and are normalised on the training device. Validation and test are the same images: ImageNet's test labels are not
     public, and the paper reports the validation images'.
 
     Each image is augmented by a seed of its own, computed from (seed, epoch, image): what it looks like depends neither
@@ -78,9 +78,7 @@ class ImageFolderDataModule(ResumableDataModule):
         self.total_batch_size = total_batch_size
         self.resolution = resolution
         self.num_classes = num_classes
-        self.num_images = {
-            split: n for split, n in (("train", train_images), ("val", val_images)) if n is not None
-        }
+        self.num_images = {split: n for split, n in (("train", train_images), ("val", val_images)) if n is not None}
         self.num_workers = num_workers
         self.train_transform = _transform(resolution, is_training=True, **(augmentation or {}))
         self.val_transform = _transform(resolution, is_training=False, crop_pct=crop_fraction)
@@ -97,7 +95,7 @@ class ImageFolderDataModule(ResumableDataModule):
         """
         super().setup(stage)
         if stage == "fit" and self.total_batch_size is not None and self.trainer is not None:
-            self._check_total(self.trainer.world_size, self.trainer.accumulate_grad_batches)
+            self._check_total(self.total_batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def read_splits(self) -> None:
         """List the files of both splits."""
@@ -113,9 +111,7 @@ class ImageFolderDataModule(ResumableDataModule):
         images, labels = super().on_after_batch_transfer(batch, dataloader_idx)
         return normalised(images), labels
 
-    def train_sampler(
-        self, dataset: Sized, rank: int, world_size: int, position: Position | None
-    ) -> ResumableSampler:
+    def train_sampler(self, dataset: Sized, rank: int, world_size: int, position: Position | None) -> ResumableSampler:
         """Samples with their epoch, from which `SeededImages` makes their seeds."""
         return SeededSampler(dataset, self.seed, rank, world_size, position)
 
@@ -124,7 +120,7 @@ class ImageFolderDataModule(ResumableDataModule):
         n_workers = self._n_workers()
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return LateLoader(
-            dataset,
+            dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,
             num_workers=n_workers,
             persistent_workers=n_workers > 0,
@@ -133,13 +129,13 @@ class ImageFolderDataModule(ResumableDataModule):
             **settings,
         )
 
-    def _check_total(self, processes: int, accumulated: int) -> None:
+    def _check_total(self, expected: int, processes: int, accumulated: int) -> None:
         total = self.batch_size * processes * accumulated
-        if total != self.total_batch_size:
+        if total != expected:
             raise ValueError(
-                f"Expected batch_size x processes x accumulated batches = {self.total_batch_size}, got "
+                f"Expected batch_size x processes x accumulated batches = {expected}, got "
                 f"{self.batch_size} x {processes} x {accumulated} = {total}. Set --trainer.accumulate_grad_batches "
-                f"{self.total_batch_size / self.batch_size / processes:g}, --data.init_args.batch_size, or "
+                f"{expected / self.batch_size / processes:g}, --data.init_args.batch_size, or "
                 "--data.init_args.total_batch_size (null: any)."
             )
 
@@ -199,14 +195,13 @@ class LateLoader(DataLoader[Batch]):
 def normalised(images: Tensor) -> Tensor:
     """Images uint8 (N, 3, H, W) with ImageNet's mean and standard deviation of each channel made 0 and 1, float32."""
     mean, std = (
-        torch.tensor(values, device=images.device).mul(255).view(1, 3, 1, 1)
-        for values in (MEAN, STANDARD_DEVIATION)
+        torch.tensor(values, device=images.device).mul(255).view(1, 3, 1, 1) for values in (MEAN, STANDARD_DEVIATION)
     )
     return (images.float() - mean) / std
 
 
 def _transform(resolution: int, **settings: Any) -> Transform:
-    """timm's ImageNet transform to bytes (3, R, R).
+    """Timm's ImageNet transform to bytes (3, R, R).
 
     Raises:
         ValueError: If timm does not know a setting.
@@ -217,15 +212,15 @@ def _transform(resolution: int, **settings: Any) -> Transform:
         transform: Transform = create_transform(resolution, normalize=False, **{**PAPER_AUGMENTATION, **settings})
     except (TypeError, AssertionError, KeyError, ValueError) as error:
         raise ValueError(
-            f"Expected arguments of timm's create_transform, got {settings}: {error}. Set --data.init_args.augmentation."
+            f"Expected arguments of timm's create_transform, got {settings}: {error}. Set "
+            "--data.init_args.augmentation."
         ) from error
     return transform
 
 
-def _read(path: str) -> Image.Image:
+def _read(path: str) -> Any:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        return pil_loader(path)
     except OSError as error:
         raise ValueError(
             f"Expected an image that can be read, got {path} ({error}). Remove it, or unpack it again."

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torchvision.datasets import MNIST
 
-from rigl_lightning.data.in_memory import Batch, InMemoryDataModule, TensorBatches
+from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
+from rigl_lightning.data.module import Batch
 from rigl_lightning.data.torchvision_files import open_dataset
 
 FOLDER = "MNIST/raw"

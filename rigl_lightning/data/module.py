@@ -112,9 +112,7 @@ class ResumableDataModule(pl.LightningDataModule):
         if self._seed is None:
             self._seed = state_dict["seed"]
 
-    def train_sampler(
-        self, dataset: Sized, rank: int, world_size: int, position: Position | None
-    ) -> ResumableSampler:
+    def train_sampler(self, dataset: Sized, rank: int, world_size: int, position: Position | None) -> ResumableSampler:
         """The order of the training samples; see `ResumableSampler` for the arguments."""
         return ResumableSampler(dataset, self.seed, rank, world_size, position)
 

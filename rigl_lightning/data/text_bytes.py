@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rigl_lightning.data.in_memory import Batch, InMemoryDataModule, TensorBatches
+from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
+from rigl_lightning.data.module import Batch
 from rigl_lightning.data.text_files import Bytes, cut, read_splits
 
 

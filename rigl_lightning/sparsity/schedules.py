@@ -75,8 +75,8 @@ class UpdateSchedule:
     def stretched(self, factor: float) -> "UpdateSchedule":
         """The same schedule for a training that is ``factor`` times as long: begin and end move, the interval stays.
 
-        As in the paper (section 4: the anchors of the learning rate and T_end are multiplied, Delta T is not). Fractions
-        stretch by themselves.
+        As in the paper (section 4: the anchors of the learning rate and T_end are multiplied, Delta T is not).
+        Fractions stretch by themselves.
 
         >>> UpdateSchedule(interval=100, begin=200, end=0.75).stretched(5)
         UpdateSchedule(interval=100, begin=1000, end=0.75)

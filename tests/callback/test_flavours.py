@@ -7,7 +7,8 @@ import torch
 from small_runs import QUIET, SCHEDULE, plain_loader
 from torch import nn
 
-from rigl_lightning import RigL, SparseTrainingCallback
+from rigl_lightning import AtomicCheckpointIO, RigL, SparseTrainingCallback
+from rigl_lightning.trainer_access import total_steps
 
 
 @pytest.mark.parametrize("flavour", [pytorch_lightning, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
@@ -39,3 +40,14 @@ def test_either_flavour_trains_and_resumes(flavour, tmp_path):
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
     assert again.checksums() == sparsifier.checksums()
     assert int((resumed.layer.weight != 0).sum()) <= sparsifier.n_active["layer.weight"] == 54
+
+
+@pytest.mark.parametrize("flavour", [pytorch_lightning, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
+def test_either_flavour_saves_whole_files_and_has_its_accumulation_noticed(flavour, tmp_path):
+    accumulation = flavour.callbacks.GradientAccumulationScheduler({0: 1, 1: 6})
+    trainer = flavour.Trainer(callbacks=accumulation, plugins=AtomicCheckpointIO(), **QUIET)
+    assert type(trainer.strategy.checkpoint_io) is AtomicCheckpointIO
+    trainer.strategy.checkpoint_io.save_checkpoint({"step": 1}, tmp_path / "one.ckpt")
+    assert trainer.strategy.checkpoint_io.load_checkpoint(tmp_path / "one.ckpt") == {"step": 1}
+    trainer.strategy._optimizers = [None]
+    assert total_steps(trainer) is None  # nobody knows it: Lightning's estimate would be that of the first epoch

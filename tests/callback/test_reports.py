@@ -119,6 +119,16 @@ def test_values_reach_other_callbacks():
     assert 0 < float(reads.metrics["sparse/train_flops"]) < 1
 
 
+def test_the_progress_bar_shows_the_density():
+    class Reads(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.shown = dict(trainer.progress_bar_metrics)
+
+    reads = Reads()
+    fit(RigL(0.7, schedule=SCHEDULE), callbacks=[reads])
+    assert reads.shown["sparse/density"] == pytest.approx(44 / 144)  # at the last step, eight steps after an update
+
+
 def run(*callbacks, model=None):
     trainer = pl.Trainer(callbacks=[*callbacks], max_epochs=3, enable_checkpointing=False, **QUIET)
     trainer.fit(model or SmallModel(), SmallData())

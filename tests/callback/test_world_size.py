@@ -63,6 +63,12 @@ class OverflowsOnOneRank(ImageModel):
         return super().training_step(batch, batch_idx) * (float("inf") if overflows else 1.0)
 
 
+class Normed(ImageModel):
+    def __init__(self):
+        super().__init__()
+        self.net.insert(1, torch.nn.BatchNorm2d(4))
+
+
 def train_in_odd_ways(folder):
     """What a user may set about DDP, with an update at every third step."""
     rigl = RigL(0.7, schedule=SCHEDULE)
@@ -113,11 +119,22 @@ def test_an_overflow_on_one_rank_postpones_the_update_on_all(odd_ways, fused):
     assert all(weight.isfinite().all() for weight in two[0]["weights"].values())
 
 
-def test_the_weights_of_a_network_converted_to_synchronised_batch_norm_are_the_same_ones():
-    """Lightning converts before it makes the masks. Torch trains SyncBatchNorm on GPUs only, so this is all here."""
-    model = ImageModel()
-    model.net.insert(1, torch.nn.BatchNorm2d(4))
-    before = select_parameters(model)
-    after = select_parameters(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))
-    assert list(after) == list(before) == ["net.0.weight", "net.4.weight"]
-    assert all(after[name] is before[name] for name in before)
+class Converted(Normed):
+    """Converted where Lightning's ``sync_batchnorm`` does it: before the optimizer and the masks are made."""
+
+    def configure_model(self):
+        self.net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
+
+
+def test_masks_belong_to_the_network_converted_to_synchronised_batch_norm(tmp_path):
+    """On one process: several would be refused by DistributedDataParallel, which wants GPUs."""
+    before, model = select_parameters(Normed()), Converted()
+    for name, network in (("plain", Normed()), ("converted", model)):
+        train_in_world(tmp_path / name, RigL(0.7, schedule=SCHEDULE), model=network)
+    plain, converted = (torch.load(tmp_path / name / "1-0.pt") for name in ("plain", "converted"))
+    assert type(model.net[1]) is torch.nn.SyncBatchNorm
+    assert list(converted["masks"]) == list(before) == ["net.0.weight", "net.4.weight"]
+    assert converted["last_update"] == 9
+    for part in ("masks", "weights"):
+        assert all(torch.equal(converted[part][key], value) for key, value in plain[part].items())
+    assert all(not model.state_dict()[name][~mask].any() for name, mask in converted["masks"].items())

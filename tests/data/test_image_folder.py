@@ -58,7 +58,11 @@ class TestFiles:
             ("shutil.rmtree(root / 'val')", FileNotFoundError, "folders train and val in .*, found no val. Set"),
             ("(root / 'train/cow.tar').touch()", ValueError, r"1 archives \(cow.tar\) .* Run: cd .* tar xf"),
             ("flatten(root / 'val')", ValueError, "a folder for each class in .*val, got 6 images without any"),
-            ("(root / 'val/fox').rename(root / 'val/wolf')", ValueError, "same classes .* fox only in train; wolf only"),
+            (
+                "(root / 'val/fox').rename(root / 'val/wolf')",
+                ValueError,
+                "same classes .* fox only in train; wolf",
+            ),
             ("empty(root / 'train/dog')", ValueError, r"but dog have none \(1 of 3 classes\)"),
         ],
     )
@@ -122,7 +126,9 @@ class TestSettings:
         data.setup("fit")
 
     def test_more_augmentation_is_timms(self, root):
-        names = {type(t).__name__ for t in _data(root, augmentation={"auto_augment": "rand-m9"}).train_transform.transforms}
+        names = {
+            type(t).__name__ for t in _data(root, augmentation={"auto_augment": "rand-m9"}).train_transform.transforms
+        }
         assert "RandAugment" in names
         assert not {"ColorJitter", "RandAugment"} & {type(t).__name__ for t in _data(root).train_transform.transforms}
 

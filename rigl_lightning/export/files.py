@@ -1,0 +1,197 @@
+"""Compact files: a ``state_dict`` whose zeros take almost no room, in a form that runs no code when it is read."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rigl_lightning.export.encoding import decode, encode
+from rigl_lightning.export.layers import CompactConv2d, CompactLayer, CompactLinear
+from rigl_lightning.export.recurrent_layers import CompactRecurrent
+from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.sizes import network_bytes
+
+_FORMAT = "rigl_lightning.compact.1"
+
+
+def save_compact(
+    module: nn.Module | Mapping[str, Tensor], path: str | Path, masks: Mapping[str, Tensor] | None = None
+) -> int:
+    """Write the weights of a trained module; zeros are left out.
+
+    Values keep their dtype. Where the active connections are takes one bit a connection, as in the paper's sizes
+    (appendix "Calculation of FLOPs"), or less.
+
+    Args:
+        module: The module that was trained, or its ``state_dict``.
+        path: The file.
+        masks: Active connections by name, kept with the weights; a tensor without one keeps what is not exactly zero.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        ValueError: If the module comes from `compact`, or masks do not fit it or hide a weight that is not zero.
+    """
+    if isinstance(module, nn.Module) and any(isinstance(m, CompactLayer) for m in module.modules()):
+        raise ValueError(
+            "Expected the module that was trained, got one that `compact` made. Save the former; `compact` makes the "
+            "latter again in seconds, for the machine it runs on."
+        )
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    state = {clean_name(name): tensor for name, tensor in state.items()}
+    masks = {} if masks is None else masks
+    unknown = sorted(set(masks) - set(state))
+    if unknown:
+        raise ValueError(
+            f"Expected masks of the module's tensors, got one for {unknown[0]!r}. Give masks of this module."
+        )
+    pools: dict[str, list[Tensor]] = {}
+    first: dict[Any, str] = {}
+    entries = [_entry(name, tensor, masks.get(name), pools, first) for name, tensor in state.items()]
+    content = {"format": _FORMAT, "entries": entries, "pools": {key: torch.cat(parts) for key, parts in pools.items()}}
+    torch.save(content, path)
+    return Path(path).stat().st_size
+
+
+def read_compact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The dense ``state_dict`` of a compact file, and the masks of its sparse tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a compact file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a compact file at {path}, found no such file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"Expected a compact file at {path}, got something else ({error}). Use `save_compact`."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"Expected a compact file at {path}, got other content. Use `save_compact`.")
+    pools = _Pools(content["pools"])
+    state: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    for entry in content["entries"]:
+        name, shape = entry["name"], entry["shape"]
+        if "same" in entry:
+            state[name] = state[entry["same"]]
+        elif "code" in entry:
+            masks[name] = decode(entry["code"], pools.take("torch.uint8", entry["bytes"]), shape)
+            tensor = torch.zeros(shape, dtype=_dtype(entry["dtype"]))
+            state[name] = tensor.masked_scatter_(masks[name], pools.take(entry["dtype"], entry["values"]))
+        else:
+            state[name] = pools.take(entry["dtype"], entry["values"]).view(shape)
+    return state, masks
+
+
+def load_compact(path: str | Path, module: nn.Module) -> dict[str, Tensor]:
+    """Load a compact file into the plain dense module (``strict=True``); returns the masks of its sparse tensors.
+
+    Errors as `read_compact`; torch's if the file does not fit the module.
+    """
+    state, masks = read_compact(path)
+    names = {clean_name(name): name for name in module.state_dict()}
+    module.load_state_dict({names.get(name, name): tensor for name, tensor in state.items()})
+    return masks
+
+
+def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` with dense weights of a network from `compact`.
+
+    It loads (``strict=True``) into the plain module where nothing was folded (``fuse_layers=False``), and into
+    ``compact(module, compute="dense")`` otherwise.
+    """
+    state = {}
+    inside: list[str] = []
+    for name, layer in model.named_modules(remove_duplicate=False):
+        prefix = f"{name}." if name else ""
+        if isinstance(layer, CompactLinear | CompactConv2d):
+            state[f"{prefix}weight"] = layer.weight
+            if layer.bias is not None:
+                state[f"{prefix}bias"] = layer.bias
+            inside.append(prefix)
+        elif isinstance(layer, CompactRecurrent):
+            state.update({f"{prefix}{key}": tensor for key, tensor in layer.named_weights().items()})
+            inside.append(prefix)
+    rest = {key: t for key, t in model.state_dict().items() if not any(key.startswith(prefix) for prefix in inside)}
+    return {**rest, **state}
+
+
+def paper_bytes(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> float:
+    """Size by the paper's formula: values, a bit for each connection of a sparse layer, one bias for each output.
+
+    Args:
+        state: A ``state_dict``; its tensors of rank 2 and above count as weights.
+        masks: Of the sparse ones.
+    """
+    shapes = {clean_name(name): tuple(tensor.shape) for name, tensor in state.items() if tensor.ndim >= 2}
+    sparsities = {name: 1 - mask.float().mean().item() for name, mask in masks.items()}
+    return network_bytes(shapes, {name: s for name, s in sparsities.items() if s > 0})
+
+
+class _Pools:
+    """Tensors of one dtype one after the other, in the order in which they are taken."""
+
+    def __init__(self, pools: Mapping[str, Tensor]) -> None:
+        self._pools, self._taken = pools, dict.fromkeys(pools, 0)
+
+    def take(self, dtype: str, count: int) -> Tensor:
+        if count == 0:
+            return torch.empty(0, dtype=_dtype(dtype))
+        start = self._taken.get(dtype, 0)
+        if dtype not in self._pools or start + count > self._pools[dtype].numel():
+            raise ValueError(f"Expected {count} more numbers of {dtype}, found fewer. The file is damaged.")
+        self._taken[dtype] = start + count
+        return self._pools[dtype][start : start + count].clone()
+
+
+def _entry(
+    name: str, tensor: Tensor, mask: Tensor | None, pools: dict[str, list[Tensor]], first: dict[Any, str]
+) -> dict[str, Any]:
+    tensor = tensor.detach().cpu()
+    place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape)}
+    if tensor.numel() and first.setdefault(place, name) != name:
+        return {**entry, "same": first[place]}
+    entry["dtype"] = str(tensor.dtype)
+    active = _active(name, tensor, mask)
+    if active is not None:
+        code, data = encode(active)
+        values = tensor[active]
+        if mask is not None or values.nbytes + data.nbytes < tensor.nbytes:
+            pools.setdefault("torch.uint8", []).append(data)
+            pools.setdefault(str(tensor.dtype), []).append(values)
+            return {**entry, "code": code, "bytes": data.numel(), "values": values.numel()}
+    pools.setdefault(str(tensor.dtype), []).append(tensor.reshape(-1))
+    return {**entry, "values": tensor.numel()}
+
+
+def _active(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Connections to keep; None for a tensor that is no weight."""
+    if mask is None:
+        return tensor != 0 if tensor.ndim >= 2 and tensor.is_floating_point() else None
+    mask = mask.cpu()
+    if mask.shape != tensor.shape:
+        raise ValueError(
+            f"Expected a mask {tuple(tensor.shape)} for {name!r}, got {tuple(mask.shape)}. Give masks of this module."
+        )
+    if bool((tensor[~mask] != 0).any()):
+        raise ValueError(
+            f"Expected zeros outside the mask of {name!r}, found other weights. Apply the masks to the module first."
+        )
+    return mask
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"Expected a dtype of torch, got {name!r}. Was the file written by a newer version?")
+    return dtype

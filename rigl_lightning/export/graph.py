@@ -1,0 +1,255 @@
+"""Fusing a network's graph: batch norm, addition and ReLU become part of the convolution or linear layer before them.
+
+The graph is taken by `torch.fx`, which calls ``forward`` with stand-ins. What cannot be taken so (control flow that
+depends on numbers, optional arguments) is left as it is, and its submodules are tried.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from rigl_lightning.export.batch_norm_folding import fold_batch_norm
+from rigl_lightning.export.folded import Bounds, FoldedConv2d, finished
+
+_RELU: Bounds = (0.0, math.inf)
+_RELU6: Bounds = (0.0, 6.0)
+_BOUND_FUNCTIONS: dict[Any, Bounds] = {F.relu: _RELU, F.relu_: _RELU, torch.relu: _RELU, torch.relu_: _RELU,
+                                       F.relu6: _RELU6}  # fmt: skip
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+
+
+class FoldedLinear(nn.Module):
+    """``clamp(x @ weight.T + bias)`` with a dense weight; the tensors of ``linear`` are shared, not copied."""
+
+    def __init__(self, linear: nn.Linear, bounds: Bounds) -> None:
+        super().__init__()
+        self.weight, self.bias, self.bounds = linear.weight, linear.bias, bounds
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., inputs) to (..., outputs)."""
+        return finished(F.linear(x, self.weight, self.bias), None, self.bounds)
+
+
+def fuse(module: nn.Module) -> nn.Module:
+    """The module in evaluation mode with its largest traceable parts fused; those become a `torch.fx.GraphModule`.
+
+    Submodules may be replaced in place; pass a copy. Tensors that are not changed are shared.
+    """
+    traced = _trace(module) if _may_be_traced(module) else None
+    if traced is not None:
+        return _fused(traced)
+    for name, child in list(module.named_children()):
+        if not isinstance(child, nn.MultiheadAttention):
+            fused = fuse(child)
+            if fused is not child:
+                setattr(module, name, fused)
+    return module
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module computes what its torch class does, with weights of its own, and nobody listens to it."""
+    if not isinstance(module, kind) or type(module).forward is not kind.forward or "forward" in vars(module):
+        return False
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    own = all(not isinstance(v, torch.Tensor) for v in vars(module).values())  # torch.nn.utils.prune, weight norm
+    return own and not any(hooks) and not parametrize.is_parametrized(module)
+
+
+class _Tracer(fx.Tracer):
+    """Takes timm's batch norms with activation as one module, too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        listened = bool(m._forward_hooks or m._forward_pre_hooks)
+        return listened or isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _may_be_traced(module: nn.Module) -> bool:
+    """Whether a trace can be trusted: only required inputs, since an optional one would be traced as present."""
+    if not any(isinstance(m, nn.Conv2d | nn.Linear) for m in module.children() if not list(m.children())) and not any(
+        isinstance(m, nn.Conv2d) for m in module.modules()
+    ):
+        return False
+    if isinstance(module, fx.GraphModule | nn.ModuleList | nn.ModuleDict) or hasattr(module, "training_step"):
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    kinds = list(inspect.signature(module.forward).parameters.values())
+    required = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in kinds)
+    from_torch = type(module).__module__.partition(".")[0] == "torch"
+    return isinstance(module, nn.Sequential) or (required and not from_torch)
+
+
+def _trace(module: nn.Module) -> fx.GraphModule | None:
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+    except Exception:  # whatever a forward does with stand-ins
+        return None
+
+
+def _fused(traced: fx.GraphModule) -> fx.GraphModule:
+    for step in (_drop_identities, _split_activations, _fold_batch_norms, _wrap, _fuse_additions, _fuse_bounds):
+        step(traced)
+    traced.graph.eliminate_dead_code()
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def _modules(traced: fx.GraphModule, kind: Any) -> Iterator[tuple[fx.Node, Any]]:
+    """Nodes that call a module of this kind, each called once in the graph."""
+    counts: dict[int, int] = {}
+    found = []
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            module = traced.get_submodule(str(node.target))
+            counts[id(module)] = counts.get(id(module), 0) + 1
+            if isinstance(module, kind):
+                found.append((node, module))
+    return ((node, module) for node, module in found if counts[id(module)] == 1)
+
+
+def _replace(traced: fx.GraphModule, node: fx.Node, other: fx.Node) -> None:
+    node.replace_all_uses_with(other)
+    traced.graph.erase_node(node)
+
+
+def _drop_identities(traced: fx.GraphModule) -> None:
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+            module = traced.get_submodule(str(node.target))
+            if isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd) and not module._forward_hooks:
+                _replace(traced, node, node.args[0])
+
+
+def _split_activations(traced: fx.GraphModule) -> None:
+    """Split BatchNormAct2d of timm: the norm, then its dropout and its activation."""
+    for node, norm in list(_modules(traced, nn.BatchNorm2d)):
+        if (
+            type(norm) is nn.BatchNorm2d
+            or not all(hasattr(norm, name) for name in ("act", "drop"))
+            or not _is_eval(norm)
+        ):
+            continue
+        plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        plain._parameters, plain._buffers = dict(norm._parameters), dict(norm._buffers)
+        plain.train(norm.training)
+        act = norm.act
+        traced.add_submodule(str(node.target), plain)
+        name = f"{node.target}_act"
+        traced.add_submodule(name, act)
+        with traced.graph.inserting_after(node):
+            after = traced.graph.call_module(name, (node,))
+        for user in [user for user in node.users if user is not after]:
+            user.replace_input_with(node, after)
+    _drop_identities(traced)
+
+
+def _is_eval(norm: nn.Module) -> bool:
+    return not norm.training and norm.running_mean is not None
+
+
+def _fold_batch_norms(traced: fx.GraphModule) -> None:
+    for node, norm in list(_modules(traced, nn.BatchNorm2d)):
+        source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+        conv = _single_use(traced, source)
+        if conv is None or not is_plain(conv, nn.Conv2d) or not is_plain(norm, nn.BatchNorm2d) or not _is_eval(norm):
+            continue
+        assert isinstance(source, fx.Node)
+        assert isinstance(conv, nn.Conv2d)
+        traced.add_submodule(str(source.target), fold_batch_norm(conv, norm))
+        _replace(traced, node, source)
+
+
+def _single_use(traced: fx.GraphModule, node: Any) -> nn.Module | None:
+    """The module whose only call this is, with one tensor in, and one user of what comes out."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.users) != 1 or node.kwargs:
+        return None
+    module = traced.get_submodule(str(node.target))
+    calls = [n for n in traced.graph.nodes if n.op == "call_module" and traced.get_submodule(str(n.target)) is module]
+    return module if len(calls) == 1 else None
+
+
+def _wrap(traced: fx.GraphModule) -> None:
+    """Every plain convolution as a `FoldedConv2d`, which takes an addend and bounds."""
+    for node, conv in list(_modules(traced, nn.Conv2d)):
+        if is_plain(conv, nn.Conv2d) and len(node.args) == 1 and not node.kwargs:
+            traced.add_submodule(str(node.target), FoldedConv2d(conv))
+
+
+def _fuse_additions(traced: fx.GraphModule) -> None:
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for node in list(traced.graph.nodes):
+        if not _is_addition(node):
+            continue
+        pairs = [(node.args[0], node.args[1]), (node.args[1], node.args[0])]
+        pairs = [(a, b) for a, b in pairs if isinstance(_single_use(traced, a), FoldedConv2d) and len(a.args) == 1]
+        if not pairs:
+            continue
+        # The later of two convolutions, so that the other has been computed.
+        conv, addend = max(pairs, key=lambda pair: order[pair[0]])
+        if conv is addend or not _is_feature_map(traced, addend):
+            continue
+        with traced.graph.inserting_before(node):
+            fused = traced.graph.call_module(str(conv.target), (conv.args[0], addend))
+        order[fused] = order[node]
+        _replace(traced, node, fused)
+        traced.graph.erase_node(conv)
+
+
+def _is_addition(node: fx.Node) -> bool:
+    by_method = node.op == "call_method" and node.target in ("add", "add_")
+    if not by_method and not (node.op == "call_function" and node.target in _ADDITIONS):
+        return False
+    return len(node.args) == 2 and not node.kwargs and all(isinstance(arg, fx.Node) for arg in node.args)
+
+
+def _is_feature_map(traced: fx.GraphModule, node: Any) -> bool:
+    """Whether a node surely is a tensor of the network, not a number that was read off one."""
+    if node.op in ("call_module", "placeholder"):
+        return True
+    return node.op == "call_function" and node.target in (_ADDITIONS | set(_BOUND_FUNCTIONS))
+
+
+def _fuse_bounds(traced: fx.GraphModule) -> None:
+    for node in list(traced.graph.nodes):
+        bounds = _bounds_of(traced, node)
+        source = node.args[0] if bounds is not None and node.args else None
+        layer = _single_use(traced, source)
+        if bounds is None or layer is None:
+            continue
+        assert isinstance(source, fx.Node)
+        if isinstance(layer, FoldedConv2d):
+            layer.bounds = bounds
+        elif is_plain(layer, nn.Linear):
+            assert isinstance(layer, nn.Linear)
+            traced.add_submodule(str(source.target), FoldedLinear(layer, bounds))
+        else:
+            continue
+        _replace(traced, node, source)
+
+
+def _bounds_of(traced: fx.GraphModule, node: fx.Node) -> Bounds | None:
+    """Bounds of a ReLU or its like; None for any other node."""
+    if node.op == "call_function" and node.target in _BOUND_FUNCTIONS and len(node.args) == 1:
+        return _BOUND_FUNCTIONS[node.target]
+    if node.op == "call_method" and node.target in ("relu", "relu_"):
+        return _RELU
+    if node.op == "call_module" and len(node.args) == 1:
+        module = traced.get_submodule(str(node.target))
+        if is_plain(module, nn.ReLU):
+            return _RELU
+        if is_plain(module, nn.ReLU6) or is_plain(module, nn.Hardtanh):
+            assert isinstance(module, nn.Hardtanh)
+            return float(module.min_val), float(module.max_val)
+    return None

@@ -1,0 +1,229 @@
+"""A compact network computes what the trained one does, and the trained one stays as it was."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from networks import IMAGES, char_gru, network
+from torch import nn
+
+from rigl_lightning.export import compact, layers_of
+from rigl_lightning.kernels import available, use_tier
+
+pytestmark = pytest.mark.skipif(available()[0] != "fast", reason="needs numba")
+
+
+def assert_equal(got, expected, tolerance=2e-5):
+    scale = expected.abs().max().item() if expected.numel() else 1.0
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=tolerance * max(scale, 1e-6))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "every class kept"])
+@pytest.mark.parametrize("name", IMAGES)
+@torch.no_grad()
+def test_the_outputs_are_those_of_the_module(name, fused):
+    model, shape = network(name)
+    before = copy.deepcopy(model.state_dict())
+    small = compact(model, torch.randn(2, *shape), compute="sparse", fuse_layers=fused)
+    assert layers_of(small)
+    for batch in (1, 3):
+        x = torch.randn(batch, *shape)
+        assert_equal(small(x), model(x))
+    x = torch.randn(3, *shape)
+    assert_equal(small(x.to(memory_format=torch.channels_last)), model(x))
+    assert_equal(small(torch.randn(3, *shape[:-1], 2 * shape[-1])[..., ::2].copy_(x)), model(x))
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@torch.no_grad()
+def test_a_chosen_network_computes_the_same():
+    model, shape = network("mobilenet_v1")
+    x = torch.randn(1, *shape)
+    assert_equal(compact(model, x)(x), model(x))
+
+
+@torch.no_grad()
+def test_an_empty_batch():
+    for name in ("lenet", "wrn"):
+        model, shape = network(name)
+        small = compact(model, compute="sparse")
+        assert small(torch.randn(0, *shape)).shape == (0, 10)
+
+
+@torch.no_grad()
+def test_the_recurrent_network_goes_on_from_its_state():
+    model = char_gru()
+    small = compact(model, compute="sparse")
+    tokens = torch.randint(256, (3, 7))
+    logits, state = model(tokens)
+    got, got_state = small(tokens)
+    assert_equal(got, logits)
+    assert_equal(got_state, state)
+    assert_equal(small(tokens, got_state)[0], model(tokens, state)[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@torch.no_grad()
+def test_threads(threads):
+    before = torch.get_num_threads()
+    model, shape = network("mobilenet_v1")
+    small, x = compact(model, compute="sparse"), torch.randn(2, *shape)
+    try:
+        torch.set_num_threads(threads)
+        assert_equal(small(x), model(x))
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_calls_from_several_threads_of_python():
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, shape = network("wrn")
+    small = compact(model, compute="sparse")
+    inputs = [torch.randn(1, *shape) for _ in range(16)]
+
+    def run(x):
+        with torch.no_grad():
+            return small(x)
+
+    with ThreadPoolExecutor(3) as pool:
+        outputs = list(pool.map(run, inputs))
+    for x, out in zip(inputs, outputs, strict=True):
+        assert_equal(out, model(x))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("fused", [True, False])
+@torch.no_grad()
+def test_copies_compute_the_same(again, fused):
+    model, shape = network("wrn")
+    small, x = compact(model, compute="sparse", fuse_layers=fused), torch.randn(2, *shape)
+    expected = small(x)
+    other = again(small)
+    assert torch.equal(other(x), expected)
+    other.load_state_dict(small.state_dict())
+    assert torch.equal(other(x), expected)
+
+
+@torch.no_grad()
+def test_batch_norms_and_activations_are_gone_from_a_fused_resnet():
+    small = compact(network("resnet50")[0], compute="sparse")
+    assert not [m for m in small.modules() if isinstance(m, nn.BatchNorm2d | nn.ReLU)]
+
+
+@torch.no_grad()
+def test_torch_compile_and_jit_trace():
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 5, 1), nn.Flatten()]
+    model, shape = nn.Sequential(*layers, nn.Linear(45, 4)).eval(), (3, 9, 9)
+    for weight in model.parameters():
+        weight.mul_(torch.rand_like(weight) > 0.5)
+    x = torch.randn(2, *shape)
+    small = compact(model, compute="sparse")
+    assert len(layers_of(small)) == 4
+    expected = small(x)
+    torch._dynamo.reset()
+    assert_equal(torch.compile(small, backend="aot_eager", fullgraph=True)(x), expected)
+    traced = torch.jit.trace(small, x)
+    other = torch.randn(2, *shape)
+    assert_equal(traced(other), model(other))
+
+
+def test_gradients_of_the_input_are_those_of_the_module():
+    model, shape = network("wrn")
+    small, x = compact(model, compute="sparse"), torch.randn(2, *shape, requires_grad=True)
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    (got,) = torch.autograd.grad(small(x).sum(), x)
+    assert_equal(got, expected, 1e-4)
+
+
+def test_training_is_refused():
+    small = compact(network("lenet")[0], compute="sparse")
+    with pytest.raises(RuntimeError, match="stay in evaluation mode"):
+        small.train()
+    small.eval()
+
+
+def test_what_is_missing_or_unknown_is_said():
+    model, _ = network("lenet")
+    with pytest.raises(ValueError, match="Expected an example"):
+        compact(model)
+    with pytest.raises(ValueError, match="Expected `compute`"):
+        compact(model, compute="fast")
+
+
+class Chooses(nn.Module):
+    """Its graph depends on numbers, which no trace sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x):
+        return self.features(x if x.sum() > 0 else -x)
+
+
+class AsksForTensors(nn.Module):
+    """A trace sees the other branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x) if isinstance(x, torch.Tensor) else self.conv(x[0])
+
+
+@torch.no_grad()
+def test_what_cannot_be_traced_is_fused_below():
+    model = Chooses().eval()
+    model.features[0].weight.mul_(torch.rand_like(model.features[0].weight) > 0.5)
+    small = compact(model, compute="sparse")
+    assert type(small) is Chooses
+    for x in (torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)):
+        assert_equal(small(x), model(x))
+    assert not [m for m in small.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def test_a_wrong_trace_is_noticed_and_not_used():
+    model = AsksForTensors().eval()
+    with pytest.warns(UserWarning, match="not fused"):
+        small = compact(model, torch.randn(1, 3, 8, 8), compute="dense")
+    assert type(small) is AsksForTensors
+
+
+@torch.no_grad()
+def test_attention_keeps_its_weights():
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            weight.mul_(torch.rand_like(weight) > 0.5)
+    small, x = compact(model, compute="sparse"), torch.randn(2, 5, 16)
+    assert_equal(small(x), model(x))
+    assert layers_of(small)
+
+
+@torch.no_grad()
+def test_hooks_and_computed_weights_stay():
+    model = nn.Sequential(nn.Linear(8, 8), nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))).eval()
+    model[0].weight[0] = 0
+    seen = []
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    small = compact(model, compute="sparse")
+    small(torch.randn(2, 8))
+    assert seen
+    assert not layers_of(small)
+
+
+@torch.no_grad()
+def test_without_numba_the_outputs_are_the_same():
+    model, shape = network("resnet50")
+    small, x = compact(model, compute="sparse"), torch.randn(2, *shape)
+    for tier in ("torch", "dense"):
+        with use_tier(tier):
+            assert_equal(small(x), model(x))
+    assert small.double()(x.double()).dtype == torch.float64

@@ -1,0 +1,107 @@
+"""Compact files: equal to the last bit, near the paper's size or below, and refused when they are something else."""
+
+import pytest
+import torch
+from networks import char_gru, network
+from torch import nn
+
+from rigl_lightning.export import compact, dense_state_dict, load_compact, paper_bytes, read_compact, save_compact
+from rigl_lightning.export.encoding import decode, encode
+from rigl_lightning.kernels import available
+from rigl_lightning.sparsity import Uniform
+
+
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert got[name].dtype == tensor.dtype
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (40, 70), (2, 3, 3, 3), (0, 4), (1, 3000)])
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.05, 0.3, 1.0])
+def test_codes_come_back(shape, density):
+    mask = torch.rand(shape) < density
+    code, data = encode(mask)
+    assert torch.equal(decode(code, data, shape), mask)
+    assert data.numel() <= -(-mask.numel() // 8)
+
+
+def test_gaps_at_the_border_of_a_byte():
+    for gap in (0, 1, 254, 255, 256, 509, 510, 511, 766):
+        mask = torch.zeros(4000, dtype=torch.bool)
+        mask[gap] = mask[2 * gap + 1] = True
+        code, data = encode(mask)
+        assert code == "gaps"
+        assert torch.equal(decode(code, data, (4000,)), mask)
+
+
+@pytest.mark.parametrize("name", ["lenet", "wrn", "shared"])
+def test_a_file_loads_into_the_plain_module(name, tmp_path):
+    model, _ = network(name)
+    size = save_compact(model, tmp_path / "net.pt")
+    assert size == (tmp_path / "net.pt").stat().st_size
+    other, _ = network(name, sparsity=0.5)
+    masks = load_compact(tmp_path / "net.pt", other)
+    assert_same(other.state_dict(), model.state_dict())
+    assert all(torch.equal(mask, model.get_parameter(key) != 0) for key, mask in masks.items())
+
+
+def test_active_zeros_dtypes_and_what_is_not_finite_are_kept(tmp_path):
+    weight = torch.tensor([[0.0, 1.0, 0.0, 0.0] * 8, [float("nan"), 0.0, 0.0, float("inf")] * 8])
+    mask = weight != 0
+    mask[0, 2] = True
+    state = {"a.weight": weight, "b.weight": weight.to(torch.bfloat16), "count": torch.tensor(3)}
+    save_compact(state, tmp_path / "net.pt", {"a.weight": mask})
+    got, masks = read_compact(tmp_path / "net.pt")
+    assert_same(got, state)
+    assert torch.equal(masks["a.weight"], mask)
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.9, 0.95, 0.98])
+def test_the_size_is_the_papers_or_less(sparsity, tmp_path):
+    model = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.ndim == 2}
+    masks = {}
+    with torch.no_grad():
+        for name, s in Uniform(first_layer_dense=False)(shapes, sparsity).items():
+            weight = model.get_parameter(name)
+            masks[name] = torch.rand(weight.shape) >= s
+            weight.mul_(masks[name])
+    size = save_compact(model, tmp_path / "net.pt", masks)
+    formula = paper_bytes(model.state_dict(), masks)
+    assert size < formula + 4000  # the frame of the file
+    if sparsity >= 0.95:
+        assert size < 0.97 * formula + 4000
+
+
+@pytest.mark.skipif(available()[0] != "fast", reason="needs numba")
+@pytest.mark.parametrize("build", [lambda: network("wrn")[0], lambda: network("vit")[0], char_gru])
+def test_a_compact_network_gives_its_dense_weights_back(build):
+    model = build()
+    small = compact(model, compute="sparse", fuse_layers=False)
+    dense = dense_state_dict(small)
+    assert_same(dense, dict(model.state_dict()))
+    model.load_state_dict(dense)
+    folded = compact(model, compute="dense")
+    folded.load_state_dict(dense_state_dict(compact(model, compute="sparse")))
+
+
+def test_refusals(tmp_path):
+    model, _ = network("lenet")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_compact(tmp_path / "none.pt")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="Expected a compact file"):
+        read_compact(tmp_path / "other.pt")
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    with pytest.raises(ValueError, match="Expected a compact file"):
+        read_compact(tmp_path / "noise.pt")
+    with pytest.raises(ValueError, match="of the module's tensors"):
+        save_compact(model, tmp_path / "net.pt", {"none.weight": torch.ones(1, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="zeros outside the mask"):
+        save_compact(model, tmp_path / "net.pt", {"1.weight": torch.zeros(300, 64, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="Expected a mask"):
+        save_compact(model, tmp_path / "net.pt", {"1.weight": torch.zeros(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="the module that was trained"):
+        save_compact(compact(model, compute="sparse"), tmp_path / "net.pt")

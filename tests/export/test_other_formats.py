@@ -1,0 +1,79 @@
+"""ONNX and 2:4: what a CPU can check of them."""
+
+import pytest
+import torch
+from networks import network
+from torch import nn
+
+from rigl_lightning.export import compact, export_onnx, fold_batch_norm, is_two_of_four, to_semi_structured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wrn", "mobilenet_v1", "lenet"])
+def test_onnx_runtime_computes_the_same(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, shape = network(name)
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, *shape))
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    for batch in (1, 3):
+        x = torch.randn(batch, *shape)
+        (got,) = session.run(None, {entry.name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"rigl-lightning\[onnx\]"):
+        export_onnx(nn.Linear(2, 2), tmp_path / "net.onnx", torch.randn(1, 2))
+
+
+@torch.no_grad()
+def test_folding_keeps_zeros_and_outputs():
+    conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.1, 2.0)
+    norm.running_var[0] = 0.0
+    conv.weight.mul_(torch.rand_like(conv.weight) > 0.5)
+    x = torch.randn(2, 3, 5, 5)
+    folded = fold_batch_norm(conv, norm)
+    torch.testing.assert_close(folded(x), norm(conv(x)), rtol=1e-4, atol=1e-3)
+    assert torch.equal(folded.weight == 0, conv.weight == 0)
+    with pytest.raises(ValueError, match="running statistics"):
+        fold_batch_norm(conv, nn.BatchNorm2d(4, track_running_stats=False))
+
+
+@torch.no_grad()
+def test_a_folded_network_is_dense():
+    model, shape = network("resnet10")
+    folded = compact(model, compute="dense")
+    x = torch.randn(2, *shape)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def two_of_four(outputs, inputs):
+    linear = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        linear.weight.mul_(torch.tensor([1.0, 0.0, 0.0, 1.0]).repeat(inputs // 4))
+    return linear
+
+
+def test_the_pattern_is_checked():
+    assert is_two_of_four(two_of_four(4, 8).weight)
+    assert not is_two_of_four(nn.Linear(8, 4).weight)
+    assert not is_two_of_four(torch.zeros(4, 6))
+    # Half of the connections is not enough: these four are side by side.
+    assert not is_two_of_four(torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]]))
+
+
+def test_two_of_four_is_refused_where_it_cannot_run():
+    with pytest.raises(ValueError, match="two of every four"):
+        to_semi_structured(nn.Linear(64, 64))
+    with pytest.raises(ValueError, match="half precision"):
+        to_semi_structured(two_of_four(64, 64))
+    with pytest.raises(ValueError, match="a multiple of 32"):
+        to_semi_structured(two_of_four(16, 64).half())
+    with pytest.raises(ValueError, match="on a GPU"):
+        to_semi_structured(nn.Sequential(two_of_four(64, 128).half(), nn.ReLU()))
