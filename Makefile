@@ -13,7 +13,7 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures tables
+.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
 .PHONY: bench clean
 
 help:  ## show this list
@@ -86,6 +86,14 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+SMOKE := build/figures-smoke
+figures-smoke: $(READY)  ## the whole chain from declared run to figure, in minutes on embedded data; no results
+	mkdir -p $(SMOKE)
+	cp paper/results/*.csv $(SMOKE)/
+	$(BIN)/python paper/launch.py all --scale smoke --seeds 0 --runs $(SMOKE)/runs
+	$(BIN)/python paper/collect.py --scale smoke --runs $(SMOKE)/runs --results $(SMOKE)
+	$(BIN)/python paper/make_figures.py --scale smoke --results $(SMOKE) --out $(SMOKE)/out
 
 figures: $(READY)  ## draw the paper's figures and write its tables from the committed results
 	$(BIN)/python paper/make_figures.py

@@ -89,9 +89,8 @@ class Outcome:
 
 def paired(rows: pd.DataFrame, contrast: Contrast) -> Outcome:
     """The differences of runs with the same seed."""
-    runs = rows if contrast.sweep else usual_updates(rows)
     better, worse = (
-        pick(runs, **settings).groupby("seed")[contrast.column].mean() for settings in (contrast.better, contrast.worse)
+        pick(rows, **settings).groupby("seed")[contrast.column].mean() for settings in (contrast.better, contrast.worse)
     )
     return of_differences(contrast.sign * (better - worse).dropna())
 
@@ -305,11 +304,16 @@ def table(
         escape: Those of its restarts.
     """
     measured = own(rows)
+    usual = usual_updates(measured)
     found = []
     for claim in CLAIMS:
         contrasts = claim.contrasts(rows) or [Contrast("", {"seed": -1}, {"seed": -1})]
         for contrast in contrasts:
-            found.append(_row(claim.figure, claim.sentence, contrast.name, paired(measured, contrast)))
+            found.append(
+                _row(
+                    claim.figure, claim.sentence, contrast.name, paired(measured if contrast.sweep else usual, contrast)
+                )
+            )
     found += _landscape_rows(landscape, escape)
     return pd.DataFrame(found)
 

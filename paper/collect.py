@@ -1,6 +1,6 @@
 """Make the rows of ``paper/results/<scale>.csv`` out of what runs left in their folders.
 
-    python paper/collect.py [--runs runs/paper] [--scale small]
+    python paper/collect.py [--runs runs/paper] [--scale small] [--results paper/results]
 
 Rows of runs that are not in the folder stay as they are, so that results can be collected from several machines.
 """
@@ -104,8 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make rows of results out of what runs left.")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--scale", default="small")
+    parser.add_argument("--results", type=Path, default=ROOT / "paper" / "results", help="folder of the file of rows")
     options = parser.parse_args()
-    results = ROOT / "paper" / "results" / f"{options.scale}.csv"
+    results = options.results / f"{options.scale}.csv"
     print(f"{collect(options.runs / options.scale, results)} rows in {results}")
 
 

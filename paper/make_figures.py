@@ -1,6 +1,6 @@
 """Draw the paper's figures and write its tables from the committed results.
 
-    python paper/make_figures.py [--strict] [--scale small] [--out paper/out]
+    python paper/make_figures.py [--strict] [--scale small] [--results paper/results] [--out paper/out]
 
 Reads ``paper/results/*.csv`` only: no training, no GPU, no network. Names the points that no run has measured yet; with
 ``--strict`` a point without its three seeds is an error. Tables also go into ``docs/`` and ``paper/README.md``, between
@@ -145,11 +145,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=HERE / "out")
     parser.add_argument("--scale", default="small")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the rows")
     parser.add_argument("--strict", action="store_true", help="fail if a figure lacks a run")
     options = parser.parse_args()
-    for page, parts in make_tables(options.out, scale=options.scale).items():
-        page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
-    lacking = make_figures(options.out, scale=options.scale)
+    pages = make_tables(options.out, options.results, options.scale)
+    if options.results == HERE / "results":  # the pages tell of the committed rows only
+        for page, parts in pages.items():
+            page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    lacking = make_figures(options.out, options.results, options.scale)
     for number, lack in lacking.items():
         print(f"figure {number} lacks {lack}")
     sys.exit(1 if lacking and options.strict else 0)

@@ -103,6 +103,12 @@ PAPER_WIDTHS: Mapping[str, Mapping[float, float]] = {
     "imagenet_mobilenet_v2": {},
 }
 _MOBILENET: Any = {"sparsity": 0.75, "sparsities": (0.75, 0.85, 0.9, 0.95), "usual_multiplier": 5}
+# Trainings of 20 steps end in their first epoch: validated every 5 steps, they are validated at their ends.
+_AT_THE_END = (
+    "--trainer.check_val_every_n_epoch=null",
+    "--trainer.val_check_interval=5",
+    "--trainer.log_every_n_steps=2",
+)
 _MNIST = ("mnist_lenet.yaml",)
 
 
@@ -118,6 +124,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "imagenet_resnet50": Protocol(
             _over("smoke", "imagenet_resnet50"),
             data=None,
+            arguments=_AT_THE_END,
             sparsities=(0.8, 0.9),
             multipliers=(1, 2),
             intervals=(5, 10),
@@ -127,6 +134,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "imagenet_mobilenet_v1": Protocol(
             _over("smoke", "imagenet_mobilenet_v1"),
             data=None,
+            arguments=_AT_THE_END,
             **{**_MOBILENET, "sparsities": (0.75,)},
             ramp=(0.25, 0.75, 2),
             widths={0.75: 0.125},
@@ -136,17 +144,24 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "imagenet_mobilenet_v2": Protocol(
             _over("smoke", "imagenet_mobilenet_v2"),
             data=None,
+            arguments=_AT_THE_END,
             **{**_MOBILENET, "sparsities": (0.75,)},
             ramp=(0.25, 0.75, 2),
             widths={0.75: 0.125},
             first_layer_dense=False,
         ),
         "char_gru": Protocol(
-            _over("smoke", "char_gru"), data=None, multipliers=(1, 2), ramp=(0.25, 0.75, 2), first_layer_dense=False
+            _over("smoke", "char_gru"),
+            data=None,
+            multipliers=(1, 2),
+            ramp=(0.25, 0.75, 2),
+            first_layer_dense=False,
+            arguments=_AT_THE_END,
         ),
         "cifar10_wrn22": Protocol(
             _over("smoke", "cifar10_wrn22"),
             data=None,
+            arguments=_AT_THE_END,
             sparsities=(0.8, 0.9),
             intervals=(5, 10),
             ramp=(0.2048, 0.768, 2),
@@ -221,6 +236,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
             sparsities=(0.5, 0.8, 0.9, 0.95),
             ramp=(0.2048, 0.768, 1000),
             first_layer_dense=False,
+            # A twelfth of the training, which ends in the middle of an epoch: validated at its end, too.
+            arguments=("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=8138"),
         ),
     },
 }

@@ -6,6 +6,8 @@ near the paper's 100 steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +48,10 @@ def _intervals(axis: Axes, results: pd.DataFrame) -> None:
     if len(rows):
         rows = pick(rows, sparsity=rows.groupby("sparsity")["delta_t"].nunique().idxmax())
     for distribution in ("uniform", "ERK"):
-        look = {"color": DISTRIBUTION_COLOURS[distribution], "dashes": DISTRIBUTION_DASHES[distribution]}
+        look: dict[str, Any] = {
+            "color": DISTRIBUTION_COLOURS[distribution],
+            "dashes": DISTRIBUTION_DASHES[distribution],
+        }
         of = pick(rows, distribution=distribution)
         curve(axis, of, "delta_t", "accuracy", distribution, marker=METHOD_MARKERS["RigL"], **look)
     log_ticks(axis, sorted(rows["delta_t"].unique()) or [1])

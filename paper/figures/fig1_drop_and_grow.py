@@ -7,6 +7,7 @@ smallest magnitude (dashed), growing as many of largest gradient, and training o
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -51,7 +52,12 @@ def draw(results: pd.DataFrame) -> Figure:
 
 
 def _arrow(left: Axes, right: Axes) -> ConnectionPatch:
-    places = {"xyA": (0.985, 0.5), "xyB": (0.015, 0.5), "coordsA": "axes fraction", "coordsB": "axes fraction"}
+    places: dict[str, Any] = {
+        "xyA": (0.985, 0.5),
+        "xyB": (0.015, 0.5),
+        "coordsA": "axes fraction",
+        "coordsB": "axes fraction",
+    }
     return ConnectionPatch(axesA=left, axesB=right, arrowstyle="->", color=KEPT, **places)
 
 

@@ -143,7 +143,7 @@ def look_of(method: str) -> dict[str, Any]:
 
 def published_axis(axis: Axes, label: str = "published (%), hollow") -> Axes:
     """A right axis for published values, which belong to other networks and data than the own ones."""
-    right: Axes = axis.twinx()  # type: ignore[assignment]
+    right = axis.twinx()
     right.spines["right"].set_visible(True)
     right.set_ylabel(label, fontsize=SMALL, color=CAPTION_COLOUR)
     right.tick_params(labelsize=SMALL, colors=CAPTION_COLOUR)
@@ -200,5 +200,5 @@ def legend(axis: Axes, n_columns: int = 3) -> None:
     """Below the panel, where no curve runs; nothing if nothing has a label."""
     found, labels = handles(axis)
     if found:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, LEGEND_BELOW), "ncols": n_columns}
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, LEGEND_BELOW), "ncols": n_columns}
         axis.legend(found, labels, frameon=False, fontsize=SMALL, handlelength=2.6, labelspacing=0.25, **place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -16,7 +18,7 @@ def over_intervals(axis: Axes, results: pd.DataFrame, method: str, decay: str) -
     """One curve an alpha; returns the rows shown."""
     rows = of_sweep(results, method, decay)
     for alpha, colour in ALPHA_COLOURS.items():
-        look = {"color": colour, "marker": ALPHA_MARKERS[alpha], "dashes": DASHES[alpha]}
+        look: dict[str, Any] = {"color": colour, "marker": ALPHA_MARKERS[alpha], "dashes": DASHES[alpha]}
         curve(axis, pick(rows, alpha=alpha), "delta_t", "accuracy", f"α = {alpha:g}", **look)
     log_ticks(axis, sorted(rows["delta_t"].unique()) or [1])
     axis.set_xlabel("ΔT (steps)")

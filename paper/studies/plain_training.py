@@ -76,7 +76,7 @@ def train(
     torch.manual_seed(seed)
     model = network(protocol, base_width(protocol))
     start(model)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         weight_decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"], momentum=0.9, nesterov=True
     )

@@ -63,7 +63,7 @@ def small_image_resnet(
     """
     stem = nn.Conv2d(3, scaled_channels(2 * channels[0], width), 3, padding=1, bias=False)
     model = _network(blocks, _scaled(channels, width), num_classes, stem)
-    model.maxpool = nn.Identity()
+    model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model
 
 

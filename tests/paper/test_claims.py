@@ -80,6 +80,7 @@ class TestTable:
         assert table(rows).equals(table(rows[rows["seed"].notna()]))
 
     def test_in_words(self, rows):
-        text = claims.as_markdown(table(rows))
+        found = table(rows)
+        text = claims.as_markdown(found)
         assert "| 4 right | RigL is above Static at every sparsity. | holds | 0.5: +" in text
-        assert text.count("\n") == 2 + table(rows)[["figure", "claim"]].drop_duplicates().shape[0]
+        assert text.count("\n") == 2 + found[["figure", "claim"]].drop_duplicates().shape[0]
