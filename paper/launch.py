@@ -32,6 +32,8 @@ from paper.panels import FIGURES, TABLES, all_runs, runs_of
 from paper.protocols import PROTOCOLS
 
 BAR_WIDTH = 30
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended."""
 
 
 def launch(
@@ -144,7 +146,8 @@ def main() -> None:
             print("python -m rigl_lightning", shlex.join(command))
         return
     collected = identities(ROOT / "paper" / "results" / f"{options.scale}.csv")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs as well
+    # At once: the threads would wait for their runs, which on Linux end with their launcher (`one_run`).
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     places = options.runs.resolve(), options.data.resolve()
     sys.exit(1 if launch(runs, *places, resources, options.executor, collected) else 0)
 

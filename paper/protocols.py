@@ -172,6 +172,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "mnist_lenet": Protocol(_MNIST, sparsity=0.95, widths={0.95: 0.056}, arguments=("--trainer.max_epochs=5",)),
         "imagenet_resnet50": Protocol(
             ("small/imagenet_resnet50.yaml",),
+            sparsity=0.95,
             ramp=(0.3125, 0.78125, 20),
             intervals=(10, 20, 100, 200),
             widths={0.8: 0.453, 0.9: 0.328, 0.95: 0.234, 0.98: 0.156},

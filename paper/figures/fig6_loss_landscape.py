@@ -35,7 +35,7 @@ def draw(results: pd.DataFrame, escape: pd.DataFrame) -> Figure:
     bands = "; bands: 95 % intervals" if n >= MIN_SEEDS else ""
     caption(
         figure,
-        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 90 % uniform ({scale} scale). Means over n = {n} pairs of "
+        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 95 % uniform ({scale} scale). Means over n = {n} pairs of "
         f"solutions{bands}.\nBoth ends have the pruned network's masks; batch-norm statistics are those of each point. "
         "No numbers are published.",
     )

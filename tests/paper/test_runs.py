@@ -27,7 +27,7 @@ class TestDeclaredRuns:
         assert len({run.identity for run in runs}) == len({run.name for run in runs}) == len(runs)
 
     def test_a_sweep_and_a_comparison_share_the_run_they_have_in_common(self):
-        usual = Run("imagenet_resnet50", "RigL", 0.9, "uniform")
+        usual = Run("imagenet_resnet50", "RigL", 0.95, "uniform")
         assert declared(replace(usual, delta_t=20, alpha=0.3)) == usual
         assert usual in panels.figure_5("small", 0)
         assert usual in panels.figure_2("small", 0)
@@ -56,7 +56,7 @@ class TestDeclaredRuns:
 
     def test_a_longer_training_is_still_validated_once_at_its_end(self):
         run = Run("imagenet_resnet50", "RigL", 0.9, "uniform", multiplier=2.0)
-        assert {"--trainer.max_steps=800", "--trainer.val_check_interval=800"} <= set(run.settings())
+        assert {"--trainer.max_steps=2000", "--trainer.val_check_interval=2000"} <= set(run.settings())
 
     def test_every_figure_has_three_seeds_and_its_first_before_its_third(self):
         runs = panels.all_runs("small")
