@@ -99,8 +99,8 @@ def explain_run_error(error: Exception) -> str | None:
 def _unknown_class(line: str) -> str | None:
     """A class or function that is not where its dotted path says.
 
-    >>> _unknown_class('''Parser key "model": Problem with given class_path 'mine.Net': No module named 'mine' ''')
-    "Expected --model to be a dotted path, got 'mine.Net': No module named 'mine' (mine.py may be here)."
+    >>> _unknown_class('''Parser key "model": Problem with given class_path 'absent.Net': No module named 'absent' ''')
+    "Expected --model to be a dotted path, got 'absent.Net': No module named 'absent' (absent.py may be here)."
     """
     why = r"((?:[Mm]odule '[\w.]+' has no attribute|No module named) '[\w.]+')"
     found = re.search(rf"""key "([\w.]+)".*class_path '([\w.]+)': {why}""", line)

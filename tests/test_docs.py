@@ -50,8 +50,9 @@ def test_links_lead_to_pages_and_headings(page):
             path, _, wanted = target.partition("#")
             file = (DOCS / page).parent / path if path else DOCS / page
             assert file.is_file(), target
-            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            assert not wanted or wanted in map(anchor, headings), target
+            if wanted:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert wanted in map(anchor, headings), target
 
 
 @pytest.mark.parametrize("method", generate.methods_with_a_card(), ids=lambda method: method.__name__)
