@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from rigl_lightning.modules.memory_format import memory_format
 from rigl_lightning.modules.milestones import learning_rate_factor, milestone_steps, warmup_steps
 from rigl_lightning.modules.weight_decay import weight_decay_groups
 
@@ -43,7 +44,8 @@ class ImageClassifier(pl.LightningModule):
         learning_rate_decay: Factor on the learning rate at each milestone.
         label_smoothing: Probability mass spread evenly over the classes, in [0, 1].
         channels_last: Keep images and convolutions in memory channel by channel of each pixel, which is faster on most
-            devices and changes results by rounding only.
+            devices and changes results by rounding only. Ignored with a warning where torch breaks in it, see
+            `rigl_lightning.modules.memory_format`.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class ImageClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = memory_format(model, channels_last)
         self.model = model.to(memory_format=self.memory_format) if channels_last else model
         self.example_input_array = torch.zeros(1, *input_shape)
         self.learning_rate = learning_rate

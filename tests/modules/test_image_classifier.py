@@ -112,6 +112,14 @@ def test_the_example_input_fits_the_model():
     assert module(module.example_input_array).shape == (1, 3)
 
 
+def test_a_network_that_torch_breaks_in_channels_last_stays_contiguous():
+    narrow = WideResNet(10, 1)
+    narrow.stages = torch.nn.Sequential(torch.nn.Conv2d(5, 12, 1, stride=2))
+    with pytest.warns(UserWarning, match=r"channels_last is ignored: 'stages\.0' is a strided 1x1 .*Set --model"):
+        kept = ImageClassifier(narrow, 10, (3, 8, 8), channels_last=True)
+    assert kept.memory_format is torch.contiguous_format
+
+
 def test_channels_last_changes_the_layout_and_not_the_result():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 8, 8)
