@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +22,17 @@ if DEFAULT_COMPUTE:
     SparseTrainingCallback.__init__.__defaults__ = (*others, DEFAULT_COMPUTE)
 
 torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def forgotten_modules(tmp_path_factory):
+    """What a test imports of files it has written is not there for the next: several write a ``mine.py``."""
+    before = set(sys.modules)
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(vars(sys.modules[name]).get("__file__")).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
