@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from paper.figures.data import own, pick
-from paper.figures.style import ALPHA_COLOURS, ALPHA_MARKERS, curve, log_ticks
+from paper.figures.style import (
+    ALPHA_COLOURS,
+    ALPHA_MARKERS,
+    caption,
+    curve,
+    legend,
+    log_ticks,
+    new_figure,
+    seeds_caption,
+)
 
 BENCHMARK = "imagenet_resnet50"
 DASHES: dict[float, tuple[float, ...]] = {0.1: (1, 1.5), 0.3: (4, 2), 0.5: (1, 0)}
+
+
+def sweep_figure(results: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> Figure:
+    """One panel for each method and decay."""
+    figure = new_figure(len(panels), 2.6)
+    shown = [over_intervals(axis, results, *panel) for axis, panel in zip(figure.axes, panels, strict=True)]
+    figure.axes[0].set_ylabel("accuracy (%)")
+    legend(figure.axes[0])
+    caption(
+        figure,
+        seeds_caption("A bottleneck ResNet, CIFAR-10 at 16 pixels", pd.concat(shown))
+        + "\nΔT is a fifth of the paper's: 20 stands for 100. No numbers are published.",
+    )
+    return figure
 
 
 def over_intervals(axis: Axes, results: pd.DataFrame, method: str, decay: str) -> pd.DataFrame:

@@ -8,7 +8,6 @@ the mask before an update in mid-training, the connections dropped and grown, an
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from paper.studies.row_files import write_rows
 from rigl_lightning import RigL, Sparsifier, UpdateSchedule, select_parameters
 from rigl_lightning.data import DigitsDataModule
 
@@ -72,12 +72,7 @@ def _masks_around_update() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    table = rows()
-    with open(RESULTS, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-    print(f"{len(table)} rows in {RESULTS}")
+    write_rows(rows(), RESULTS)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ Needs no training: the sparsities follow from the shapes (paper, section 3, "Spa
 
 from __future__ import annotations
 
-import csv
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/layer_sparsities.py`
 
 import timm
 
+from paper.studies.row_files import write_rows
 from rigl_lightning import Distribution, ErdosRenyi, Uniform, select_parameters
 from rigl_lightning.sparsity.distributions import active_counts
 
@@ -49,12 +52,7 @@ def rows() -> list[dict[str, object]]:
 
 
 def main() -> None:
-    table = rows()
-    with open(RESULTS, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-    print(f"{len(table)} rows in {RESULTS}")
+    write_rows(rows(), RESULTS)
 
 
 if __name__ == "__main__":

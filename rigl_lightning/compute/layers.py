@@ -191,28 +191,14 @@ def conv2d(
     return sparse_conv2d(input, weight, bias, stride, padding, dilation, pattern, dense_grad)
 
 
-def gru(
-    input: Tensor,
-    states: list[Tensor],
-    flat: list[Tensor],
-    patterns: list[SparsePattern],
-    module: nn.RNNBase,
-    dense_grad: bool,
-) -> list[Tensor]:
+def gru(input: Tensor, *args: Any) -> list[Tensor]:
     """`sparse_gru` over all layers and directions; ``states`` and the last ones are (layers, batch, units)."""
-    return _recurrent(input, states, flat, patterns, module, dense_grad)
+    return _recurrent(input, *args)
 
 
-def lstm(
-    input: Tensor,
-    states: list[Tensor],
-    flat: list[Tensor],
-    patterns: list[SparsePattern],
-    module: nn.RNNBase,
-    dense_grad: bool,
-) -> list[Tensor]:
+def lstm(input: Tensor, *args: Any) -> list[Tensor]:
     """As `gru`, with `sparse_lstm`."""
-    return _recurrent(input, states, flat, patterns, module, dense_grad)
+    return _recurrent(input, *args)
 
 
 def _recurrent(

@@ -14,6 +14,7 @@ from rigl_lightning.compute.installation import Forward, is_replaced, replace_fo
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
 from rigl_lightning.kernels import SparsePattern, release
+from rigl_lightning.kernels.tiers import recorded
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
@@ -146,6 +147,7 @@ class LayerCompute:
         self.was_called = False
         self.last_refusal = ""
         self.choice: Choice | None = None
+        self._versions: list[tuple[int, int]] | None = None
         self._weights = dict(weights)
         kind = next((kind for kind in KINDS if isinstance(module, kind.base)), None) if weights else None
         self.refusal = self._find_refusal(kind)
@@ -158,7 +160,7 @@ class LayerCompute:
 
         def forward(input: Any, *rest: Any, **named: Any) -> Any:
             # Calls without gradients are no training, and compilers record torch's own operators.
-            if not self.is_on or not torch.is_grad_enabled() or _is_recorded():
+            if not self.is_on or not torch.is_grad_enabled() or recorded():
                 return dense(input, *rest, **named)
             self.was_called = True
             self.is_sparse = self._wants_sparse(input)
@@ -227,15 +229,15 @@ class LayerCompute:
 
     def _is_outdated(self, choice: Choice) -> bool:
         # Counting reads the masks; whether one has changed is known without.
-        versions = [(id(mask), mask._version) for mask in self._masks()]
-        if versions == getattr(self, "_versions", None):
+        versions = self._mask_versions()
+        if versions == self._versions:
             return False
         self._versions = versions
         return not choice.holds_at(self.density)
 
     def _choose(self, x: Tensor) -> Choice:
         density = self.density
-        self._versions = [(id(mask), mask._version) for mask in self._masks()]
+        self._versions = self._mask_versions()
         if torch.are_deterministic_algorithms_enabled():
             return Choice(False, "deterministic algorithms are asked for", density)
         vectors = x.numel() / max(x.shape[1 if x.ndim == 4 else -1], 1)
@@ -258,9 +260,9 @@ class LayerCompute:
         length = sparsifier.total_steps or (max(steps) + 1 if steps else 1)
         return seconds * len(steps) / max(length, 1)
 
-    def _masks(self) -> list[Tensor]:
+    def _mask_versions(self) -> list[tuple[int, int]]:
         masks = self.owner.sparsifier.gradient_masks()
-        return [masks[name] for name in self._weights.values()]
+        return [(id(masks[name]), masks[name]._version) for name in self._weights.values()]
 
     def _tensors(self) -> list[Tensor | None]:
         return [getattr(self.module, name) for name in self._names]
@@ -275,10 +277,6 @@ class LayerCompute:
                 tensor = getattr(self.module, attribute)
                 patterns.append(cache.full(tensor.shape) if tensor is not None and tensor.ndim > 1 else None)
         return patterns
-
-
-def _is_recorded() -> bool:
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def check_compute(compute: str) -> None:

@@ -13,10 +13,9 @@ from torch.nn import functional as F
 
 from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finished, padded
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels import torch_linear
+from rigl_lightning.kernels import inference, torch_linear
 from rigl_lightning.kernels.conv_geometry import Window
-from rigl_lightning.kernels.inference import overridden, recorded
-from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.tiers import overridden, recorded, tier_of
 
 _PLANS_KEPT = 8
 """Plans of a layer that are kept: for sizes of inputs, thread counts and threads."""
@@ -113,7 +112,7 @@ class CompactLinear(CompactLayer):
             out = finished(out if self.bias is None else out.add_(self.bias), None, self.bounds)
         elif recorded():
             tensors = [w.values, w.columns, w.parts, w.row_starts]
-            out = torch.ops.rigl_lightning.compact_linear(rows, tensors, self.bias, list(self.bounds))
+            out = inference.linear_op(rows, tensors, self.bias, list(self.bounds))
         elif not rows.shape[0]:
             out = rows.new_empty(0, self.out_features)
         else:
@@ -177,7 +176,7 @@ class CompactConv2d(CompactLayer):
         if recorded():
             flat = [*w.shape[2:], *(number for pair in window for number in pair), self.groups]
             tensors = [w.values, w.columns, w.parts, w.row_starts]
-            op = torch.ops.rigl_lightning.compact_conv2d
+            op = inference.conv2d_op
             return op(x, tensors, self.bias, addend, flat, list(self.bounds))
         if w.shape[2:] == (1, 1) and padding == (0, 0) and window.stride != (1, 1):
             x, window = x[:, :, :: window.stride[0], :: window.stride[1]], window._replace(stride=(1, 1))

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rigl_lightning.export.layers import CompactLayer, _tier
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels.inference import recorded
+from rigl_lightning.kernels.inference import recurrent_op
+from rigl_lightning.kernels.tiers import recorded
 
 
 class CompactRecurrent(CompactLayer):
@@ -139,7 +140,7 @@ class _Direction(nn.Module):
         inputs, hidden = [self.ih.values, self.ih.columns, self.by_unit], self._hidden()
         states = [state.to(x.dtype) for state in states]
         if recorded():
-            op = torch.ops.rigl_lightning.compact_recurrent
+            op = recurrent_op
             return list(op(x, states, inputs, hidden, self.inputs_bias, self.hidden_bias))
         from rigl_lightning.kernels.vector_inference_recurrent import recurrent
 

@@ -9,19 +9,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.conv_geometry import Window
-from rigl_lightning.kernels.tiers import _forced
 
 Numbers = tuple[float, float]
-
-
-def recorded() -> bool:
-    """Whether calls are being recorded, so that an operator is needed in place of plain Python."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-
-
-def overridden() -> bool:
-    """Whether `use_tier` asks for something else than the best."""
-    return bool(_forced)
 
 
 @torch.library.custom_op("rigl_lightning::compact_linear", mutates_args=())

@@ -27,6 +27,16 @@ def available() -> tuple[Tier, ...]:
     return TIERS if _numba_found() else TIERS[1:]
 
 
+def recorded() -> bool:
+    """Whether a compiler or tracer records the calls, so that plain Python in their place would be lost."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def overridden() -> bool:
+    """Whether `use_tier` asks for something else than the best."""
+    return bool(_forced)
+
+
 def tier_of(x: Tensor, weight: Tensor) -> Tier:
     """Tier that computes a layer on these tensors.
 
