@@ -18,6 +18,13 @@ from paper.experiments import Run
 
 ROOT = Path(__file__).parents[1]
 RECORD = "run.json"
+PRELOADED = (
+    "rigl_lightning.cli",
+    "rigl_lightning.modules",
+    "rigl_lightning.models",
+    "rigl_lightning.data",
+    "timm.models.efficientnet",
+)
 KILL_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -33,6 +40,8 @@ def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> l
     other = folder.parents[2] / run.needs.name if run.needs is not None else None
     resume = [f"--ckpt_path={last}"] if last is not None else []
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]
+    # Sparse kernels change results by rounding only, but whether they are taken would depend on the machine.
+    quiet += ["--sparse.compute=dense"]
     ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
     return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
 
@@ -78,7 +87,7 @@ def is_done(folder: Path) -> bool:
 def _processes() -> Any:
     # A server that has imported everything once forks the process of each run: imports take longer than a short run.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["paper.one_run", "rigl_lightning.cli", "timm.models.efficientnet"])
+    context.set_forkserver_preload(["paper.one_run", *PRELOADED])
     return context
 
 

@@ -12,7 +12,6 @@ RESNET, WRN, GRU = "imagenet_resnet50", "cifar10_wrn22", "char_gru"
 MOBILENETS = ("imagenet_mobilenet_v1", "imagenet_mobilenet_v2")
 DROP_FRACTIONS = (0.1, 0.3, 0.5)
 SNFS_MOMENTA = (0.0, 0.5, 0.9, 0.99)
-EXTENDED = 5.0
 LONG_RUN = 2.5
 """Runs from this multiple of the shortest usual training on wait until the shorter ones of their seed have run."""
 
@@ -26,10 +25,10 @@ def figure_2(scale: str, seed: int) -> list[Run]:
     runs += [of(method, s, "uniform") for method in ("Static", "SNIP", "SET", "SNFS", "RigL", "Pruning", "Small-Dense")]
     runs += [of(method, s, "uniform", multiplier=m) for m in lengths for method in ("Static", "SET", "SNFS", "RigL")]
     runs += [of("Pruning", s, "uniform", multiplier=m) for m in (0.5, 0.75, 1.5, 2)]
-    runs += [of("Small-Dense", s, "uniform", multiplier=m) for m in (2, 3, EXTENDED)]
+    runs += [of("Small-Dense", s, "uniform", multiplier=m) for m in sorted({2, 3, protocol.extended})]
     for other in protocol.sparsities:
-        runs += [of("RigL", other, d, multiplier=m) for d in ("uniform", "ERK") for m in (1, EXTENDED)]
-        runs += [of("Small-Dense", other, "uniform", multiplier=EXTENDED)]
+        runs += [of("RigL", other, d, multiplier=m) for d in ("uniform", "ERK") for m in (1, protocol.extended)]
+        runs += [of("Small-Dense", other, "uniform", multiplier=protocol.extended)]
         runs += [of("Pruning", other, "uniform", multiplier=m) for m in (1, 1.5)]
     for other in protocol.sparsities[:2]:  # the table
         runs += [of(method, other, "uniform") for method in ("Static", "SNIP", "SET", "SNFS", "Small-Dense")]

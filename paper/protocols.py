@@ -26,11 +26,13 @@ class Protocol:
 
     Attributes:
         configs: Files in ``configs/``; a later one overrides an earlier one.
+        title: Network and data, as captions name them.
         data: Folder of the data within the one given to ``launch.py``; None if the data need no folder.
         sparsity: That of panels with one sparsity.
         sparsities: Those of panels with several.
         multipliers: Training lengths of panels with several.
         usual_multiplier: Training length of panels with one.
+        extended: That of the extended trainings beside the usual ones.
         intervals: Delta T of the sweeps. The first one above the smallest is the configuration's own.
         ramp: Begin, end and interval of gradual pruning: fractions of the training, and steps.
         widths: Width factor of Small-Dense by the sparsity of the network that has as many weights, for the benchmark's
@@ -42,11 +44,13 @@ class Protocol:
     """
 
     configs: tuple[str, ...]
+    title: str = ""
     data: str | None = ""
     sparsity: float = 0.9
     sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
     multipliers: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5)
     usual_multiplier: float = 1
+    extended: float = 5
     intervals: tuple[int, ...] = (50, 100, 500, 1000)
     ramp: tuple[float, float, int] = (0.3125, 0.78125, 1000)
     widths: Mapping[float, float] = field(default_factory=dict)
@@ -169,16 +173,27 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
     },
     "small": {
-        "mnist_lenet": Protocol(_MNIST, sparsity=0.95, widths={0.95: 0.056}, arguments=("--trainer.max_epochs=5",)),
+        "mnist_lenet": Protocol(
+            _MNIST,
+            "LeNet-300-100, MNIST, five epochs",
+            sparsity=0.95,
+            widths={0.95: 0.056},
+            arguments=("--trainer.max_epochs=5",),
+        ),
         "imagenet_resnet50": Protocol(
             ("small/imagenet_resnet50.yaml",),
+            "A residual network of three blocks and 77,000 weights, CIFAR-10 at 8 pixels, 1,000 steps of 64 images",
             sparsity=0.95,
-            ramp=(0.3125, 0.78125, 20),
-            intervals=(10, 20, 100, 200),
-            widths={0.8: 0.453, 0.9: 0.328, 0.95: 0.234, 0.98: 0.156},
+            sparsities=(0.8, 0.9, 0.95),
+            multipliers=(1, 2, 3),
+            extended=3,
+            ramp=(0.3125, 0.78125, 50),
+            intervals=(20, 50, 200),
+            widths={0.8: 0.429, 0.9: 0.296, 0.95: 0.21},
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("small/imagenet_mobilenet_v1.yaml",),
+            "The first blocks of MobileNet-v1 at half the width, CIFAR-10 at 16 pixels, 400 steps of 64 images",
             **_MOBILENET,
             ramp=(0.3125, 0.78125, 20),
             widths={0.75: 0.261, 0.85: 0.214, 0.9: 0.183, 0.95: 0.15},
@@ -186,12 +201,14 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
         "imagenet_mobilenet_v2": Protocol(
             ("small/imagenet_mobilenet_v2.yaml",),
+            "The first blocks of MobileNet-v2 at half the width, CIFAR-10 at 16 pixels, 400 steps of 64 images",
             **_MOBILENET,
             ramp=(0.3125, 0.78125, 20),
             widths={0.75: 0.249, 0.85: 0.187, 0.9: 0.156, 0.95: 0.124},
         ),
         "char_gru": Protocol(
             _over("small", "char_gru"),
+            "GRU of 128 units, English Wikipedia, 400 steps of 32 sequences of 32 bytes",
             data="wikipedia_en",
             multipliers=(1, 2, 3),
             ramp=(0.25, 0.75, 20),
@@ -199,16 +216,18 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
         "cifar10_wrn22": Protocol(
             _over("small", "cifar10_wrn22"),
+            "WRN-10-1, CIFAR-10 at 8 pixels, 1,000 steps of 64 images",
             sparsities=(0.5, 0.8, 0.9, 0.95),
-            intervals=(10, 20, 100, 200),
-            ramp=(0.2048, 0.768, 20),
+            intervals=(20, 50, 200),
+            ramp=(0.2048, 0.768, 50),
             first_layer_dense=False,
         ),
     },
     "paper": {
-        "mnist_lenet": Protocol(_MNIST, sparsity=0.95, widths={0.95: 0.056}),
+        "mnist_lenet": Protocol(_MNIST, "LeNet-300-100, MNIST", sparsity=0.95, widths={0.95: 0.056}),
         "imagenet_resnet50": Protocol(
             ("imagenet_resnet50.yaml",),
+            "ResNet-50, ImageNet",
             data="imagenet",
             sparsity=0.8,
             sparsities=(0.8, 0.9, 0.95, 0.965),
@@ -216,16 +235,19 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("imagenet_mobilenet_v1.yaml",),
+            "MobileNet-v1, ImageNet",
             data="imagenet",
             **_MOBILENET,
         ),
         "imagenet_mobilenet_v2": Protocol(
             ("imagenet_mobilenet_v2.yaml",),
+            "MobileNet-v2, ImageNet",
             data="imagenet",
             **_MOBILENET,
         ),
         "char_gru": Protocol(
             ("char_gru.yaml",),
+            "GRU of 512 units, WikiText-103",
             data="wikitext-103",
             sparsity=0.75,
             multipliers=(1, 2, 3),
@@ -234,6 +256,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
         "cifar10_wrn22": Protocol(
             ("cifar10_wrn22.yaml",),
+            "WRN-22-2, CIFAR-10",
             sparsities=(0.5, 0.8, 0.9, 0.95),
             ramp=(0.2048, 0.768, 1000),
             first_layer_dense=False,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from rigl_lightning.data.in_memory import InMemoryDataModule, TensorBatches
 from rigl_lightning.data.module import Batch
@@ -44,6 +42,10 @@ class DigitsDataModule(InMemoryDataModule):
 
     def read_splits(self) -> None:
         """Load and split the images."""
+        # Seconds to import: every command would wait for them.
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         digits = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
         repeats = self.resolution // STORED_RESOLUTION
