@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from paper.experiments import configured_updates
+from paper.protocols import PROTOCOLS, Protocol
+
 PUBLISHED = "published"
 """The scale of published values."""
 SCALES = ("small", "paper")
@@ -76,6 +79,17 @@ def _published(rows: pd.DataFrame) -> pd.DataFrame:
 def own(rows: pd.DataFrame) -> pd.DataFrame:
     """Those measured here."""
     return rows[rows["scale"] != PUBLISHED]
+
+
+def protocol_of(rows: pd.DataFrame, benchmark: str) -> Protocol:
+    """How own runs of a benchmark were trained: at the scale of the rows, the small one if there are none."""
+    scales = own(rows)["scale"].unique()
+    return PROTOCOLS[scales[0] if len(scales) else SCALES[0]][benchmark]
+
+
+def usual_interval(rows: pd.DataFrame, benchmark: str) -> int:
+    """Delta T of the runs that are no part of a sweep."""
+    return configured_updates(protocol_of(rows, benchmark))[0]
 
 
 def published(rows: pd.DataFrame) -> pd.DataFrame:

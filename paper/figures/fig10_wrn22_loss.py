@@ -24,6 +24,7 @@ from paper.figures.style import (
     new_figure,
     seeds_caption,
 )
+from paper.figures.sweeps import interval_caption
 from paper.figures.wrn import BENCHMARK, over_sparsity
 
 
@@ -35,11 +36,9 @@ def draw(results: pd.DataFrame) -> Figure:
     left.set_ylabel("final training loss (nats)")
     left.set_title("mean of the last tenth of the training")
     _intervals(right, results)
-    caption(
-        figure,
-        seeds_caption("WRN-10-1, CIFAR-10 at 16 pixels", own(pick(results, benchmark=BENCHMARK)))
-        + "\nThe loss has no L2 term. ΔT is a fifth of the paper's: 20 stands for 100. No numbers are published.",
-    )
+    text = seeds_caption([BENCHMARK], own(pick(results, benchmark=BENCHMARK)))
+    dt = interval_caption(results, BENCHMARK)
+    caption(figure, f"{text}\nThe loss has no L2 term. {dt} No numbers are published.")
     return figure
 
 

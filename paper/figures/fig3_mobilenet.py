@@ -46,7 +46,7 @@ def draw(results: pd.DataFrame) -> Figure:
     shown = own(pick(results, benchmark=list(NETWORKS)))
     caption(
         figure,
-        seeds_caption("Depthwise-separable networks, CIFAR-10, five times the unit of length", shown)
+        seeds_caption(list(NETWORKS), shown)
         + "\nHollow: MobileNet-v1 on ImageNet as published, right axes (pruning: of Zhu & Gupta, shorter).",
     )
     return figure

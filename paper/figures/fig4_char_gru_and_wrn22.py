@@ -38,8 +38,7 @@ def draw(results: pd.DataFrame) -> Figure:
     over_sparsity(right, results, "accuracy")
     right.set_ylabel("accuracy (%)")
     right.set_title("wide ResNet, images")
-    what = "Left: GRU of 128 units, English Wikipedia. Right: WRN-10-1, CIFAR-10 at 16 pixels"
-    text = seeds_caption(what, own(pick(results, benchmark=[GRU, WRN])))
+    text = seeds_caption([GRU, WRN], own(pick(results, benchmark=[GRU, WRN])))
     caption(
         figure,
         f"{text}\nHollow, right axis: WRN-22-2, 32 pixels, 250 epochs, as the authors published. "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from paper.figures.data import own, pick
 from paper.figures.distributions import BENCHMARK, by_distribution
 from paper.figures.style import caption, legend, new_figure, published_axis, seeds_caption
-from paper.figures.sweeps import over_intervals
+from paper.figures.sweeps import interval_caption, over_intervals
 
 
 def draw(results: pd.DataFrame) -> Figure:
@@ -25,9 +25,6 @@ def draw(results: pd.DataFrame) -> Figure:
     right.set_ylabel("accuracy (%)")
     legend(right)
     shown = pd.concat([swept, own(pick(results, benchmark=BENCHMARK, method="RigL", multiplier=1.0, decay="cosine"))])
-    caption(
-        figure,
-        seeds_caption("A bottleneck ResNet, CIFAR-10 at 16 pixels", shown)
-        + "\nΔT is a fifth of the paper's: 20 stands for 100. Hollow: ResNet-50 on ImageNet as published, right axis.",
-    )
+    text = f"{seeds_caption([BENCHMARK], shown)}\n{interval_caption(results)}"
+    caption(figure, f"{text} Hollow: ResNet-50 on ImageNet as published, right axis.")
     return figure

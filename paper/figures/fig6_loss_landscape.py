@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import MIN_SEEDS, summary
+from paper.figures.data import MIN_SEEDS, protocol_of, summary
 from paper.figures.style import METHOD_COLOURS, caption, legend, new_figure
 
+BENCHMARK = "imagenet_resnet50"
 RESULTS = ("loss_landscape.csv", "escape.csv")
 CURVES = {
     "linear": ("#000000", "-"),
@@ -31,11 +32,11 @@ def draw(results: pd.DataFrame, escape: pd.DataFrame) -> Figure:
     _landscape(left, results)
     _escape(right, escape)
     n = results["seed"].nunique()
-    scale = "/".join(results["scale"].unique())
+    protocol, scale = protocol_of(results, BENCHMARK), "/".join(results["scale"].unique())
     bands = "; bands: 95 % intervals" if n >= MIN_SEEDS else ""
     caption(
         figure,
-        f"A bottleneck ResNet, CIFAR-10 at 16 pixels, 95 % uniform ({scale} scale). Means over n = {n} pairs of "
+        f"{protocol.title}, {100 * protocol.sparsity:g} % uniform ({scale} scale). Means over n = {n} pairs of "
         f"solutions{bands}.\nBoth ends have the pruned network's masks; batch-norm statistics are those of each point. "
         "No numbers are published.",
     )

@@ -29,7 +29,7 @@ def draw(results: pd.DataFrame) -> Figure:
     rows = own(pick(results, benchmark=BENCHMARK, method=list(METHODS), multiplier=1.0, decay=["cosine", ""]))
     caption(
         figure,
-        seeds_caption("A bottleneck ResNet, CIFAR-10 at 16 pixels", pd.concat([rows, shown]))
+        seeds_caption([BENCHMARK], pd.concat([rows, shown]))
         + "\nHollow: ResNet-50 on ImageNet as published, right axes.",
     )
     return figure

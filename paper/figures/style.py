@@ -17,7 +17,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from paper.figures.data import MIN_SEEDS, own, published, summary
+from paper.figures.data import MIN_SEEDS, own, protocol_of, published, summary
 
 DISTRIBUTION_COLOURS = {"uniform": "#7f7f7f", "ER": "#e08214", "ERK": "#1b6ca8"}
 # On and off lengths in points, so that the lines are told apart in grey, too.
@@ -69,13 +69,14 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(lines), fontsize=SMALL, color=CAPTION_COLOUR)
 
 
-def seeds_caption(what: str, rows: pd.DataFrame) -> str:
-    """``what`` was measured, with the scale, and how many seeds its points have.
+def seeds_caption(benchmarks: Sequence[str], rows: pd.DataFrame) -> str:
+    """What was measured, with the scale, and how many seeds its points have.
 
     Args:
-        what: Network and data.
+        benchmarks: Whose titles are given, in the order of the panels.
         rows: Own runs of the figure.
     """
+    what = ". ".join(protocol_of(rows, benchmark).title for benchmark in benchmarks)
     if not len(rows):
         return f"{what}: no runs yet. Hollow: published values, right axis."
     key = [

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import own, pick
+from paper.figures.data import own, pick, usual_interval
 from paper.figures.style import (
     ALPHA_COLOURS,
     ALPHA_MARKERS,
@@ -31,12 +31,14 @@ def sweep_figure(results: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> Fi
     shown = [over_intervals(axis, results, *panel) for axis, panel in zip(figure.axes, panels, strict=True)]
     figure.axes[0].set_ylabel("accuracy (%)")
     legend(figure.axes[0])
-    caption(
-        figure,
-        seeds_caption("A bottleneck ResNet, CIFAR-10 at 16 pixels", pd.concat(shown))
-        + "\nΔT is a fifth of the paper's: 20 stands for 100. No numbers are published.",
-    )
+    text = seeds_caption([BENCHMARK], pd.concat(shown))
+    caption(figure, f"{text}\n{interval_caption(results)} No numbers are published.")
     return figure
+
+
+def interval_caption(results: pd.DataFrame, benchmark: str = BENCHMARK) -> str:
+    """Which of the intervals takes the place of the paper's."""
+    return f"ΔT = {usual_interval(results, benchmark)} stands for the paper's 100."
 
 
 def over_intervals(axis: Axes, results: pd.DataFrame, method: str, decay: str) -> pd.DataFrame:
