@@ -9,6 +9,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from rigl_lightning.models.channels import scaled_channels
+from rigl_lightning.models.initialisation import fan_in_normal_
 
 STAGE_BLOCKS = (3, 4, 6, 3)
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -19,7 +20,8 @@ SMALL_STAGE_CHANNELS = (8, 16, 32, 64)
 def resnet50(width: float = 1.0, num_classes: int = 1000) -> ResNet:
     """Images (N, 3, H, W) to logits (N, num_classes); stride in the 3x3 convolutions, last gamma of a block 0.
 
-    At width 1 it is timm's ``resnet50``, parameter by parameter. Channels are rounded down, and the last convolution of
+    At width 1 it is timm's ``resnet50``, parameter by parameter; weights start as the authors' do, see
+    `rigl_lightning.models.initialisation.fan_in_normal_`. Channels are rounded down, and the last convolution of
     a block has four times the channels of its first, as in the authors' (rigl/imagenet_resnet/resnet_model.py, commit
     d39fc7d).
 
@@ -75,6 +77,7 @@ def _network(blocks: Sequence[int], channels: Sequence[int], num_classes: int, s
     model = ResNet(cast(Any, Bottleneck), tuple(blocks), num_classes=num_classes, channels=tuple(channels))
     _set_stem(model, stem)
     model.init_weights(zero_init_last=True)
+    fan_in_normal_(model)
     return model
 
 

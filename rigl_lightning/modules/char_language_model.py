@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -112,13 +112,16 @@ class CharLanguageModel(pl.LightningModule):
         return written
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The carried state is part of an exact continuation; that of the first process is kept."""
+        """Keep the carried states of all processes, (processes, layers, B, hidden): they belong to an exact resume."""
         if self._carried is not None:
-            checkpoint["carried_state"] = self._carried.cpu()
+            states = cast(Tensor, self.all_gather(self._carried))
+            checkpoint["carried_states"] = states.reshape(-1, *self._carried.shape).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up."""
-        self._carried = checkpoint.get("carried_state")
+        """Take up this process's; with another number of processes its rows begin anew, as at the start of an epoch."""
+        states = checkpoint.get("carried_states")
+        world_size = self._trainer.world_size if self._trainer is not None else 1
+        self._carried = states[self.global_rank] if states is not None and len(states) == world_size else None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant learning rate."""

@@ -46,8 +46,17 @@ def test_the_last_gamma_of_a_block_starts_at_zero_and_the_stem_does_not():
     model = resnet50(0.25, num_classes=3)
     assert model.layer1[0].bn3.weight.count_nonzero() == 0
     assert (model.bn1.weight == 1).all()
-    fan_out = 49 * model.conv1.out_channels
-    assert model.conv1.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+def test_a_resnet50_starts_as_the_authors():
+    torch.manual_seed(0)
+    model = resnet50(0.5, num_classes=50)
+    for conv in (model.conv1, model.layer2[0].conv2, model.layer3[1].conv1):
+        fan_in = conv.weight[0].numel()
+        assert conv.weight.std().item() == pytest.approx(fan_in**-0.5, rel=0.05)  # scale 1, truncation made up for
+        assert conv.weight.abs().max() <= 2 * fan_in**-0.5 / 0.8796 * 1.0001
+    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not model.fc.bias.any()
 
 
 def test_mobilenets_activate_with_relu():
