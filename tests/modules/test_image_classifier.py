@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -69,6 +70,21 @@ def test_weight_decay_spares_biases_and_batch_norms():
     assert {p.ndim for p in free["params"]} == {1}
     assert decayed["nesterov"]
     assert decayed["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_training_decays_depthwise_kernels_only_if_asked_to(depthwise):
+    network = nn.Sequential(
+        nn.Conv2d(2, 2, 3, groups=2, bias=False), nn.Conv2d(2, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    first, pointwise = network[0].weight.detach().clone(), network[1].weight.detach().clone()
+    settings = {"learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.5}
+    module = ImageClassifier(network, 3, (2, 4, 4), depthwise_weight_decay=depthwise, **settings)
+    black = TensorDataset(torch.zeros(4, 2, 4, 4), torch.arange(4) % 3)  # gives both kernels no gradient but L2's
+    pl.Trainer(max_epochs=2, **QUIET).fit(module, DataLoader(black, 4))
+    shrunk = (1 - 0.1 * 0.5) ** 2
+    torch.testing.assert_close(network[0].weight.detach(), first * (shrunk if depthwise else 1))
+    torch.testing.assert_close(network[1].weight.detach(), pointwise * shrunk)
 
 
 def test_validation_and_test_are_exact_over_a_last_batch_that_is_smaller():
