@@ -10,6 +10,7 @@ the markers of a page.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ from paper.tables.markdown import with_parts
 HERE = Path(__file__).parent
 NUMBERS = range(1, 12)
 DOCS = HERE.parent / "docs"
+PICTURES = DOCS / "pictures"
 STUDIES: Mapping[int, ModuleType] = {1: fig1_drop_and_grow, 6: fig6_loss_landscape, 11: fig11_layer_sparsities}
 """Drawn from the rows of studies, in the files ``RESULTS``."""
 TRAININGS: Mapping[int, ModuleType] = {
@@ -56,6 +58,8 @@ TRAININGS: Mapping[int, ModuleType] = {
     10: fig10_wrn22_loss,
 }
 """Drawn from runs: those of ``panels.py``."""
+SHOWN = (2, 4, 6, 11)
+"""Figures whose pictures the README shows."""
 NAMED = 4
 """Points without a run that a line names before it says how many more there are."""
 
@@ -153,6 +157,10 @@ def main() -> None:
         for page, parts in pages.items():
             page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
     lacking = make_figures(options.out, options.results, options.scale)
+    if options.results == HERE / "results":
+        for picture in (options.out / f"fig{number}.png" for number in SHOWN):
+            if picture.is_file():
+                shutil.copy(picture, PICTURES)
     for number, lack in lacking.items():
         print(f"figure {number} lacks {lack}")
     sys.exit(1 if lacking and options.strict else 0)

@@ -17,6 +17,7 @@ from paper.figures.style import (
     curve,
     dense_line,
     hollow,
+    leave_out,
     legend,
     log_ticks,
     look_of,
@@ -66,6 +67,8 @@ def _over_flops(axis: Axes, rows: pd.DataFrame, sparsity: float) -> None:
         digitised = of[of["sparsity"].eq(PUBLISHED_SPARSITY) & of["source"].eq("ICLR Fig. 2 left, digitised")]
         hollow(right, digitised, "training", **look_of(method))
     dense_line(axis, rows, "accuracy")
+    measured = pick(own(rows), method=list(METHODS), sparsity=sparsity)
+    leave_out(axis, measured, "accuracy", measured.loc[measured["method"].ne("SNIP"), "accuracy"].min())
     axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.8)
     log_ticks(axis, FLOPS_TICKS)
     axis.set_xlabel("training FLOPs / those of the dense network")

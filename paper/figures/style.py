@@ -52,6 +52,7 @@ LEGEND_BELOW = -0.22  # of the panel's height: under the label of its abscissa
 FULL_WIDTH = 7.0  # inches: both columns of a page
 SMALL = 6.5  # points
 CAPTION_COLOUR = "#444444"
+FRAME_MARGIN = 0.05
 CAPTION_WIDTH = 130  # characters
 
 
@@ -149,6 +150,16 @@ def published_axis(axis: Axes, label: str = "published (%), hollow") -> Axes:
     right.set_ylabel(label, fontsize=SMALL, color=CAPTION_COLOUR)
     right.tick_params(labelsize=SMALL, colors=CAPTION_COLOUR)
     return right
+
+
+def leave_out(axis: Axes, rows: pd.DataFrame, y: str, least: float) -> None:
+    """Let the frame begin just below ``least``, and say which methods lie beneath it: one would flatten all others."""
+    means = rows.groupby("method")[y].mean()
+    below = means[means < least]
+    if len(below):
+        axis.set_ylim(bottom=least - FRAME_MARGIN * (axis.get_ylim()[1] - least))
+        names = ", ".join(f"{method} {mean:.1f}" for method, mean in below.items())
+        axis.text(0.98, 0.02, f"below the frame: {names}", transform=axis.transAxes, ha="right", fontsize=SMALL)
 
 
 def dense_line(axis: Axes, rows: pd.DataFrame, y: str) -> None:
