@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # for `python paper/training_curves.py`
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.style import caption, new_figure
+from paper.figures.style import METHOD_COLOURS, caption, new_figure
 
 RESULTS = ROOT / "paper" / "results" / "curves.csv"
 PICTURE = ROOT / "docs" / "pictures" / "curves.png"
@@ -33,7 +33,6 @@ QUANTITIES = {
     "val/bits_per_character": "validation bits per character",
 }
 AVERAGED = 10  # training losses of so many neighbouring rows make one
-METHOD_COLOURS = {"RigL": "#1b6ca8", "Static": "#e08214", "Dense": "#7f7f7f"}
 
 Row = dict[str, str]
 
