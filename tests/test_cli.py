@@ -155,6 +155,22 @@ def test_inspect_shows_shapes_connections_and_flops_without_training(capsys):
     assert not Path("runs").exists()
 
 
+def test_inspect_counts_steps_of_data_that_is_not_there_yet(capsys):
+    run(command="inspect", config=CONFIGS / "mnist_lenet.yaml")  # 200 epochs of 60,000 images, 100 at a time
+    assert "training of 120,000 steps" in capsys.readouterr().out
+    assert "MNIST not found" in error(capsys, config=CONFIGS / "mnist_lenet.yaml")  # fit needs it
+
+
+def test_inspect_needs_data_of_unknown_size(capsys):
+    Path("own_data.py").write_text(
+        "from rigl_lightning.data import DigitsDataModule\n"
+        "class Absent(DigitsDataModule):\n"
+        "    def read_splits(self):\n        raise FileNotFoundError('nothing in DIR')\n",
+        encoding="utf-8",
+    )
+    assert "nothing in DIR" in error(capsys, "--data=own_data.Absent", command="inspect")
+
+
 def test_a_grow_criterion_of_ones_own_is_used_by_its_dotted_path(capsys):
     Path("mine.py").write_text(
         "def saliency_grow(c):\n    print('mine was asked')\n    return c.grad.abs() * c.weight.abs().mean()\n",
