@@ -123,7 +123,7 @@ for name, (sparse, masks) in results.items():
     )
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), layout="constrained", width_ratios=[1.6, 1, 1])
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained", width_ratios=[1.6, 1, 1])
 for (name, (_, masks)), colour in zip(results.items(), ("#222222", "#d95f02", "#1b6ca8"), strict=True):
     axes[0].plot(range(1, 26), masks.accuracies, label=name, color=colour)
 axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(70, 100), title="90 % sparse, one seed")
@@ -131,7 +131,7 @@ axes[0].legend(frameon=False)
 first, last = (mask.float().sum(0).view(8, 8) for mask in results["RigL"][1].masks)
 for axis, image, title in ((axes[1], first, "before RigL"), (axes[2], last, "after RigL")):
     shown = axis.imshow(image, vmin=0, vmax=float(last.max()), cmap="viridis")
-    axis.set(title=f"connections per pixel, {title}", xticks=[], yticks=[])
+    axis.set(title=f"per pixel, {title}", xticks=[], yticks=[])
 figure.colorbar(shown, ax=axes[1:], shrink=0.8)
 
 # %% [markdown]

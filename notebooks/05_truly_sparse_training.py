@@ -66,13 +66,7 @@ axis.plot(
     [1 - s for s in SPARSITIES], [1 / (1 - s) for s in SPARSITIES], ":", color="#222222", label="if FLOPs were time"
 )
 axis.axhline(1, color="#c0392b", linewidth=0.8)
-axis.set(
-    xscale="log",
-    yscale="log",
-    xlabel="density",
-    ylabel="dense time / sparse time",
-    title="above the red line sparse is faster",
-)
+axis.set(xscale="log", yscale="log", xlabel="density", ylabel="dense time / sparse time")
 axis.set_xticks([1 - s for s in SPARSITIES], [f"{1 - s:.2f}" for s in SPARSITIES])
 axis.minorticks_off()
 axis.legend(frameon=False)

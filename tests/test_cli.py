@@ -145,6 +145,18 @@ def test_a_flag_changes_the_algorithm_and_keeps_its_settings(algorithm, capsys):
     assert shown.splitlines()[-2].split()[-1] == sparsity
 
 
+def test_an_unknown_command_is_one_line_that_names_the_known(capsys):
+    expected = (
+        "Expected a command of configs, fit, validate, test, predict, inspect, export, got 'fti'. Did you mean 'fit'"
+    )
+    assert expected in error(capsys, command="fti")
+
+
+def test_a_setting_refused_by_its_class_is_told_without_what_the_parser_adds(capsys):
+    line = error(capsys, "--data.init_args.batch_size=0")
+    assert "got 0. Set --data.init_args.batch_size. (RIGL" in line
+
+
 def test_inspect_shows_shapes_connections_and_flops_without_training(capsys):
     run(command="inspect")
     shown = capsys.readouterr().out
@@ -238,6 +250,8 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.distribution", "ERK"], "ERK is ErdosRenyi"),
         (["--sparse.algorithm.schedule", "10"], "Set its .interval, .begin or .end"),
         (["--sparsity", "0.8"], "Did you mean '--sparse.algorithm.sparsity'?"),
+        (["mnist_lenet"], "Expected options, got 'mnist_lenet'. Did you mean '--config mnist_lenet'?"),
+        (["--sparse.compute", "fast"], "Expected --sparse.compute to be one of 'auto', 'sparse', 'dense', got 'fast'."),
         (["--algorithm", "SET"], "Did you mean '--sparse.algorithm'?"),
         (["--model", "nowhere.Net"], "No module named 'nowhere'"),
         (
