@@ -23,10 +23,12 @@ setup: $(READY)  ## create .venv with the package and its tools
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'
+	@echo "Setting up $(VENV), once: a few minutes, most of them the download of torch."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
 	@touch $@
+	@echo "Ready. For rigl-lightning and python of $(VENV) in this shell: . $(VENV)/bin/activate"
 
 demo: $(READY)  ## train dense, static and RigL networks on embedded data: a table and a picture
 	$(BIN)/python examples/demo.py
@@ -63,6 +65,7 @@ test-wheel: $(READY)  ## build the wheel, install it in an environment of its ow
 	cd build/wheel && $(CURDIR)/$(WHEEL)/bin/python $(CURDIR)/tests/check_wheel.py $(CURDIR)
 
 test-oldest: $(READY)  ## the quick tests with the oldest versions that pyproject.toml allows
+	@echo "Python $(OLDEST_PYTHON); where uv neither finds nor may download it: make $@ OLDEST_PYTHON=/path/to/python3.10"
 	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(OLDEST)
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[oldest]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"

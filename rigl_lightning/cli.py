@@ -25,6 +25,7 @@ from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
 from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
 from rigl_lightning.csv_logger import KeepEarlierMetrics
+from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.command import Format, export_checkpoint
 from rigl_lightning.export.compacting import Compute
 from rigl_lightning.reporting import layer_table
@@ -75,14 +76,23 @@ class Trainer(pl.Trainer):
         print(export_checkpoint(model, ckpt_path, output, format, batch_size, compute))
 
     def _planned_steps(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None) -> int | None:
-        """Optimizer steps of the training; the data is read only if they are counted in epochs."""
+        """Optimizer steps of the training; the data is read only if they are counted in epochs.
+
+        Data that is not there is no hindrance where the size of the published training set is known.
+        """
         if self.max_epochs in (None, -1) and self.max_steps > 0:
             return self.max_steps
         self.strategy.connect(model)
         self._data_connector.attach_data(model, datamodule=datamodule)
-        self._data_connector.prepare_data()
-        if datamodule is not None:
-            datamodule.setup("fit")
+        try:
+            self._data_connector.prepare_data()
+            if datamodule is not None:
+                datamodule.setup("fit")
+        except FileNotFoundError:
+            if not isinstance(datamodule, ResumableDataModule) or not datamodule.plan_without_data():
+                raise
+            samples = f"{datamodule.published_size:,} training samples"
+            rank_zero_info(f"The data is not there: steps are counted for the {samples} of the published data set.")
         steps = self.estimated_stepping_batches
         return int(steps) if steps < float("inf") else None
 

@@ -62,6 +62,9 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
         r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|unrecognized arguments: (--[\w.-]+)",
         line,
     )
+    bare = re.fullmatch(r"unrecognized arguments: ([\w./]+)", line)
+    if bare:
+        return f"Expected options, got {bare[1]!r}. Did you mean '--config {bare[1]}'?"
     if option:
         wrong = next(filter(None, option.groups()))
         longer = [name for name in (*options, _option(wrong.lstrip("-"))) if name.endswith(f".{wrong.lstrip('-')}")]
@@ -69,7 +72,7 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
             return f"{line.rstrip('.')}. Did you mean {longer[0]!r}?"
         known = [*options, *([] if wrong.startswith("--") else _setting_names())]
         return _with_suggestion(line.rstrip("."), wrong, known)
-    return _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
+    return _unknown_command(line) or _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
 
 
 def explain_run_error(error: Exception) -> str | None:
@@ -93,7 +96,23 @@ def explain_run_error(error: Exception) -> str | None:
         return line
     # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
     ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
-    return ours[0] if ours else None
+    # jsonargparse adds what else an optional setting could have been.
+    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else None
+
+
+def _unknown_command(line: str) -> str | None:
+    """No subcommand, or one that does not exist.
+
+    >>> _unknown_command("argument subcommand: invalid choice: 'fti' (choose from 'fit', 'test')")
+    "Expected a command of configs, fit, test, got 'fti'. Did you mean 'fit'?"
+    """
+    wrong = re.search(r"subcommand: invalid choice: '([^']*)' \(choose from (.*)\)", line)
+    if wrong:
+        names = ["configs", *wrong[2].replace("'", "").split(", ")]
+        return _with_suggestion(f"Expected a command of {', '.join(names)}, got {wrong[1]!r}", wrong[1], names)
+    if 'expected "subcommand"' in line:
+        return "Expected a command, such as configs, inspect or fit. `rigl-lightning --help` says where to begin."
+    return None
 
 
 def _unknown_class(line: str) -> str | None:
@@ -145,6 +164,9 @@ def _wrong_form(line: str) -> str | None:
     if listed:
         option = _option(listed[1])
         return f"Expected {option} to be a list, got {listed[2]}. Set {option} [{listed[2]}]"
+    literal = re.search(r'key "([\w.]+)": Expected a typing.Literal\[(.*?)\]. Got value: (\S+)', line)
+    if literal:
+        return f"Expected {_option(literal[1])} to be one of {literal[2]}, got {literal[3]!r}."
     schedule = re.search(
         r"""key "(?:[\w.]+\.)?(schedule|ramp|renewal|rewiring)": Unable to load config '([^']*)'""", line
     )

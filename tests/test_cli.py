@@ -145,6 +145,18 @@ def test_a_flag_changes_the_algorithm_and_keeps_its_settings(algorithm, capsys):
     assert shown.splitlines()[-2].split()[-1] == sparsity
 
 
+def test_an_unknown_command_is_one_line_that_names_the_known(capsys):
+    expected = (
+        "Expected a command of configs, fit, validate, test, predict, inspect, export, got 'fti'. Did you mean 'fit'"
+    )
+    assert expected in error(capsys, command="fti")
+
+
+def test_a_setting_refused_by_its_class_is_told_without_what_the_parser_adds(capsys):
+    line = error(capsys, "--data.init_args.batch_size=0")
+    assert "got 0. Set --data.init_args.batch_size. (RIGL" in line
+
+
 def test_inspect_shows_shapes_connections_and_flops_without_training(capsys):
     run(command="inspect")
     shown = capsys.readouterr().out
@@ -153,6 +165,22 @@ def test_inspect_shows_shapes_connections_and_flops_without_training(capsys):
     assert row[5] == "0.060"  # 2 · 30,000
     assert "training of 56 steps" in shown
     assert not Path("runs").exists()
+
+
+def test_inspect_counts_steps_of_data_that_is_not_there_yet(capsys):
+    run(command="inspect", config=CONFIGS / "mnist_lenet.yaml")  # 200 epochs of 60,000 images, 100 at a time
+    assert "training of 120,000 steps" in capsys.readouterr().out
+    assert "MNIST not found" in error(capsys, config=CONFIGS / "mnist_lenet.yaml")  # fit needs it
+
+
+def test_inspect_needs_data_of_unknown_size(capsys):
+    Path("own_data.py").write_text(
+        "from rigl_lightning.data import DigitsDataModule\n"
+        "class Absent(DigitsDataModule):\n"
+        "    def read_splits(self):\n        raise FileNotFoundError('nothing in DIR')\n",
+        encoding="utf-8",
+    )
+    assert "nothing in DIR" in error(capsys, "--data=own_data.Absent", command="inspect")
 
 
 def test_a_grow_criterion_of_ones_own_is_used_by_its_dotted_path(capsys):
@@ -222,6 +250,8 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.distribution", "ERK"], "ERK is ErdosRenyi"),
         (["--sparse.algorithm.schedule", "10"], "Set its .interval, .begin or .end"),
         (["--sparsity", "0.8"], "Did you mean '--sparse.algorithm.sparsity'?"),
+        (["mnist_lenet"], "Expected options, got 'mnist_lenet'. Did you mean '--config mnist_lenet'?"),
+        (["--sparse.compute", "fast"], "Expected --sparse.compute to be one of 'auto', 'sparse', 'dense', got 'fast'."),
         (["--algorithm", "SET"], "Did you mean '--sparse.algorithm'?"),
         (["--model", "nowhere.Net"], "No module named 'nowhere'"),
         (

@@ -1,6 +1,8 @@
 """What is installed: one version, environments that agree, and configurations that come along."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,16 @@ class TestShippedConfigurations:
         assert all(name in listed for name in cli_configs.config_files())
         main(["configs", "char_gru"])
         assert capsys.readouterr().out == (ROOT / "configs" / "char_gru.yaml").read_text(encoding="utf-8")
+
+    def test_are_listed_without_waiting_for_lightning(self):
+        code = (
+            "import sys; sys.argv[1:] = ['configs']; from rigl_lightning.__main__ import main; main(); "
+            "assert 'pytorch_lightning' not in sys.modules"
+        )
+        assert (
+            "char_gru"
+            in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        )
 
     @pytest.mark.parametrize("args", [["configs", "char_gur"], ["fit", "--config", "char_gur"]])
     def test_an_unknown_one_is_an_error_that_names_the_known(self, args, capsys, monkeypatch):

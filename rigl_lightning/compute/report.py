@@ -21,8 +21,13 @@ def compute_table(compute: SparseCompute) -> str:
         for row in rows
     ]
     sparse = sum(layer.is_sparse for layer in compute.layers)
-    tier = f"the kernels' {available()[0]} tier" if sparse else "dense operators"
-    head = f"compute={compute.compute}: {sparse} of {len(rows) - 1} sparse layers by {tier}"
+    n_layers = len(rows) - 1
+    how = (
+        f"{sparse} by the kernels' {available()[0]} tier"
+        if sparse
+        else "none by sparse kernels, all by dense operators"
+    )
+    head = f"compute={compute.compute}: of {n_layers} sparse layers {how}"
     return "\n".join([head, *_notes(compute, sparse), *(line.rstrip() for line in lines)])
 
 

@@ -39,6 +39,8 @@ class CIFAR10DataModule(InMemoryDataModule):
         ValueError: If ``resolution`` is outside [1, 32].
     """
 
+    published_size = 50_000
+
     def __init__(
         self,
         root: str | Path = "data",

@@ -25,6 +25,8 @@ class MNISTDataModule(InMemoryDataModule):
         seed: Seed of order and dropout. None: the seed of ``seed_everything``, or 0.
     """
 
+    published_size = 60_000
+
     def __init__(
         self,
         root: str | Path = "data",

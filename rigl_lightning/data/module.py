@@ -29,7 +29,12 @@ class ResumableDataModule(pl.LightningDataModule):
         batch_size: Samples in a batch *of each process*.
         seed: Seed of order and randomness. None: the seed of ``seed_everything``, or 0 without one.
             A resumed run without a seed of its own takes that of the checkpoint.
+
+    Attributes:
+        published_size: Training samples of the data set as published, or None; see `plan_without_data`.
     """
+
+    published_size: int | None = None
 
     train_set: Any
     val_set: Any
@@ -67,6 +72,17 @@ class ResumableDataModule(pl.LightningDataModule):
             self.read_splits()
         if stage == "fit":
             self._n_batches()
+
+    def plan_without_data(self) -> bool:
+        """Stand in for training samples that are not there, so that the steps of a training can be counted.
+
+        Returns:
+            Whether it could: the published number of them is known.
+        """
+        if self.published_size is None:
+            return False
+        self.train_set = range(self.published_size)
+        return True
 
     def augment(self, batch: Batch) -> Batch:
         """Randomly change a training batch, on whatever device it is; by default not at all."""

@@ -152,9 +152,9 @@ def test_dense_installs_nothing_and_is_the_computation_of_before():
 
 def test_the_choice_is_shown_after_the_first_batch(capture_info):
     fit("sparse", Static(0.7))
-    assert "compute=sparse: 2 of 2 sparse layers by the kernels'" in capture_info()
+    assert "compute=sparse: of 2 sparse layers 2 by the kernels'" in capture_info()
     fit("auto", Static(0.7))
-    assert "compute=auto: 0 of 2 sparse layers by dense operators" in (text := capture_info())
+    assert "compute=auto: of 2 sparse layers none by sparse kernels, all by dense operators" in (text := capture_info())
     assert "too small to gain" in text
 
 

@@ -29,6 +29,11 @@ def density_of(state, masks):
     return kept / sum(mask.numel() for mask in masks.values())
 
 
+def read(path):
+    """Weights of a checkpoint; not with weights_only, because SWA's learning rate of older torch saves a function."""
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
 def averages():
     found = {"swa": lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)}
     if hasattr(pl.callbacks, "EMAWeightAveraging"):
@@ -50,7 +55,7 @@ def test_averaged_weights_are_as_sparse_as_the_masks(name, algorithm, settings, 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.save_checkpoint(tmp_path / "middle.ckpt")
             sparsifier = trainer.callbacks[0].sparsifier
-            state = torch.load(tmp_path / "middle.ckpt", weights_only=True)["state_dict"]
+            state = read(tmp_path / "middle.ckpt")
             assert not any(state[layer][~mask].any() for layer, mask in sparsifier.masks.items())
 
         def on_train_epoch_end(self, trainer, pl_module):
@@ -63,7 +68,7 @@ def test_averaged_weights_are_as_sparse_as_the_masks(name, algorithm, settings, 
     assert density_of(model.state_dict(), masks) <= 44 / 144
     for layer, mask in masks.items():
         assert not model.state_dict()[layer][~mask].any()
-    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    saved = read(tmp_path / "end.ckpt")
     assert density_of(saved, masks) <= 44 / 144
 
 

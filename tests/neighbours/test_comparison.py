@@ -1,5 +1,6 @@
 """What README says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those that are installed."""
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelPruning
@@ -35,6 +36,14 @@ class TestTorchPrune:
         assert "weight" not in layer.state_dict()
         assert {"weight_orig", "weight_mask"} <= layer.state_dict().keys()
 
+    def test_takes_its_masks_back_only_in_a_module_that_is_pruned_alike(self):
+        layer, inactive = pruned_layer()
+        with pytest.raises(RuntimeError, match="weight_orig"):
+            nn.Linear(20, 10).load_state_dict(layer.state_dict())
+        alike, _ = pruned_layer()
+        alike.load_state_dict(layer.state_dict())
+        assert torch.equal(alike.weight_mask == 0, inactive)
+
 
 class Regression(pl.LightningModule):
     def __init__(self):
@@ -45,13 +54,13 @@ class Regression(pl.LightningModule):
         return self.layer(batch[0]).sub(1).square().mean()
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def fit(folder, callback, epochs, path=None):
+def fit(folder, callback, epochs, path=None, beside=()):
     module = Regression()
     trainer = pl.Trainer(
-        max_epochs=epochs, callbacks=[callback], default_root_dir=folder, logger=False, accelerator="cpu",
+        max_epochs=epochs, callbacks=[callback, *beside], default_root_dir=folder, logger=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     x = torch.randn(32, 20, generator=torch.Generator().manual_seed(0))
@@ -60,14 +69,50 @@ def fit(folder, callback, epochs, path=None):
     return float((module.layer.weight != 0).float().mean()), folder / f"{epochs}.ckpt"
 
 
+def model_pruning():
+    """Prunes half of all weights and biases at the end of the first epoch."""
+    return ModelPruning("random_unstructured", amount=lambda epoch: 0.5 * (epoch == 0))
+
+
+class Outside(pl.Callback):
+    """What happens outside the mask in the last epoch: gradients, and how far the optimizer moves what is there."""
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch > 0:
+            self.inactive = module.layer.weight_mask == 0
+            self.before = module.layer.weight_orig.detach()[self.inactive].clone()
+
+    def on_after_backward(self, trainer, module):
+        if trainer.current_epoch > 0:
+            self.gradients = module.layer.weight_orig.grad[self.inactive].clone()
+
+    def on_train_batch_end(self, trainer, module, *args):
+        if trainer.current_epoch > 0:
+            self.moved = (module.layer.weight_orig.detach()[self.inactive] - self.before).abs()
+
+
+class TestModelPruning:
+    def test_has_the_mechanism_of_torch_prune(self, tmp_path):
+        outside = Outside()
+        fit(tmp_path, model_pruning(), 2, beside=[outside])
+        assert len(outside.gradients) > 0
+        assert (outside.gradients == 0).all()  # nothing could grow back
+        assert (outside.moved > 0).all()  # momentum goes on
+
+    def test_saves_the_plain_module_without_masks(self, tmp_path):
+        density, path = fit(tmp_path, model_pruning(), 1)
+        saved = torch.load(path, weights_only=False)
+        plain = nn.Linear(20, 10)
+        plain.load_state_dict({key.removeprefix("layer."): value for key, value in saved["state_dict"].items()})
+        assert float((plain.weight != 0).float().mean()) == density < 1
+        assert not any("mask" in key for key in saved["state_dict"])
+
+
 class TestAResumedRun:
     def test_of_model_pruning_has_lost_its_masks(self, tmp_path):
-        def callback():
-            return ModelPruning("random_unstructured", amount=lambda epoch: 0.5 * (epoch == 0))
-
-        density, path = fit(tmp_path, callback(), 1)
+        density, path = fit(tmp_path, model_pruning(), 1)
         assert density < 0.6  # of the weight; biases are pruned along
-        assert fit(tmp_path, callback(), 2, path)[0] == 1.0
+        assert fit(tmp_path, model_pruning(), 2, path)[0] == 1.0
 
     def test_of_this_callback_has_them(self, tmp_path):
         def callback():

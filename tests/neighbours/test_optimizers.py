@@ -217,7 +217,8 @@ def test_averages_of_a_network_with_batch_norm_obey_the_masks_of_the_moment(name
     assert all(model.seen)
     assert obeys(model.state_dict(), sparse.sparsifier.masks)
     for epoch in range(4):
-        saved = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=True)["state_dict"]
+        # SWA's learning rate of older torch saves a function, which weights_only does not load.
+        saved = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=False)["state_dict"]
         assert obeys(saved, torch.load(tmp_path / f"{epoch}.masks"))
 
 
