@@ -36,6 +36,10 @@ QUIET = {
 
 SCHEDULE = UpdateSchedule(interval=3, end=12)
 
+# The learning rate of SWA saves a function in older torch, which a load of plain values refuses.
+_SWA_RATE = torch.optim.swa_utils.SWALR(torch.optim.SGD([torch.zeros(1)], lr=0.1), swa_lr=0.1)
+PLAIN_SWA_STATE = not any(callable(value) for value in _SWA_RATE.state_dict().values())
+
 ALGORITHMS = {
     "dense": Dense(),
     "static": Static(0.7),

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
-from small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
+from small_runs import PLAIN_SWA_STATE, QUIET, SCHEDULE, SmallData, SmallModel, fit
 from torch.nn import functional as F
 
 from rigl_lightning import (
@@ -30,8 +30,8 @@ def density_of(state, masks):
 
 
 def read(path):
-    """Weights of a checkpoint; not with weights_only, because SWA's learning rate of older torch saves a function."""
-    return torch.load(path, weights_only=False)["state_dict"]
+    """Weights of a checkpoint, which holds plain values only where torch itself saves nothing else."""
+    return torch.load(path, weights_only=PLAIN_SWA_STATE)["state_dict"]
 
 
 def averages():

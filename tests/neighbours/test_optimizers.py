@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import timm.optim
 import torch
 from any_model import N_STEPS, SCHEDULE, Task, batches, check, trainer
-from small_runs import QUIET, SmallData, SmallModel, Watch, fit
+from small_runs import PLAIN_SWA_STATE, QUIET, SmallData, SmallModel, Watch, fit
 from small_runs import SCHEDULE as SMALL_SCHEDULE
 from torch import nn
 from torch.optim import Optimizer
@@ -217,8 +217,7 @@ def test_averages_of_a_network_with_batch_norm_obey_the_masks_of_the_moment(name
     assert all(model.seen)
     assert obeys(model.state_dict(), sparse.sparsifier.masks)
     for epoch in range(4):
-        # SWA's learning rate of older torch saves a function, which weights_only does not load.
-        saved = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=False)["state_dict"]
+        saved = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=PLAIN_SWA_STATE)["state_dict"]
         assert obeys(saved, torch.load(tmp_path / f"{epoch}.masks"))
 
 
