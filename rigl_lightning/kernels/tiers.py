@@ -55,7 +55,7 @@ def tier_of(x: Tensor, weight: Tensor) -> Tier:
 
 def has_fast_tier(x: Tensor) -> bool:
     """Whether the fast tier takes this tensor here; says nothing of what is missing."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _numba_found() and _forced[-1:] in ([], ["fast"])
+    return x.is_cpu and x.dtype == torch.float32 and _NUMBA and (not _forced or _forced[-1] == "fast")
 
 
 @contextmanager
