@@ -26,7 +26,7 @@ def zero_inactive(tensor: Tensor, mask: Tensor) -> None:
 def _keep(lanes: int) -> Any:
     @intrinsic
     def keep(typing_context: Any, numbers: Any, flags: Any, index: Any) -> tuple[Any, Codegen]:
-        """``lanes`` float32 numbers from ``index`` on stay where their one-byte flag is 1, and become 0 where it is 0."""
+        """``lanes`` float32 numbers from ``index`` become 0 where their one-byte flag is 0, and stay where it is 1."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             bits, bytes_ = ir.VectorType(I32, lanes), ir.VectorType(ir.IntType(8), lanes)
