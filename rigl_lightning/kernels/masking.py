@@ -12,7 +12,7 @@ from rigl_lightning.kernels.tiers import has_fast_tier
 
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 17
-_LEAST = 1 << 12
+_LEAST = 1 << 8
 """Connections below which torch's own operator costs no more than choosing a better one."""
 
 
