@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from benchmarks.timing import interleaved_times, options_parser, with_spread
 from rigl_lightning.export import compact, layers_of
+from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.models import CharGRU, LeNet300100, WideResNet, mobilenet_v1, resnet50
 from rigl_lightning.sparsity import ErdosRenyi, Uniform, select_parameters
 from rigl_lightning.sparsity.distributions import Distribution
-from rigl_lightning.sparsity.masks import random_mask, zero_inactive_
+from rigl_lightning.sparsity.masks import random_mask
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 SHORTEST = 5e-3

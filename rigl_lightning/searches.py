@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rigl_lightning.sparsity.masks import zero_inactive_
+from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.trainer_access import callbacks_named
 
 _SEARCHES = {"LearningRateFinder": "lr_find", "BatchSizeFinder": "scale_batch_size"}

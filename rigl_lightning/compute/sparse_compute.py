@@ -180,7 +180,10 @@ class LayerCompute:
         return sum(counts) / sum(masks[name].numel() for name in self._weights.values())
 
     def _wants_sparse(self, x: Any) -> bool:
-        sparsifier = self.owner.sparsifier
+        sparsifier, choice = self.owner.sparsifier, self.choice
+        # The usual case of a small layer, whose time every further question would show in.
+        if choice is not None and not choice.is_sparse and not self._is_outdated(choice):
+            return False
         if all(sparsifier.n_active[name] == sparsifier.masks[name].numel() for name in self._weights.values()):
             self.last_refusal = "no inactive connections"
             return False

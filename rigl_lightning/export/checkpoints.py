@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.mask_files import read_masks
-from rigl_lightning.sparsity.masks import zero_inactive_
 from rigl_lightning.sparsity.names import clean_name
 
 

@@ -53,6 +53,11 @@ def tier_of(x: Tensor, weight: Tensor) -> Tier:
     return "dense" if wanted == "dense" else "torch"
 
 
+def has_fast_tier(x: Tensor) -> bool:
+    """Whether the fast tier takes this tensor here; says nothing of what is missing."""
+    return x.is_cpu and x.dtype == torch.float32 and _NUMBA and (not _forced or _forced[-1] == "fast")
+
+
 @contextmanager
 def use_tier(tier: Tier) -> Iterator[None]:
     """Use at most this tier within the context, for tests and benchmarks.

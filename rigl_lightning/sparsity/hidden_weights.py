@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.mask_files import pack_masks, unpack_masks
-from rigl_lightning.sparsity.masks import zero_inactive_
 
 
 class HiddenWeights:

@@ -10,8 +10,8 @@ from array import array
 import numpy as np
 import torch
 
-from rigl_lightning.kernels import vector_cells, vector_jobs, vector_recurrent_jobs
-from rigl_lightning.kernels.vector_ir import TILES
+from rigl_lightning.kernels import vector_cells, vector_jobs, vector_masking, vector_recurrent_jobs
+from rigl_lightning.kernels.vector_ir import TILES, WIDTH
 
 F32 = np.float32
 
@@ -42,6 +42,10 @@ class CheckedMemory:
         for size in (8, 4, 2, 1):
             monkeypatch.setattr(vector_jobs, f"_group_{size}", self.gradient_group(size))
         monkeypatch.setattr(vector_jobs, "transpose_8x8", self.transpose_8x8)
+        monkeypatch.setattr(vector_masking, "load_i64", self.loader(np.int64))
+        monkeypatch.setattr(vector_masking, "next_task", self.next_task)
+        monkeypatch.setattr(vector_masking, "_keep_vector", self.keep(WIDTH))
+        monkeypatch.setattr(vector_masking, "_keep_one", self.keep(1))
         monkeypatch.setattr(vector_recurrent_jobs, "_row", vector_recurrent_jobs._row.py_func)
         for name in ("gru_cell", "gru_cell_backward", "lstm_cell", "lstm_cell_backward"):
             kind, _, direction = name.partition("_cell")
@@ -97,6 +101,12 @@ class CheckedMemory:
                     self.at(out, k, 1, F32)[0] += inputs @ self.at(g, j * g_stride, length, F32)
 
         return group
+
+    def keep(self, lanes):
+        def keep(numbers, flags, index):
+            self.at(numbers, index, lanes, F32)[self.at(flags, index, lanes, np.uint8) == 0] = 0
+
+        return keep
 
     def transpose_8x8(self, source, source_rows, target, target_rows):
         rows = [self.at(source, int(self.at(source_rows, i, 1, np.int64)[0]), 8, F32) for i in range(8)]

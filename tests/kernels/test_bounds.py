@@ -21,6 +21,8 @@ from rigl_lightning.kernels import (
     sparse_lstm,
     vector_conv,
     vector_linear,
+    vector_masking,
+    vector_pointwise,
     vector_products,
     vector_recurrent,
     vector_values,
@@ -30,9 +32,9 @@ from rigl_lightning.kernels import (
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
     checked = CheckedMemory(monkeypatch)
-    for module in (vector_products, vector_values, vector_recurrent):
+    for module in (vector_products, vector_values, vector_recurrent, vector_masking):
         monkeypatch.setattr(module, "run", checked.run)
-    for module in (vector_linear, vector_conv, vector_recurrent):
+    for module in (vector_linear, vector_conv, vector_recurrent, vector_pointwise):
         # Not a slice of something larger.
         monkeypatch.setattr(module, "scratch", lambda name, *shape: torch.full(shape, 0.5))
     monkeypatch.setattr(vector_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
@@ -67,6 +69,7 @@ def test_linear(samples, inputs, outputs, threads):
         (3, (6, 5), (1, 1), (2, 3), (1, 1), (1, 1)),
         (9, (5, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
         (2, (5, 3), (1, 1), (2, 2), (0, 0), (1, 1)),
+        (2, (9, 8), (1, 1), (1, 1), (0, 0), (1, 1)),
     ],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -94,3 +97,11 @@ def test_recurrent(kind, batch):
     else:
         sparse_lstm(x, (h, c), weights, patterns)[0].sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, vector_masking._BLOCK + 5])
+def test_masking(count):
+    tensor, mask = torch.randn(count), torch.rand(count) < 0.5
+    expected = torch.where(mask, tensor, 0.0)
+    vector_masking.zero_inactive(tensor, mask)
+    assert tensor.equal(expected)

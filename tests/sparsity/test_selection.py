@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity import selection
-from rigl_lightning.sparsity.masks import zero_inactive_
 from rigl_lightning.sparsity.selection import count_active, largest, positions, smallest
 
 N = 3 * 2**15 + 17  # long enough for the shortcut by a sample
