@@ -221,7 +221,10 @@ def main() -> None:
     torch.set_num_threads(1)
     protocol = PROTOCOLS[options.scale][BENCHMARK]
     landscape, escape = options.out / LANDSCAPE.name, options.out / ESCAPE.name
-    images = read_images(protocol, options.data)
+    try:
+        images = read_images(protocol, options.data)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
     for seed in options.seeds:
         if seed in seeds_in(landscape) & seeds_in(escape):
             continue

@@ -41,7 +41,14 @@ class Images(NamedTuple):
 
 
 def read_images(protocol: Protocol, root: Path) -> Images:
-    """CIFAR-10 at the protocol's resolution."""
+    """CIFAR-10 at the protocol's resolution.
+
+    Raises:
+        ValueError: If the protocol trains on other data, which need not fit into memory.
+    """
+    data_class = protocol.settings["data"]["class_path"].rsplit(".", 1)[1]
+    if data_class != CIFAR10DataModule.__name__:
+        raise ValueError(f"Expected a scale that trains on CIFAR-10, got {data_class}. Set --scale small.")
     settings = protocol.settings["data"]["init_args"]
     data = CIFAR10DataModule(root, resolution=settings.get("resolution", 32))
     data.setup("fit")
