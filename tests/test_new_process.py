@@ -78,6 +78,9 @@ RESUMED = "runs/digits/version_{}"
 def arguments(algorithm, optimizer):
     settings = {"sparsity": 0.8, **ALGORITHMS[algorithm]}
     flags = [part for key, value in settings.items() for part in (f"--sparse.algorithm.{key}", str(value))]
+    # Said here, since what `make test-sparse` forces on a test reaches no other process.
+    compute = os.environ.get("RIGL_LIGHTNING_TEST_COMPUTE", "auto")
+    flags += ["--sparse.compute", compute]
     return ["fit", "--config", "run.yaml", "--model.optimizer", optimizer, "--sparse.algorithm", algorithm, *flags]
 
 
