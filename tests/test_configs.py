@@ -32,6 +32,7 @@ FROM_A_CHECKPOINT = {"FixedMasks", "LotteryTicket"}
 # Of the 20 steps of the smoke scale, where the defaults are meant for thousands.
 MORE = {
     "GradualMagnitudePruning": ("ramp.interval=2", "ramp.end=0.75"),
+    "GraNet": ("schedule.end=1.0",),  # LeNet's schedule ends before GraNet's pruning does, which is refused
     "LotteryTicket": ("algorithm=Static",),
     "TopKAST": ("backward_sparsity=0.5",),  # its default would leave the character GRU's active weights untrained
 }
