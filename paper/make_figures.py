@@ -153,11 +153,12 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="fail if a figure lacks a run")
     options = parser.parse_args()
     pages = make_tables(options.out, options.results, options.scale)
-    if options.results == HERE / "results":  # the pages tell of the committed rows only
+    are_committed = options.results == HERE / "results"  # the pages tell of these rows only
+    if are_committed:
         for page, parts in pages.items():
             page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
     lacking = make_figures(options.out, options.results, options.scale)
-    if options.results == HERE / "results":
+    if are_committed:
         for picture in (options.out / f"fig{number}.png" for number in SHOWN):
             if picture.is_file():
                 shutil.copy(picture, PICTURES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from paper.studies.protocol_widths import base_width, network
 from rigl_lightning import SparseAlgorithm, Sparsifier, select_parameters
 from rigl_lightning.data import CIFAR10DataModule
 from rigl_lightning.data.augmentation import random_crop_and_flip, standardise
-from rigl_lightning.modules.milestones import learning_rate_factor, milestone_steps, warmup_steps
+from rigl_lightning.modules.milestones import learning_rate_schedule
 from rigl_lightning.modules.weight_decay import weight_decay_groups
 
 Masks = dict[str, Tensor]
@@ -88,11 +87,8 @@ def train(
     optimizer = torch.optim.SGD(
         weight_decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"], momentum=0.9, nesterov=True
     )
-    factor = partial(
-        learning_rate_factor,
-        n_warmup=warmup_steps(settings.get("warmup", 0.0), steps),
-        milestones=milestone_steps(settings["milestones"], steps),
-        decay=settings["learning_rate_decay"],
+    factor = learning_rate_schedule(
+        settings.get("warmup", 0.0), settings["milestones"], settings["learning_rate_decay"], steps
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     sparsifier = Sparsifier(select_parameters(model), algorithm, steps, seed)

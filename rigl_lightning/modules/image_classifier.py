@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
@@ -14,7 +13,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from rigl_lightning.modules.memory_format import memory_format
-from rigl_lightning.modules.milestones import learning_rate_factor, milestone_steps, warmup_steps
+from rigl_lightning.modules.milestones import learning_rate_schedule
 from rigl_lightning.modules.weight_decay import weight_decay_groups
 
 if TYPE_CHECKING:  # unknown to Lightning 1.9, with which lightning-bolts runs
@@ -128,12 +127,7 @@ class ImageClassifier(pl.LightningModule):
             momentum=self.momentum,
             nesterov=self.nesterov,
         )
-        factor = partial(
-            learning_rate_factor,
-            n_warmup=warmup_steps(self.warmup, total_steps),
-            milestones=milestone_steps(self.milestones, total_steps),
-            decay=self.learning_rate_decay,
-        )
+        factor = learning_rate_schedule(self.warmup, self.milestones, self.learning_rate_decay, total_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 
 def milestone_steps(milestones: Sequence[float], total_steps: float) -> list[int]:
@@ -77,3 +78,11 @@ def learning_rate_factor(step: int, n_warmup: int, milestones: Sequence[int], de
     """
     rise = min(1.0, step / n_warmup) if n_warmup else 1.0
     return float(rise * decay ** bisect_right(milestones, step))
+
+
+def learning_rate_schedule(
+    warmup: float, milestones: Sequence[float], decay: float, total_steps: float
+) -> Callable[[int], float]:
+    """`learning_rate_factor` of a training of ``total_steps``, for ``LambdaLR``; all else as there, in fractions."""
+    n_warmup, steps = warmup_steps(warmup, total_steps), milestone_steps(milestones, total_steps)
+    return partial(learning_rate_factor, n_warmup=n_warmup, milestones=steps, decay=decay)
