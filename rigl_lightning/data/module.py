@@ -94,7 +94,7 @@ class ResumableDataModule(pl.LightningDataModule):
         # Lightning's model summary sends the module's example input, a bare tensor, through here too.
         if trainer is None or not trainer.training or isinstance(batch, Tensor):
             return batch
-        # Where torch could use CUDA but has not, torch.manual_seed formats a stack trace: 5 % of a small network's step.
+        # Where torch could use CUDA but has not, torch.manual_seed formats a stack trace: 5 % of a small step.
         on_cpu = trainer.strategy.root_device.type == "cpu"
         seed_torch = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
         seed_torch(batch_seed(self.seed, trainer.global_rank, batches_trained(trainer)))
