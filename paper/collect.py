@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # for `python paper/collect.py`
 
 import torch
 
-from paper.one_run import RECORD, last_checkpoint
+from paper.one_run import LOG, RECORD, last_checkpoint
 
 COLUMNS = (
     *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
@@ -64,7 +64,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "dense_train_flops": dense,
         "dense_inference_flops": dense / steps / PASSES,
     }
-    return {**record, **flops, **_last_metrics(folder / "log" / "metrics.csv", steps)}
+    return {**record, **flops, **_last_metrics(folder / LOG / "metrics.csv", steps)}
 
 
 def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def main() -> None:
             print("python -m rigl_lightning", shlex.join(command))
         return
     collected = identities(ROOT / "paper" / "results" / f"{options.scale}.csv")
-    # At once: the threads would wait for their runs, which on Linux end with their launcher (`one_run`).
+    # At once: the threads would wait for their runs, which end with their launcher (`one_run`).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     places = options.runs.resolve(), options.data.resolve()
     sys.exit(1 if launch(runs, *places, resources, options.executor, collected) else 0)

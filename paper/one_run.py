@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,20 +23,22 @@ PRELOADED = (
     "rigl_lightning.data",
     "timm.models.efficientnet",
 )
-KILL_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+LOG = "log"
+RESUME = "--ckpt_path"
+PARTS = ("train/", "val/")  # what metrics' names begin with
 
 
 def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> list[str]:
     """Arguments of ``python -m rigl_lightning`` for a run that keeps everything in ``folder``."""
     logger = "--trainer.logger.init_args"
-    place = [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version=log"]
+    place = [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version={LOG}"]
     if run.protocol.data is not None:
         place.append(f"--data.init_args.root={data / run.protocol.data}")
     checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
     last = last_checkpoint(folder)
     # Runs of one launch have their folders beside each other.
     other = folder.parents[2] / run.needs.name if run.needs is not None else None
-    resume = [f"--ckpt_path={last}"] if last is not None else []
+    resume = [f"{RESUME}={last}"] if last is not None else []
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]
     # Sparse kernels change results by rounding only, but whether they are taken would depend on the machine.
     quiet += ["--sparse.compute=dense"]
@@ -59,7 +59,7 @@ def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: s
     folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
     command = arguments(run, folder, data, accelerator)
-    process = _processes().Process(target=_train, args=(command, folder / "output.txt", threads))
+    process = _processes().Process(target=_train, args=(command, folder, threads))
     process.start()
     try:
         process.join()
@@ -91,10 +91,9 @@ def _processes() -> Any:
     return context
 
 
-def _train(arguments: Sequence[str], output: Path, threads: int) -> None:
-    if sys.platform == "linux":  # a launcher that is killed leaves nobody who would write into its folders
-        ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
-    with open(output, "a", encoding="utf-8") as file:
+def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
+    end_with_launcher()
+    with open(folder / "output.txt", "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(ROOT)
@@ -104,6 +103,33 @@ def _train(arguments: Sequence[str], output: Path, threads: int) -> None:
 
     torch.set_num_threads(threads)
     rigl_lightning(arguments)
+    if not _is_validated(folder / LOG):  # it was interrupted after its last step, before its validation
+        settings = [a for a in arguments[1:] if not a.startswith(RESUME)]
+        rigl_lightning(["validate", *settings, f"{RESUME}={last_checkpoint(folder)}"])
+
+
+def _is_validated(log: Path) -> bool:
+    """Whether no training step was logged after the last validation."""
+    from rigl_lightning.csv_logger import METRICS_FILE, read_rows
+
+    rows = read_rows(log / METRICS_FILE)
+    trained, validated = ([int(row["step"]) for row in rows if any(k.startswith(part) for k in row)] for part in PARTS)
+    return max(validated, default=-1) >= max(trained, default=0)
+
+
+def end_with_launcher() -> None:
+    """From now on this process ends when the one that started it does, which may be killed.
+
+    Otherwise it would go on writing into the folder that the next launch gives to another process.
+    """
+    launcher = multiprocessing.parent_process()
+    if launcher is not None:
+        threading.Thread(target=_wait_for_end, args=(launcher,), daemon=True).start()
+
+
+def _wait_for_end(process: Any) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _device(accelerator: str, threads: int) -> str:

@@ -1,6 +1,7 @@
 """Runs end with a record each, whatever becomes of the machine they ran on."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paper import executors
+from paper import executors, one_run
 from paper.executors import Resources
 from paper.experiments import Run
 
@@ -31,6 +32,60 @@ def test_local_runs_come_after_what_they_need(tmp_path, monkeypatch):
     records = dict(executors.local([*RUNS, TICKET], tmp_path, tmp_path, Resources(jobs=2)))
     assert set(records) == {*RUNS, TICKET}
     assert records[TICKET]["after_ticket"]
+
+
+LAUNCHER = """
+import multiprocessing, os, time
+from paper.one_run import end_with_launcher
+
+def run(connection):
+    end_with_launcher()
+    connection.send(os.getpid())
+    time.sleep(120)
+
+if __name__ == "__main__":
+    here, there = multiprocessing.Pipe()
+    multiprocessing.get_context("forkserver").Process(target=run, args=(there,)).start()
+    print(here.recv(), flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_run_ends_with_its_launcher_even_if_that_is_killed(tmp_path):
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    paths = {**os.environ, "PYTHONPATH": str(one_run.ROOT)}
+    command = [sys.executable, str(tmp_path / "launcher.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=paths, text=True) as launcher:
+        run = int(launcher.stdout.readline())
+        os.kill(run, 0)  # it is there
+        launcher.kill()
+    end = time.monotonic() + 30
+    while is_running(run) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(run)
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"  # a zombie waits for its parent
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("", False),
+        ("step,train/loss,val/loss\n59,0.5,\n", False),
+        ("step,train/loss,val/loss\n29,,0.4\n59,0.5,\n", False),
+        ("step,train/loss,val/loss\n57,0.5,\n59,,0.4\n", True),
+    ],
+)
+def test_a_training_interrupted_before_its_last_validation_is_known(tmp_path, rows, expected):
+    (tmp_path / "metrics.csv").write_text(rows)
+    assert one_run._is_validated(tmp_path) == expected
 
 
 @pytest.mark.slow
