@@ -87,14 +87,21 @@ def _undated(ending: str) -> dict[str, None]:
 
 def _figure(number: int, results: Path, runs: pd.DataFrame, scale: str) -> tuple[Figure | None, str]:
     if number in STUDIES:
-        files = [results / name for name in STUDIES[number].RESULTS]
-        absent = ", ".join(file.name for file in files if not file.is_file())
-        return (None if absent else STUDIES[number].draw(*map(pd.read_csv, files))), absent
+        return _study_figure(STUDIES[number], results)
     n_runs, n_measured, points = missing(number, runs, scale)
     lack = (
         f"{n_runs - n_measured} of {n_runs} runs; points without any: {_named(points)}" if n_measured < n_runs else ""
     )
     return (TRAININGS[number].draw(runs) if n_measured else None), lack
+
+
+def _study_figure(module: ModuleType, results: Path) -> tuple[Figure | None, str]:
+    """The figure, if all its files are there, and what is not: files, or seeds where rows have any."""
+    tables = {name: pd.read_csv(results / name) for name in module.RESULTS if (results / name).is_file()}
+    lack = [name for name in module.RESULTS if name not in tables]
+    n_seeds = {name: table["seed"].nunique() for name, table in tables.items() if "seed" in table}
+    few = [f"{len(SEEDS) - n} of {len(SEEDS)} seeds of {name}" for name, n in n_seeds.items() if n < len(SEEDS)]
+    return (None if lack else module.draw(*tables.values())), ", ".join(lack + few)
 
 
 def missing(number: int, runs: pd.DataFrame, scale: str) -> tuple[int, int, list[str]]:

@@ -10,9 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from paper.figures.style import METHOD_COLOURS, METHOD_MARKERS
+
 RESULTS = "small.csv"
-_EMPHASIS = {"Dense": "#222222", "Static": "#d95f02", "RigL": "#1b6ca8"}
-_REST = "#757575"
+_EMPHASISED = ("Dense", "Static", "RigL")
+_REST = "#555555"  # of methods that no figure of the paper has
 _GAP = 0.075  # points of accuracy between two names of a list
 
 
@@ -56,8 +58,8 @@ def _points(axis: Axes, rows: pd.DataFrame) -> None:
     for i, (method, x, y, spread) in enumerate(
         zip(ordered["method"], ordered["train_flops"], ordered["accuracy"], ordered["accuracy_std"], strict=True)
     ):
-        colour = _EMPHASIS.get(method, _REST)
-        axis.errorbar(x, y, yerr=spread, fmt="o", color=colour, markersize=5, elinewidth=0.8)
+        colour, marker = METHOD_COLOURS.get(method, _REST), METHOD_MARKERS.get(method, ".")
+        axis.errorbar(x, y, yerr=spread, fmt=marker, color=colour, markersize=5, elinewidth=0.8)
         listed = (0.041, middle + _GAP * ((len(rows) - 1) / 2 - i))
         axis.annotate(
             method,
@@ -65,7 +67,7 @@ def _points(axis: Axes, rows: pd.DataFrame) -> None:
             listed if crowded else (1.08 * x, y),
             fontsize=7.5,
             color=colour,
-            weight="bold" if method in _EMPHASIS else "normal",
+            weight="bold" if method in _EMPHASISED else "normal",
             ha="right" if crowded else "left",
             va="center",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3, "relpos": (1, 0.5)}

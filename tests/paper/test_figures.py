@@ -44,6 +44,15 @@ def test_without_rows_every_figure_is_named(tmp_path):
     assert lacking[10].startswith(f"{n_runs} of {n_runs} runs; points without any: cifar10_wrn22-Dense")
 
 
+def test_a_study_without_its_seeds_is_drawn_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(made, "NUMBERS", [1, 6])
+    for name in (name for number in (1, 6) for name in STUDIES[number].RESULTS):
+        rows = pd.read_csv(COMMITTED / name)
+        (rows[rows["seed"] == 0] if name == "escape.csv" else rows).to_csv(tmp_path / name, index=False)
+    assert make_figures(tmp_path / "out", tmp_path) == {6: "2 of 3 seeds of escape.csv"}
+    assert (tmp_path / "out" / "fig6.png").is_file()
+
+
 class TestComplete:
     @pytest.fixture(scope="class")
     def results(self, tmp_path_factory):
