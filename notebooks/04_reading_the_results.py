@@ -26,18 +26,28 @@ runs.iloc[0]
 # %% [markdown]
 # ## Accuracy and training FLOPs
 #
-# Every benchmark that reports an accuracy; mean over the seeds, standard deviation as a bar, n as it is, training FLOPs as colour.
+# Mean over the seeds, standard deviation as a bar, n as it is, training FLOPs (those of the dense network are 1) as colour. `read`
+# gives the rows as the figures use them, `usual_updates` leaves the sweeps out.
 #
 # These are runs of the small scale, which one CPU core can do: what stands for ResNet-50 on ImageNet is a small residual network on
 # CIFAR-10 (`rigl-lightning configs` says it of each), and no accuracy here is one of the paper's benchmark.
 
 # %%
-done = runs[(runs["status"] == "done") & runs["val_accuracy"].notna()].copy()
-done["accuracy"] = 100 * done["val_accuracy"]
-settings = ["distribution", "multiplier", "delta_t", "alpha", "decay", "snfs_momentum"]
-keys = ["benchmark", "method", "sparsity", *(key for key in settings if key in done)]  # those that this version has
-table = done.groupby(keys, dropna=False).agg(
-    accuracy=("accuracy", "mean"), spread=("accuracy", "std"), train_flops=("train_flops", "mean"), n=("seed", "count")
+from paper.figures.data import own, read, usual_updates
+
+done = own(read(RESULTS, "small"))
+keys = ["benchmark", "method", "distribution", "sparsity", "multiplier"]
+table = (
+    usual_updates(done)
+    .groupby(keys)
+    .agg(
+        accuracy=("accuracy", "mean"),
+        accuracy_std=("accuracy", "std"),
+        bits=("val_bits", "mean"),
+        bits_std=("val_bits", "std"),
+        training=("training", "mean"),
+        n=("seed", "count"),
+    )
 )
 table = table.reset_index()
 table.sort_values(["benchmark", "accuracy"], ascending=[True, False]).round(3)
@@ -45,30 +55,30 @@ table.sort_values(["benchmark", "accuracy"], ascending=[True, False]).round(3)
 # %%
 from matplotlib.colors import LogNorm
 
-
-def of_the_usual_settings(rows):
-    """Rows that differ in method and sparsity alone: of the training's own length, with the commonest other settings."""
-    for key in settings:
-        if key in rows and rows[key].notna().any():
-            usual = 1 if key == "multiplier" else rows[key].mode().iloc[0]
-            rows = rows[rows[key].isna() | (rows[key] == usual)]
-    return rows
+UNITS = {"accuracy": "accuracy (%)", "bits": "bits per character (fewer are better)"}
 
 
-for benchmark, rows in table.groupby("benchmark"):
-    rows = of_the_usual_settings(rows).sort_values("accuracy")
-    dense = rows.loc[rows["method"] == "Dense", "train_flops"].mean()
-    low = rows["accuracy"].median() - 3
-    shown = rows[rows["accuracy"] > low].reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(7, max(2.4, 1 + 0.22 * len(shown))), layout="constrained")
-    axis.errorbar(shown["accuracy"], shown.index, xerr=shown["spread"], fmt="none", ecolor="#999999")
-    cost = shown["train_flops"] / dense
-    points = axis.scatter(shown["accuracy"], shown.index, c=cost, cmap="viridis", norm=LogNorm(), zorder=3)
-    axis.set_yticks(shown.index, [f"{row.method}, {row.sparsity:.0%}" for row in shown.itertuples()])
-    figure.colorbar(points, label="training FLOPs, dense = 1")
-    hidden = f"; {len(rows) - len(shown)} lower ones not shown" if len(rows) > len(shown) else ""
-    axis.set(xlabel="accuracy (%)")
-    figure.suptitle(f"{benchmark}, small scale: method, sparsity (n >= {rows['n'].min()}{hidden})", fontsize=10)
+def panel(rows, quantity, title):
+    """Of one benchmark: a line for each method and sparsity, what lies far below the others left out."""
+    rows = rows.sort_values(quantity, ascending=quantity == "accuracy")
+    shown = rows[(rows[quantity] - rows[quantity].median()).abs() < 5].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(7, max(2.4, 1 + 0.2 * len(shown))), layout="constrained")
+    axis.errorbar(shown[quantity], shown.index, xerr=shown[f"{quantity}_std"], fmt="none", ecolor="#999999")
+    points = axis.scatter(
+        shown[quantity], shown.index, c=shown["training"], cmap="viridis", norm=LogNorm(0.02, 2), zorder=3
+    )
+    labels = [f"{row.method} {row.distribution} {row.sparsity:.0%}" for row in shown.itertuples()]
+    axis.set_yticks(shown.index, labels, fontsize=8)
+    figure.colorbar(points, label="training FLOPs, dense = 1", ticks=[0.05, 0.1, 0.2, 0.5, 1], format="{x:g}")
+    hidden = f"; {len(rows) - len(shown)} far away not shown" if len(rows) > len(shown) else ""
+    axis.set(xlabel=UNITS[quantity])
+    figure.suptitle(f"{title}, small scale, n = {rows['n'].min()} to {rows['n'].max()}{hidden}", fontsize=10)
+
+
+for benchmark, rows in table[table["multiplier"] == 1].groupby("benchmark"):
+    quantity = "accuracy" if rows["accuracy"].notna().any() else "bits"
+    main = rows.loc[rows["distribution"] != "", "distribution"].mode()[0]
+    panel(rows[rows["distribution"].isin(["", main])], quantity, benchmark)
 
 # %% [markdown]
 # ## Paired by seed
@@ -77,13 +87,16 @@ for benchmark, rows in table.groupby("benchmark"):
 # means.
 
 # %%
-for (benchmark, sparsity), rows in done[done["method"] != "Dense"].groupby(["benchmark", "sparsity"]):
+pairs = usual_updates(done)
+pairs = pairs[pairs["method"].isin(["RigL", "Static"]) & (pairs["multiplier"] == 1)]
+for (benchmark, distribution, sparsity), rows in pairs.groupby(["benchmark", "distribution", "sparsity"]):
     by_seed = rows.pivot_table(index="seed", columns="method", values="accuracy")
     if {"RigL", "Static"} <= set(by_seed):
         difference = (by_seed["RigL"] - by_seed["Static"]).dropna()
         text = ", ".join(f"{value:+.2f}" for value in difference)
         print(
-            f"{benchmark}, {sparsity:.0%}: RigL minus static {difference.mean():+.2f} points (n = {len(difference)}: {text})"
+            f"{benchmark}, {distribution} {sparsity:.0%}: RigL minus static {difference.mean():+.2f} points "
+            f"(n = {len(difference)}: {text})"
         )
 
 # %% [markdown]
