@@ -72,10 +72,18 @@ def panel(rows, quantity, title):
     figure.colorbar(points, label="training FLOPs, dense = 1", ticks=[0.05, 0.1, 0.2, 0.5, 1], format="{x:g}")
     hidden = f"; {len(rows) - len(shown)} far away not shown" if len(rows) > len(shown) else ""
     axis.set(xlabel=UNITS[quantity])
-    figure.suptitle(f"{title}, small scale, n = {rows['n'].min()} to {rows['n'].max()}{hidden}", fontsize=10)
+    n = " to ".join(str(number) for number in sorted({rows["n"].min(), rows["n"].max()}))
+    figure.suptitle(f"{title}, small scale, n = {n}{hidden}", fontsize=10)
 
 
-for benchmark, rows in table[table["multiplier"] == 1].groupby("benchmark"):
+def of_usual_length(rows):
+    """Without the longer and shorter trainings of a benchmark."""
+    return rows[
+        rows["multiplier"] == rows.groupby("benchmark")["multiplier"].transform(lambda lengths: lengths.mode()[0])
+    ]
+
+
+for benchmark, rows in of_usual_length(table).groupby("benchmark"):
     quantity = "accuracy" if rows["accuracy"].notna().any() else "bits"
     main = rows.loc[rows["distribution"] != "", "distribution"].mode()[0]
     panel(rows[rows["distribution"].isin(["", main])], quantity, benchmark)
@@ -87,8 +95,8 @@ for benchmark, rows in table[table["multiplier"] == 1].groupby("benchmark"):
 # means.
 
 # %%
-pairs = usual_updates(done)
-pairs = pairs[pairs["method"].isin(["RigL", "Static"]) & (pairs["multiplier"] == 1)]
+pairs = of_usual_length(usual_updates(done))
+pairs = pairs[pairs["method"].isin(["RigL", "Static"])]
 for (benchmark, distribution, sparsity), rows in pairs.groupby(["benchmark", "distribution", "sparsity"]):
     by_seed = rows.pivot_table(index="seed", columns="method", values="accuracy")
     if {"RigL", "Static"} <= set(by_seed):

@@ -77,7 +77,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             to rounding only, and under ``Trainer(deterministic=True)`` it is "dense". "dense": masked dense products.
             On a GPU, under autocast or torch.compile "auto" is dense.
 
-    Example::
+    A Trainer with it:
 
         trainer = pl.Trainer(callbacks=SparseTrainingCallback(RigL(sparsity=0.9)), max_epochs=10)
         trainer.fit(model, data)

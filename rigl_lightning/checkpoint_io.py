@@ -33,7 +33,7 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
 
     The command line uses it by itself. A remote path (``s3://...``) is left to Lightning.
 
-    Example::
+    A Trainer with it:
 
         trainer = pl.Trainer(plugins=AtomicCheckpointIO(), callbacks=SparseTrainingCallback(RigL(sparsity=0.9)))
     """

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,9 @@ def test_a_notebook_is_its_source_executed(source):
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
     assert "image/png" in json.dumps(notebook)
+
+
+def test_the_notebook_that_reads_the_results_can_read_those_of_now(tmp_path):
+    source = ROOT / "notebooks" / "04_reading_the_results.py"
+    of_notebooks = {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, source], check=True, cwd=tmp_path, env={**os.environ, **of_notebooks})
