@@ -132,7 +132,7 @@ first, last = (mask.float().sum(0).view(8, 8) for mask in results["RigL"][1].mas
 for axis, image, title in ((axes[1], first, "before RigL"), (axes[2], last, "after RigL")):
     shown = axis.imshow(image, vmin=0, vmax=float(last.max()), cmap="viridis")
     axis.set(title=f"per pixel, {title}", xticks=[], yticks=[])
-figure.colorbar(shown, ax=axes[1:], shrink=0.8)
+_ = figure.colorbar(shown, ax=axes[1:], shrink=0.8)
 
 # %% [markdown]
 # The pixels at the left and right edges are black in nearly every digit. Nobody told RigL; their gradients are zero, so nothing grows

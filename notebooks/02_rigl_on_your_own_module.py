@@ -115,7 +115,7 @@ for axis, key in zip(axes, ("train/loss", "sparse/churn", "sparse/survival"), st
 # %%
 plt.figure(figsize=(10, 6))
 plt.imshow(plt.imread(Path(first.log_dir) / "sparsity.png"))
-plt.axis("off")
+_ = plt.axis("off")
 # %% [markdown]
 # ## The checkpoint
 #

@@ -82,7 +82,9 @@ for i, values in enumerate(accuracies.values()):
     axis.plot([i] * len(values), values, "o", color="#1b6ca8", alpha=0.7)
     axis.hlines(statistics.mean(values), i - 0.25, i + 0.25, color="#222222")
 axis.set_xticks(range(len(accuracies)), list(accuracies))
-axis.set(ylabel="validation accuracy (%)", title=f"LeNet-300-100, digits, {SPARSITY:.0%} sparse, 3 seeds, line: mean")
+_ = axis.set(
+    ylabel="validation accuracy (%)", title=f"LeNet-300-100, digits, {SPARSITY:.0%} sparse, 3 seeds, line: mean"
+)
 
 # %% [markdown]
 # With 360 validation images one image is 0.28 points, and three seeds are few: a difference within the spread is none. To go

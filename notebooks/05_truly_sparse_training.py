@@ -69,7 +69,7 @@ axis.axhline(1, color="#c0392b", linewidth=0.8)
 axis.set(xscale="log", yscale="log", xlabel="density", ylabel="dense time / sparse time")
 axis.set_xticks([1 - s for s in SPARSITIES], [f"{1 - s:.2f}" for s in SPARSITIES])
 axis.minorticks_off()
-axis.legend(frameon=False)
+_ = axis.legend(frameon=False)
 
 # %% [markdown]
 # ## A whole training
