@@ -251,6 +251,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _silence_what_nobody_can_change() -> None:
     """Keep Lightning's advertisements, and its use of torch's deprecated functions, off the user's screen."""
     warnings.filterwarnings("ignore", message=".*treespec.*", module="pytorch_lightning.*")
+    # Of a checkpoint that is tested, or gone on with elsewhere: it says what files of the earlier run are left alone.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     tips = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     tips.addFilter(lambda record: "Tip: For seamless cloud" not in record.getMessage())
 

@@ -10,9 +10,13 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.flops import training_flops
+from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
+
+FEW_UPDATES = 4
+"""Fewer mask updates than this hardly move connections; the table then says how to have more."""
 
 
 @dataclass
@@ -127,7 +131,10 @@ def _schedule_line(algorithm: SparseAlgorithm) -> str:
         return "masks stay as they are"
     shown = [*steps[:3], "...", steps[-1]] if len(steps) > 4 else [*steps]
     plural = "s" if len(steps) > 1 else ""
-    return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}"
+    schedule = getattr(algorithm, "schedule", None)
+    few = isinstance(schedule, UpdateSchedule) and len(steps) < FEW_UPDATES
+    hint = f" (few: a schedule.interval below its {schedule.interval} steps makes more)" if few else ""
+    return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}{hint}"
 
 
 def _layers_line(algorithm: SparseAlgorithm) -> list[str]:

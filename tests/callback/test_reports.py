@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning.reporting import layer_table
 from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
 
 
@@ -106,6 +107,14 @@ def test_the_table_before_training_shows_each_layer(caplog):
     assert "16x6" in table
     assert lines[-2].split() == ["total", "144", "44", "0.6944"]
     assert lines[-1].startswith("inference: 0.000 of 0.000 MFLOPs per sample = 0.")
+
+
+def test_the_table_says_how_to_have_more_than_a_few_updates():
+    table = layer_table(RigL(0.5).resolve(200), {"net.weight": torch.Size((4, 4))})
+    assert (
+        table.splitlines()[1]
+        == "2 mask updates, at steps 0, 100 (few: a schedule.interval below its 100 steps makes more)"
+    )
 
 
 def test_values_reach_other_callbacks():
