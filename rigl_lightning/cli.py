@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_info
@@ -23,7 +23,7 @@ from rigl_lightning.callback import SparseTrainingCallback
 from rigl_lightning.checkpoint_io import write_whole_files
 from rigl_lightning.cli_configs import describe_configs, with_config_paths
 from rigl_lightning.cli_errors import explain_parse_error, explain_run_error
-from rigl_lightning.cli_runs import LAST, last_checkpoint, multiplied_length, version_of, whereabouts
+from rigl_lightning.cli_runs import LAST, OF_ONE_CALL, last_checkpoint, multiplied_length, version_of, whereabouts
 from rigl_lightning.csv_logger import KeepEarlierMetrics
 from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.command import Format, export_checkpoint
@@ -117,6 +117,12 @@ class _SaveFitConfig(SaveConfigCallback):
 
     Without a logger there is no such folder, but the current one, where the user's own config.yaml may be.
     """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **settings: Any) -> None:
+        config = config.clone()
+        for key in OF_ONE_CALL:
+            config.pop(key, None)
+        super().__init__(parser, config, **settings)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # on every process: Lightning broadcasts it

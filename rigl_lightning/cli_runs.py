@@ -15,6 +15,8 @@ from rigl_lightning.trainer_access import callbacks_of
 LAST = "last"
 LAST_CHECKPOINT = "last.ckpt"
 CONFIG = "config.yaml"
+OF_ONE_CALL = ("ckpt_path", "weights_only")
+"""Settings of one command, and not of the run: what is saved is without them, so that every subcommand takes it."""
 METRICS = "metrics.csv"
 PLOT = "sparsity.png"
 _KINDS = {METRICS: "metrics", PLOT: "picture"}
@@ -106,7 +108,7 @@ def _is_of(file: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in ("ckpt_path", "config")}
+    return {key: value for key, value in settings.items() if key not in (*OF_ONE_CALL, "config")}
 
 
 def _settings_of(callbacks: Any) -> list[Mapping[str, Any]]:

@@ -132,8 +132,9 @@ def _schedule_line(algorithm: SparseAlgorithm) -> str:
     shown = [*steps[:3], "...", steps[-1]] if len(steps) > 4 else [*steps]
     plural = "s" if len(steps) > 1 else ""
     schedule = getattr(algorithm, "schedule", None)
-    few = isinstance(schedule, UpdateSchedule) and len(steps) < FEW_UPDATES
-    hint = f" (few: a schedule.interval below its {schedule.interval} steps makes more)" if few else ""
+    hint = ""
+    if isinstance(schedule, UpdateSchedule) and len(steps) < FEW_UPDATES:
+        hint = f" (few: a schedule.interval below its {schedule.interval} steps makes more)"
     return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}{hint}"
 
 

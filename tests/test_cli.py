@@ -115,7 +115,7 @@ def test_fit_trains_saves_its_configuration_and_resumes_to_the_same_end():
     assert whole["global_step"] == 50
 
 
-def test_a_saved_configuration_trains_again_and_tests_a_checkpoint(capsys):
+def test_a_saved_configuration_serves_every_command(capsys):
     run()
     saved = Path("runs/digits/version_0/config.yaml")
     before = saved.read_text(encoding="utf-8")
@@ -125,7 +125,16 @@ def test_a_saved_configuration_trains_again_and_tests_a_checkpoint(capsys):
     for command in ("validate", "test", "predict"):
         run("--ckpt_path", checkpoint, command=command)
     assert "test/accuracy" in capsys.readouterr().out
+    run(command="inspect", config=saved)
+    assert "5 mask updates" in capsys.readouterr().out
+    run("--ckpt_path", checkpoint, "--output", "net.pt", command="export", config=saved)
+    assert Path("net.pt").is_file()
     assert saved.read_text(encoding="utf-8") == before
+
+    run("--ckpt_path", checkpoint, config=saved)  # what it went on with is not the run's
+    newest = max(Path("runs/digits").glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+    assert newest != saved
+    assert "ckpt_path" not in yaml.safe_load(newest.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
