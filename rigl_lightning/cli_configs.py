@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
+_OPTIONS = ("--config", "-c")
+
 
 def config_files() -> dict[str, Path]:
     """Path of each configuration by name, such as ``char_gru`` and ``smoke/char_gru``.
@@ -23,20 +27,37 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
 
     A file of that name in the current directory goes first.
 
+    Raises:
+        ValueError: If the first one only changes another.
+
     >>> with_config_paths(["fit", "--config", "mine.yaml", "--trainer.max_steps=3"])
     ['fit', '--config', 'mine.yaml', '--trainer.max_steps=3']
     """
     known = {name: str(path) for name, path in config_files().items() if not Path(name).exists()}
     result = []
+    named = []
     for i, arg in enumerate(args):
         option, equals, value = arg.partition("=")
-        if i > 0 and args[i - 1] in ("--config", "-c"):
+        if i > 0 and args[i - 1] in _OPTIONS:
+            named.append(arg)
             result.append(known.get(arg, arg))
-        elif option in ("--config", "-c") and equals:
+        elif option in _OPTIONS and equals:
+            named.append(value)
             result.append(f"{option}={known.get(value, value)}")
         else:
             result.append(arg)
+    if named and named[0] in known and _only_changes_another(Path(known[named[0]])):
+        base = Path(named[0]).name
+        raise ValueError(
+            f"Expected a whole configuration first, got {named[0]}, which changes another one. "
+            f"Give both: --config {base} --config {named[0]}."
+        )
     return result
+
+
+def _only_changes_another(file: Path) -> bool:
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return "class_path" not in settings.get("model", {})
 
 
 def describe_configs(name: str | None = None) -> str:

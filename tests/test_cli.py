@@ -161,6 +161,11 @@ def test_an_unknown_command_is_one_line_that_names_the_known(capsys):
     assert expected in error(capsys, command="fti")
 
 
+def test_a_configuration_that_changes_another_is_not_given_alone(capsys):
+    expected = "Give both: --config mnist_lenet --config smoke/mnist_lenet."
+    assert expected in error(capsys, config="smoke/mnist_lenet")
+
+
 def test_a_setting_refused_by_its_class_is_told_without_what_the_parser_adds(capsys):
     line = error(capsys, "--data.init_args.batch_size=0")
     assert "got 0. Set --data.init_args.batch_size. (RIGL" in line
