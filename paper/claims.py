@@ -376,10 +376,10 @@ def verdict_of(contrasts: pd.DataFrame) -> str:
 
 
 def as_markdown(found: pd.DataFrame) -> str:
-    """One row a claim; every contrast with its effect, interval and n."""
+    """One row a claim; every contrast on a line with its effect, interval, n and verdict."""
     body = []
     for (figure, sentence), contrasts in found.groupby(["figure", "claim"], sort=False):
-        details = "; ".join(_detail(row) for row in contrasts.itertuples())
+        details = "<br>".join(_detail(row) for row in contrasts.itertuples())
         body.append([str(figure), str(sentence), verdict_of(contrasts), details])
     return markdown(["figure", "claim", "at this scale", "effect ± 95 % interval (n)"], body)
 
@@ -388,4 +388,5 @@ def _detail(row: Any) -> str:
     if row.n == 0:
         return f"{row.compared}: no pair".removeprefix(": ")
     interval = "" if row.interval != row.interval or row.interval is None else f" ± {row.interval:.2g}"
-    return f"{row.compared}: {row.effect:+.3g}{interval} ({row.n})"
+    verdict = "" if row.verdict == TOO_FEW else f" {row.verdict}"
+    return f"{row.compared}: {row.effect:+.3g}{interval} ({row.n}){verdict}"

@@ -1,5 +1,6 @@
 """Tiny data sets in the official formats, so that no test downloads anything."""
 
+import logging
 import os
 import pickle
 import struct
@@ -33,6 +34,12 @@ def forgotten_modules(tmp_path_factory):
     for name in set(sys.modules) - before:
         if str(vars(sys.modules[name]).get("__file__")).startswith(folder):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """caplog hears Lightning, which keeps its messages to itself where it was imported before pytest listened."""
+    monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "propagate", True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Operators for inference on values and indices, as `torch.compile` and `torch.jit.trace` can record them.
 
-The tensors of a sparse weight come as a list: values, columns, parts, row starts; see `vector_inference.Product`.
+The tensors of a sparse weight come as a list: values, columns, parts, row starts; see `vector_inference.Product`. The
+operators' schemas are written out because torch 2.6 does not understand our annotations.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from rigl_lightning.kernels.conv_geometry import Window
 Numbers = tuple[float, float]
 
 
-@torch.library.custom_op("rigl_lightning::compact_linear", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::compact_linear",
+    mutates_args=(),
+    schema="(Tensor x, Tensor[] weight, Tensor? bias, float[] bounds) -> Tensor",
+)
 def linear_op(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list[float]) -> Tensor:
     """Linear layer of (M, inputs), float32 on the CPU."""
     from rigl_lightning.kernels.vector_inference import Product, plan_linear
@@ -30,7 +35,11 @@ def _(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list[float])
     return x.new_empty(x.shape[0], weight[2].shape[1])
 
 
-@torch.library.custom_op("rigl_lightning::compact_conv2d", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::compact_conv2d",
+    mutates_args=(),
+    schema="(Tensor x, Tensor[] weight, Tensor? bias, Tensor? addend, SymInt[] shape, float[] bounds) -> Tensor",
+)
 def conv2d_op(
     x: Tensor,
     weight: list[Tensor],
@@ -65,7 +74,12 @@ def _(
     return x.new_empty(x.shape[0], weight[2].shape[1], *sizes)
 
 
-@torch.library.custom_op("rigl_lightning::compact_recurrent", mutates_args=())
+@torch.library.custom_op(
+    "rigl_lightning::compact_recurrent",
+    mutates_args=(),
+    schema="(Tensor x, Tensor[] states, Tensor[] inputs, "
+    "Tensor[] hidden, Tensor? bias, Tensor? hidden_bias) -> Tensor[]",
+)
 def recurrent_op(
     x: Tensor,
     states: list[Tensor],
