@@ -59,10 +59,10 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
             names,
         )
     option = re.search(
-        r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|unrecognized arguments: (--[\w.-]+)",
+        r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|[Uu]nrecognized arguments: (--[\w.-]+)",
         line,
     )
-    bare = re.fullmatch(r"unrecognized arguments: ([\w./]+)", line)
+    bare = re.fullmatch(r"[Uu]nrecognized arguments: ([\w./]+)", line)
     if bare:
         return f"Expected options, got {bare[1]!r}. Did you mean '--config {bare[1]}'?"
     if option:
@@ -95,8 +95,9 @@ def explain_run_error(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError | MisconfigurationException):
         return line
     # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
+    # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.
+    line = line.replace("Expected a <class 'NoneType'> - ", "").split(" Given value type:")[0]
     ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
-    # jsonargparse adds what else an optional setting could have been.
     return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else None
 
 
@@ -143,10 +144,10 @@ def _missing_settings(line: str) -> str | None:
     >>> _missing_settings("the following arguments are required: checkpoint")
     'Expected also --sparse.algorithm.checkpoint.'
     """
-    found = re.search(r"following arguments are required: (.*)", line)
+    found = re.search(r"following arguments are required: (.*)|Option '([\w.]+)' is required but not provided", line)
     if found is None:
         return None
-    names = found[1].split(", ")
+    names = (found[1] or found[2]).split(", ")
     options = ", ".join(_option(name.split(".", 1)[-1]) for name in names)
     start = " Start from a configuration: --config NAME; `rigl-lightning configs` lists them."
     return f"Expected also {options}.{start if '.' in names[0] else ''}"

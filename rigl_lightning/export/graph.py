@@ -91,7 +91,10 @@ def _may_be_traced(module: nn.Module) -> bool:
 
 def _trace(module: nn.Module) -> fx.GraphModule | None:
     try:
-        return fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+        graph = _Tracer().trace(module)
+        for node in graph.nodes:
+            node.type = None  # an annotation that is a string cannot be pickled by torch 2.6
+        return fx.GraphModule(module, graph, type(module).__name__)
     except Exception:  # whatever a forward does with stand-ins
         return None
 
