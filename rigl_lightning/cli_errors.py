@@ -59,7 +59,8 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
             names,
         )
     option = re.search(
-        r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'|[Uu]nrecognized arguments: (--[\w.-]+)",
+        r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'"
+        r"|[Uu]nrecognized arguments: (--[\w.-]+)",
         line,
     )
     bare = re.fullmatch(r"[Uu]nrecognized arguments: ([\w./]+)", line)
