@@ -56,8 +56,12 @@ class KeepEarlierMetrics(pl.Callback):
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Rows of a file of metrics, without their empty cells; none if there is no file."""
+    """Rows of a file of metrics, without their empty cells; none if there is no file.
+
+    A last line that ends without a line break is left out: its process was killed while it wrote.
+    """
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as lines:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(lines)]
+    with file.open(encoding="utf-8", newline="") as stream:
+        whole = [line for line in stream if line.endswith("\n")]
+    return [{key: value for key, value in row.items() if value} for row in csv.DictReader(whole)]

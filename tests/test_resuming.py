@@ -140,3 +140,16 @@ def test_a_logger_keeps_what_is_there_and_forgets_what_is_logged_again(tmp_path)
     second.save()
     rows = read_rows(tmp_path / "a" / "version_0" / "metrics.csv")
     assert rows == [*({"x": str(i), "step": str(i)} for i in range(3)), {"y": "7.0", "step": "3"}]
+
+
+def test_a_logger_goes_on_after_a_line_that_was_torn(tmp_path):
+    first = ResumableCSVLogger(tmp_path, "a", version=0)
+    for step in range(3):
+        first.log_metrics({"x": step}, step)
+    first.save()
+    file = tmp_path / "a" / "version_0" / "metrics.csv"
+    file.write_bytes(file.read_bytes()[:-3])  # of the row "2,2"
+    second = ResumableCSVLogger(tmp_path, "a", version=0)
+    second.log_metrics({"x": 9}, 2)
+    second.save()
+    assert [(row["step"], row["x"]) for row in read_rows(file)] == [("0", "0"), ("1", "1"), ("2", "9")]
