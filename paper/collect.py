@@ -52,9 +52,9 @@ def row_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if record["status"] != "done":
         return record
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None:
-        return {**record, "status": "done, but its checkpoint is gone"}
+    checkpoint, metrics = last_checkpoint(folder), folder / LOG / "metrics.csv"
+    if checkpoint is None or not metrics.is_file():
+        return {**record, "status": "done, but its checkpoint or its metrics are gone"}
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     sparse = content["callbacks"]["SparseTrainingCallback"]
     steps, dense = sparse["step"], sparse["flops_dense"]
@@ -64,7 +64,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "dense_train_flops": dense,
         "dense_inference_flops": dense / steps / PASSES,
     }
-    return {**record, **flops, **_last_metrics(folder / LOG / "metrics.csv", steps)}
+    return {**record, **flops, **_last_metrics(metrics, steps)}
 
 
 def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:

@@ -153,6 +153,13 @@ class TestCollect:
         (tmp_path / RIGL.name / "run.json").unlink()
         assert collect(tmp_path, tmp_path / "smoke.csv") == 0
 
+    @pytest.mark.parametrize("lost", ["last.ckpt", "log/metrics.csv"])
+    def test_a_run_that_has_lost_a_file_is_a_row_that_says_so(self, tmp_path, lost):
+        record(tmp_path, RIGL, 0.9)
+        (tmp_path / RIGL.name / lost).unlink()
+        collect(tmp_path, tmp_path / "smoke.csv")
+        assert "gone" in pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"]
+
     def test_a_failure_is_a_row_but_takes_no_complete_row_away(self, tmp_path):
         failed(tmp_path / "a", RIGL)
         collect(tmp_path / "a", tmp_path / "smoke.csv")
