@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 NOTEBOOKS_READY := $(VENV)/.notebooks-ready
+RAY_READY := $(VENV)/.ray-ready
 WHEEL := .venv-wheel
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= 3.10
@@ -13,7 +14,7 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
+.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-ray test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
 .PHONY: bench clean
 
 help:  ## show this list
@@ -55,6 +56,13 @@ $(BOLTS_READY): Makefile
 	$(BOLTS)/bin/uv pip install --quiet --python $(BOLTS)/bin/python pytorch-lightning==1.9.5 lightning-bolts==0.7.0 \
 		'setuptools<81' torch torchvision timm 'jsonargparse[signatures]>=4.39,<5' scikit-learn matplotlib pytest
 	$(BOLTS)/bin/uv pip install --quiet --python $(BOLTS)/bin/python --no-deps -e .
+	@touch $@
+
+test-ray: $(RAY_READY)  ## runs on a local cluster of two workers that loses one
+	$(BIN)/python -m pytest tests/paper/test_executors.py
+
+$(RAY_READY): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[ray]'
 	@touch $@
 
 test-wheel: $(READY)  ## build the wheel, install it in an environment of its own, use it there without this folder

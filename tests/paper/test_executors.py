@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,26 +98,33 @@ def test_a_cluster_that_loses_a_worker_runs_its_runs_again(tmp_path, monkeypatch
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     doomed = cluster.add_node(num_cpus=1)
+    pool = ThreadPoolExecutor(1)
     try:
         ray.init(address=cluster.address)
         results = executors.ray([*RUNS, TICKET], tmp_path, tmp_path, Resources())
         started = tmp_path / RUNS[0].name / "starts"
 
-        def lose_a_worker():
-            while not started.exists():
-                time.sleep(0.2)
-            cluster.add_node(num_cpus=1)
-            cluster.remove_node(doomed)
-
-        threading.Thread(target=lose_a_worker).start()
-        records = dict(results)
+        # Not the other way round: a cluster is changed in the main thread only, since Ray sets signal handlers there.
+        ended = pool.submit(dict, results)
+        wait_for(started)
+        cluster.add_node(num_cpus=1)
+        cluster.remove_node(doomed)
+        records = ended.result(timeout=100)  # before the first start of seed 0 would have ended by itself
         assert {record["status"] for record in records.values()} == {"done"}
         assert set(records) == {*RUNS, TICKET}
         assert records[TICKET]["after_ticket"]
         assert len(started.read_text().split()) == 2
     finally:
-        ray.shutdown()
+        ray.shutdown()  # ends a wait in the pool's thread, too
         cluster.shutdown()
+        pool.shutdown()
+
+
+def wait_for(file):
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end, f"{file} has not come"
+        time.sleep(0.2)
 
 
 def _with_needed(needed, run, folder, data, resources):
