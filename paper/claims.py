@@ -266,6 +266,16 @@ def _static_loss_worst(rows: pd.DataFrame) -> list[Contrast]:
     ]
 
 
+def _tickets(rows: pd.DataFrame) -> list[Contrast]:
+    sparsity = _swept(rows, RESNET)
+    tickets = ("Lottery, static", "Lottery, RigL")
+    return [
+        Contrast(f"RigL{' 2x' if m > 1 else ''} over {t}", _resnet("RigL", sparsity, m), _resnet(t, sparsity))
+        for m in (1.0, 2.0)
+        for t in tickets
+    ]
+
+
 CLAIMS = (
     Claim(
         "2 left",
@@ -293,6 +303,11 @@ CLAIMS = (
         "10 left",
         "Static has a higher final training loss than RigL and pruning at every sparsity.",
         _static_loss_worst,
+    ),
+    Claim(
+        "lottery table",
+        "RigL is above its own tickets, trained again from their initial weights; twice as long, at their cost, too.",
+        _tickets,
     ),
 )
 

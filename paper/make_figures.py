@@ -40,7 +40,7 @@ from paper.figures import (
     fig11_layer_sparsities,
 )
 from paper.figures.data import read
-from paper.tables import figures, flops, methods, resnet50
+from paper.tables import figures, flops, lottery, methods, resnet50
 from paper.tables.markdown import with_parts
 
 HERE = Path(__file__).parent
@@ -146,6 +146,8 @@ def make_tables(out: Path, results: Path = HERE / "results", scale: str = "small
     runs = read(results, scale)
     of_resnet = resnet50.rows(runs)
     _write(of_resnet, out / "table_resnet50.csv")
+    tickets = lottery.rows(runs)
+    _write(tickets, out / "table_lottery.csv")
     tested = claims.table(runs, _study(results, claims.LANDSCAPE), _study(results, claims.ESCAPE))
     _write(tested, out / "table_claims.csv")
     of_claims = claims.as_markdown(tested)
@@ -153,7 +155,11 @@ def make_tables(out: Path, results: Path = HERE / "results", scale: str = "small
         DOCS / "artifact.md": {"figures": _figures_table(runs, scale), "claims": of_claims},
         DOCS / "flops.md": of_flops,
         DOCS / "methods.md": {"accuracy": methods.as_markdown(accuracies)},
-        HERE / "README.md": {"claims": of_claims, "resnet50": resnet50.as_markdown(of_resnet)},
+        HERE / "README.md": {
+            "claims": of_claims,
+            "resnet50": resnet50.as_markdown(of_resnet),
+            "lottery": lottery.as_markdown(tickets),
+        },
     }
 
 

@@ -1,0 +1,72 @@
+"""The lottery table (paper, appendix E): masks that RigL found, trained again from the initial weights, beside RigL.
+
+What to see: a ticket is trained twice, once to find it, and is worse than RigL from random masks, much worse than RigL
+trained twice as long, which costs the same.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from paper.figures.data import own, pick, published, summary, usual_updates
+from paper.tables.markdown import markdown
+
+BENCHMARK = "imagenet_resnet50"
+TABLE = "v3 Table 3"
+KEY = ["method", "multiplier"]
+ROWS = (("Static", 1.0), ("Lottery, static", 1.0), ("Lottery, RigL", 1.0), ("RigL", 1.0), ("RigL", 2.0))
+FOUND_BY = "RigL"
+PUBLISHED_NAMES = {"Lottery (Static)": "Lottery, static", "Lottery (RigL)": "Lottery, RigL"}
+
+
+def rows(results: pd.DataFrame) -> pd.DataFrame:
+    """One row a method and length: accuracy (%), its standard deviation, n, and training FLOPs relative to dense.
+
+    FLOPs of a ticket include those of the run that found it.
+    """
+    runs = usual_updates(pick(own(results), benchmark=BENCHMARK, distribution="uniform"))
+    tickets = runs[runs["method"].str.startswith("Lottery")]
+    runs = runs[runs["sparsity"].isin(tickets["sparsity"].unique())]
+    shown = [key in ROWS for key in zip(runs["method"], runs["multiplier"], strict=True)]
+    runs = runs[pd.Series(shown, index=runs.index, dtype=bool)]
+    table = summary(runs, KEY, "accuracy").drop(columns="interval")
+    cost = runs.groupby(KEY)["training"].mean()
+    finding = cost.get((FOUND_BY, 1.0), float("nan"))
+    table["training"] = [
+        cost[method, multiplier] + (finding if method.startswith("Lottery") else 0.0)
+        for method, multiplier in zip(table["method"], table["multiplier"], strict=True)
+    ]
+    theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE)).replace({"method": PUBLISHED_NAMES})
+    theirs = theirs[[*KEY, "accuracy", "training"]].add_prefix("published_")
+    theirs = theirs.rename(columns={f"published_{key}": key for key in KEY})
+    order = {row: position for position, row in enumerate(ROWS)}
+    places = [order[key] for key in zip(table["method"], table["multiplier"], strict=True)]
+    return table.assign(place=places).sort_values("place").drop(columns="place").merge(theirs, on=KEY, how="left")
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The same as a markdown table."""
+    header = [
+        "method",
+        "length",
+        "accuracy (%)",
+        "n",
+        "training FLOPs",
+        "published: accuracy, training FLOPs (ImageNet)",
+    ]
+    body = (
+        [
+            row.method,
+            f"{row.multiplier:g}",
+            f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.n > 1 else ""),
+            str(row.n),
+            f"{row.training:.3f}",
+            "" if row.published_accuracy != row.published_accuracy else _published(row),
+        ]
+        for row in table.itertuples()
+    )
+    return markdown(header, body)
+
+
+def _published(row: object) -> str:
+    return f"{row.published_accuracy:.2f}, {row.published_training:.2f}"  # type: ignore[attr-defined]
