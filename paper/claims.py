@@ -21,7 +21,7 @@ from paper.tables.markdown import markdown
 
 LANDSCAPE, ESCAPE = "loss_landscape.csv", "escape.csv"
 RESNET, WRN, GRU = "imagenet_resnet50", "cifar10_wrn22", "char_gru"
-V1 = "imagenet_mobilenet_v1"
+V1, V2 = "imagenet_mobilenet_v1", "imagenet_mobilenet_v2"
 HOLDS, FAILS, UNDECIDED, TOO_FEW = "holds", "does not hold", "not told apart", "not enough runs"
 
 Settings = Mapping[str, Any]
@@ -88,11 +88,11 @@ class Outcome:
 
 
 def paired(rows: pd.DataFrame, contrast: Contrast) -> Outcome:
-    """The differences of runs with the same seed."""
-    better, worse = (
-        pick(rows, **settings).groupby("seed")[contrast.column].mean() for settings in (contrast.better, contrast.worse)
-    )
-    return of_differences(contrast.sign * (better - worse).dropna())
+    """The differences of runs with the same seed; where several runs are one side, of the means of as many."""
+    better, worse = (pick(rows, **side).groupby("seed")[contrast.column] for side in (contrast.better, contrast.worse))
+    n_runs = pd.concat([better.count(), worse.count()], axis=1).max(axis=None)
+    differences = better.mean()[better.count() == n_runs] - worse.mean()[worse.count() == n_runs]
+    return of_differences(contrast.sign * differences.dropna())
 
 
 def of_differences(differences: pd.Series) -> Outcome:
@@ -106,6 +106,15 @@ def of_differences(differences: pd.Series) -> Outcome:
     return Outcome(float(differences.mean()), quantile * float(differences.std()) / n**0.5, n)
 
 
+def _at_sparsities(
+    rows: pd.DataFrame, benchmark: str, contrasts: Callable[[str, float | list[float]], list[Contrast]]
+) -> list[Contrast]:
+    """The contrasts, given a label, at each sparsity, and on the mean of all, whose interval is narrower."""
+    sparsities = _sparsities(rows, benchmark)
+    each = [contrast for s in sparsities for contrast in contrasts(f"{s:g}", s)]
+    return [*each, *contrasts("mean", sparsities)] if len(sparsities) > 1 else each
+
+
 def _sparsities(rows: pd.DataFrame, benchmark: str) -> list[float]:
     return sorted(float(s) for s in own(rows).loc[own(rows)["benchmark"].eq(benchmark), "sparsity"].unique() if s > 0)
 
@@ -117,7 +126,9 @@ def _swept(rows: pd.DataFrame, benchmark: str) -> float:
     return float(of["sparsity"].mode().iloc[0]) if len(of) else 0.9
 
 
-def _resnet(method: str, sparsity: float, multiplier: float = 1.0, distribution: str = "uniform") -> Settings:
+def _resnet(
+    method: str, sparsity: float | list[float], multiplier: float = 1.0, distribution: str = "uniform"
+) -> Settings:
     return {
         "benchmark": RESNET,
         "method": method,
@@ -152,24 +163,26 @@ def _snfs_costs(rows: pd.DataFrame) -> list[Contrast]:
 
 
 def _rigl_meets_pruning(rows: pd.DataFrame) -> list[Contrast]:
-    return [
-        Contrast(f"{s:g}", _resnet("RigL", s, _extended(rows), "ERK"), _resnet("Pruning", s, 1.5))
-        for s in _sparsities(rows, RESNET)
-    ]
+    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
+        return [Contrast(label, _resnet("RigL", s, _extended(rows), "ERK"), _resnet("Pruning", s, 1.5))]
+
+    return _at_sparsities(rows, RESNET, contrasts)
 
 
 def _mobilenet_order(rows: pd.DataFrame) -> list[Contrast]:
-    order = ("RigL", "Pruning", "Small-Dense")
-    return [
-        Contrast(
-            f"{benchmark.removeprefix('imagenet_')} {s:g}: {a} over {b}",
-            {"benchmark": benchmark, "method": a, "sparsity": s, "distribution": "uniform"},
-            {"benchmark": benchmark, "method": b, "sparsity": s, "distribution": "uniform"},
-        )
-        for benchmark in (V1, "imagenet_mobilenet_v2")
-        for s in _sparsities(rows, benchmark)
-        for a, b in pairwise(order)
-    ]
+    return [contrast for benchmark in (V1, V2) for contrast in _order_of(benchmark, rows)]
+
+
+def _order_of(benchmark: str, rows: pd.DataFrame) -> list[Contrast]:
+    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
+        common = {"benchmark": benchmark, "sparsity": s, "distribution": "uniform"}
+        name = benchmark.removeprefix("imagenet_")
+        return [
+            Contrast(f"{name} {label}: {a} over {b}", {**common, "method": a}, {**common, "method": b})
+            for a, b in pairwise(("RigL", "Pruning", "Small-Dense"))
+        ]
+
+    return _at_sparsities(rows, benchmark, contrasts)
 
 
 def _big_sparse(rows: pd.DataFrame) -> list[Contrast]:
@@ -201,7 +214,7 @@ def _gru_improves(rows: pd.DataFrame) -> list[Contrast]:
     ]
 
 
-def _wrn(method: str, sparsity: float, multiplier: float = 1.0) -> Settings:
+def _wrn(method: str, sparsity: float | list[float], multiplier: float = 1.0) -> Settings:
     return {
         "benchmark": WRN,
         "method": method,
@@ -212,18 +225,17 @@ def _wrn(method: str, sparsity: float, multiplier: float = 1.0) -> Settings:
 
 
 def _wrn_rigl_over_static(rows: pd.DataFrame) -> list[Contrast]:
-    return [Contrast(f"{s:g}", _wrn("RigL", s), _wrn("Static", s)) for s in _sparsities(rows, WRN)]
+    return _at_sparsities(rows, WRN, lambda label, s: [Contrast(label, _wrn("RigL", s), _wrn("Static", s))])
 
 
 def _erk_best(method: str) -> Callable[[pd.DataFrame], list[Contrast]]:
-    def contrasts(rows: pd.DataFrame) -> list[Contrast]:
+    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
         return [
-            Contrast(f"{s:g}: over {d}", _resnet(method, s, 1.0, "ERK"), _resnet(method, s, 1.0, d))
-            for s in _sparsities(rows, RESNET)
+            Contrast(f"{label}: over {d}", _resnet(method, s, 1.0, "ERK"), _resnet(method, s, 1.0, d))
             for d in ("uniform", "ER")
         ]
 
-    return contrasts
+    return lambda rows: _at_sparsities(rows, RESNET, contrasts)
 
 
 def _intervals(rows: pd.DataFrame) -> list[Contrast]:
@@ -259,11 +271,13 @@ def _constant_declines(rows: pd.DataFrame) -> list[Contrast]:
 
 
 def _static_loss_worst(rows: pd.DataFrame) -> list[Contrast]:
-    return [
-        Contrast(f"{s:g}: {m} below Static", _wrn(m, s), _wrn("Static", s), "final_train_loss", -1)
-        for s in _sparsities(rows, WRN)
-        for m in ("RigL", "Pruning")
-    ]
+    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
+        return [
+            Contrast(f"{label}: {m} below Static", _wrn(m, s), _wrn("Static", s), "final_train_loss", -1)
+            for m in ("RigL", "Pruning")
+        ]
+
+    return _at_sparsities(rows, WRN, contrasts)
 
 
 def _tickets(rows: pd.DataFrame) -> list[Contrast]:

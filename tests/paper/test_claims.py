@@ -24,6 +24,16 @@ class TestPairs:
         assert (outcome.effect, outcome.interval, outcome.n) == (1, 0, 3)
         assert outcome.verdict == HOLDS
 
+    def test_of_several_runs_a_side_all_must_be_there(self):
+        rigl = [("RigL", seed, s, 10 * seed + s) for seed in range(4) for s in (0.8, 0.9) if (seed, s) != (3, 0.9)]
+        static = [("Static", seed, s, 10 * seed) for seed in range(4) for s in (0.8, 0.9)]
+        rows = pd.DataFrame([*rigl, *static], columns=["method", "seed", "sparsity", "accuracy"])
+        both = {"sparsity": [0.8, 0.9]}
+        outcome = paired(rows, Contrast("", {"method": "RigL", **both}, {"method": "Static", **both}))
+        assert (outcome.effect, outcome.n) == (pytest.approx(0.85), 3)
+        one = {"method": "RigL", "sparsity": 0.8}
+        assert paired(rows, Contrast("", one, {"method": "Static", **both})).n == 0
+
     def test_less_is_better_with_the_other_sign(self):
         contrast = Contrast("", {"method": "RigL"}, {"method": "Static"}, sign=-1, sweep=True)
         assert paired(runs({0: 1, 1: 1, 2: 1}, {0: 2, 1: 2, 2: 2}), contrast).verdict == HOLDS
