@@ -140,8 +140,12 @@ def _resnet(
 
 def _order_at_equal_flops(rows: pd.DataFrame) -> list[Contrast]:
     s = _swept(rows, RESNET)
-    order = ("RigL", "SET", "Small-Dense", "Static")
-    return [Contrast(f"{a} over {b}", _resnet(a, s), _resnet(b, s)) for a, b in pairwise(order)]
+    pairs = (*pairwise(("RigL", "SET", "Small-Dense", "Static")), ("RigL", "Static"))
+    return [
+        Contrast(f"{m:g}x: {a} over {b}", _resnet(a, s, m), _resnet(b, s, m))
+        for m in protocol_of(rows, RESNET).multipliers
+        for a, b in pairs
+    ]
 
 
 def _rigl_gains(rows: pd.DataFrame) -> list[Contrast]:
@@ -225,7 +229,10 @@ def _wrn(method: str, sparsity: float | list[float], multiplier: float = 1.0) ->
 
 
 def _wrn_rigl_over_static(rows: pd.DataFrame) -> list[Contrast]:
-    return _at_sparsities(rows, WRN, lambda label, s: [Contrast(label, _wrn("RigL", s), _wrn("Static", s))])
+    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
+        return [Contrast(f"{label}, {m:g}x", _wrn("RigL", s, m), _wrn("Static", s, m)) for m in (1.0, 2.0)]
+
+    return _at_sparsities(rows, WRN, contrasts)
 
 
 def _erk_best(method: str) -> Callable[[pd.DataFrame], list[Contrast]]:
@@ -293,7 +300,7 @@ def _tickets(rows: pd.DataFrame) -> list[Contrast]:
 CLAIMS = (
     Claim(
         "2 left",
-        "At equal length RigL is above SET, SET above Small-Dense, Small-Dense above Static.",
+        "At equal length RigL is above SET, SET above Small-Dense, Small-Dense above Static; so RigL above Static.",
         _order_at_equal_flops,
     ),
     Claim("2 left", "RigL keeps gaining with the training multiplier.", _rigl_gains),
