@@ -92,5 +92,5 @@ class TestTable:
     def test_in_words(self, rows):
         found = table(rows)
         text = claims.as_markdown(found)
-        assert "| 4 right | RigL is above Static at every sparsity. | holds | 0.5: +" in text
+        assert "| 4 right | RigL is above Static at every sparsity. | holds | 0.5, 1x: +" in text
         assert text.count("\n") == 2 + found[["figure", "claim"]].drop_duplicates().shape[0]
