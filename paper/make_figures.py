@@ -83,15 +83,16 @@ def make_figures(out: Path, results: Path = HERE / "results", scale: str = "smal
 def _make(number: int, results: Path, runs: pd.DataFrame, scale: str, out: Path) -> str:
     """Write one figure, if it has rows; what it lacks, in words."""
     figure, lack = _figure(number, results, runs, scale)
-    for ending in ("pdf", "png"):
-        path = out / f"fig{number}.{ending}"
-        if figure is None:
+    paths = {ending: out / f"fig{number}.{ending}" for ending in ("pdf", "png")}
+    if figure is None:
+        for path in paths.values():
             path.unlink(missing_ok=True)
-        else:
-            figure.savefig(path, dpi=200, metadata=_undated(ending))
-            figure.set_layout_engine("none")  # it is laid out, which takes a third of the time
-    if figure is not None:
-        plt.close(figure)
+        return lack
+    figure.draw_without_rendering()  # ticks depend on the layout and the layout on ticks: the second one is right
+    for ending, path in paths.items():
+        figure.savefig(path, dpi=200, metadata=_undated(ending))
+        figure.set_layout_engine("none")  # a third one would cost as much as the rest of the picture
+    plt.close(figure)
     return lack
 
 
