@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # for `python paper/collect.py`
 import torch
 
 from paper.one_run import LOG, RECORD, last_checkpoint
+from rigl_lightning.csv_logger import METRICS_FILE, read_rows
 
 COLUMNS = (
     *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
@@ -52,7 +53,7 @@ def row_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if record["status"] != "done":
         return record
-    checkpoint, metrics = last_checkpoint(folder), folder / LOG / "metrics.csv"
+    checkpoint, metrics = last_checkpoint(folder), folder / LOG / METRICS_FILE
     if checkpoint is None or not metrics.is_file():
         return {**record, "status": "done, but its checkpoint or its metrics are gone"}
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -70,11 +71,10 @@ def row_of(folder: Path) -> dict[str, Any]:
 def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
     losses = []
-    with open(file, encoding="utf-8", newline="") as lines:
-        for line in csv.DictReader(lines):
-            values.update({column: line[key] for key, column in METRICS.items() if line.get(key)})
-            if line.get("train/loss") and float(line["step"]) >= (1 - FINAL_SHARE) * n_steps:
-                losses.append(float(line["train/loss"]))
+    for row in read_rows(file):
+        values.update({column: row[key] for key, column in METRICS.items() if key in row})
+        if "train/loss" in row and float(row["step"]) >= (1 - FINAL_SHARE) * n_steps:
+            losses.append(float(row["train/loss"]))
     if losses:
         values["final_train_loss"] = sum(losses) / len(losses)
     return values

@@ -97,6 +97,12 @@ def published(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["scale"] == PUBLISHED]
 
 
+def beside(table: pd.DataFrame, theirs: pd.DataFrame, key: list[str], columns: list[str]) -> pd.DataFrame:
+    """The table with these columns of published rows as ``published_...``, missing where nothing is published."""
+    named = theirs[[*key, *columns]].rename(columns={column: f"published_{column}" for column in columns})
+    return table.merge(named, on=key, how="left")
+
+
 def pick(rows: pd.DataFrame, **settings: object) -> pd.DataFrame:
     """Rows with these values; a list stands for any of them.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paper.figures.data import own, pick, published, summary, usual_updates
-from paper.tables.markdown import markdown
+from paper.figures.data import beside, own, pick, published, summary, usual_updates
+from paper.tables.markdown import markdown, mean_and_spread
 
 BENCHMARK = "imagenet_resnet50"
 TABLE = "v3 Table 3"
@@ -27,9 +27,7 @@ def rows(results: pd.DataFrame) -> pd.DataFrame:
     runs = usual_updates(pick(own(results), benchmark=BENCHMARK, distribution="uniform"))
     tickets = runs[runs["method"].str.startswith("Lottery")]
     runs = runs[runs["sparsity"].isin(tickets["sparsity"].unique())]
-    shown = [key in ROWS for key in zip(runs["method"], runs["multiplier"], strict=True)]
-    runs = runs[pd.Series(shown, index=runs.index, dtype=bool)]
-    table = summary(runs, KEY, "accuracy").drop(columns="interval")
+    table = pd.DataFrame(ROWS, columns=KEY).merge(summary(runs, KEY, "accuracy").drop(columns="interval"), on=KEY)
     cost = runs.groupby(KEY)["training"].mean()
     finding = cost.get((FOUND_BY, 1.0), float("nan"))
     table["training"] = [
@@ -37,11 +35,7 @@ def rows(results: pd.DataFrame) -> pd.DataFrame:
         for method, multiplier in zip(table["method"], table["multiplier"], strict=True)
     ]
     theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE)).replace({"method": PUBLISHED_NAMES})
-    theirs = theirs[[*KEY, "accuracy", "training"]].add_prefix("published_")
-    theirs = theirs.rename(columns={f"published_{key}": key for key in KEY})
-    order = {row: position for position, row in enumerate(ROWS)}
-    places = [order[key] for key in zip(table["method"], table["multiplier"], strict=True)]
-    return table.assign(place=places).sort_values("place").drop(columns="place").merge(theirs, on=KEY, how="left")
+    return beside(table, theirs, KEY, ["accuracy", "training"])
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -58,7 +52,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         [
             row.method,
             f"{row.multiplier:g}",
-            f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.n > 1 else ""),
+            mean_and_spread(row),
             str(row.n),
             f"{row.training:.3f}",
             "" if row.published_accuracy != row.published_accuracy else _published(row),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def markdown(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def mean_and_spread(row: Any) -> str:
+    """Mean and standard deviation of a row of `paper.figures.data.summary`; of a single run there is no deviation."""
+    return f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.n > 1 else "")
 
 
 def with_parts(page: str, parts: dict[str, str]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paper.figures.data import own, pick, published, summary, usual_updates
-from paper.tables.markdown import markdown
+from paper.figures.data import beside, own, pick, published, summary, usual_updates
+from paper.tables.markdown import markdown, mean_and_spread
 
 BENCHMARK = "imagenet_resnet50"
 KEY = ["method", "distribution", "sparsity", "multiplier"]
@@ -24,9 +24,7 @@ def rows(results: pd.DataFrame) -> pd.DataFrame:
     table = summary(runs, KEY, "accuracy").drop(columns="interval")
     costs = runs.groupby(KEY)[["training", "inference"]].mean().reset_index()
     theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE))
-    theirs = theirs[[*KEY, "accuracy", "accuracy_std", "training", "inference"]].add_prefix("published_")
-    theirs = theirs.rename(columns={f"published_{key}": key for key in KEY})
-    joined = table.merge(costs, on=KEY).merge(theirs, on=KEY, how="left")
+    joined = beside(table.merge(costs, on=KEY), theirs, KEY, ["accuracy", "accuracy_std", "training", "inference"])
     order = {method: position for position, method in enumerate(METHODS)}
     return joined.sort_values(KEY, key=lambda c: c.map(order) if c.name == "method" else c).reset_index(drop=True)
 
@@ -40,7 +38,7 @@ def as_markdown(table: pd.DataFrame) -> str:
             row.distribution,
             f"{row.sparsity:g}",
             f"{row.multiplier:g}",
-            f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.n > 1 else ""),
+            mean_and_spread(row),
             str(row.n),
             f"{row.training:.3f}",
             f"{row.inference:.3f}",
