@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,20 +55,28 @@ class SparsePattern:
         """
         _check_mask(mask)
         matrix = mask.detach().cpu().reshape(mask.shape[0], -1)
-        n_rows, n_columns = matrix.shape
-        positions = matrix.reshape(-1).nonzero().view(-1)
-        # The order by column: nonzero lists the transposed matrix row by row.
-        transposed = matrix.t().nonzero()
-        rank = torch.full((matrix.numel(),), -1, dtype=torch.int32)
-        rank[positions] = torch.arange(positions.numel(), dtype=torch.int32)
+        return SparsePattern.from_positions(matrix.reshape(-1).nonzero().view(-1), *matrix.shape)
+
+    @staticmethod
+    def from_positions(positions: Tensor, n_rows: int, n_columns: int) -> SparsePattern:
+        """Pattern of the active connections at ``positions``: int64 indices into the flattened weight, ascending.
+
+        Takes memory in proportion to the active connections.
+
+        >>> SparsePattern.from_positions(torch.tensor([0, 2, 5]), 2, 3).columns
+        tensor([0, 2, 2], dtype=torch.int32)
+        """
+        rows, columns = positions // max(n_columns, 1), positions % max(n_columns, 1)
+        by_column = _order_of(columns, n_columns)
+        sorted_rows, sorted_columns = rows[by_column], columns[by_column]
         return SparsePattern(
-            row_starts=_starts(matrix.sum(1)),
-            columns=(positions % n_columns if n_columns else positions).int(),
+            row_starts=_starts(torch.bincount(rows, minlength=n_rows)),
+            columns=columns.int(),
             row_parts=_parts(positions, n_rows, n_columns),
-            column_starts=_starts(matrix.sum(0)),
-            rows=transposed[:, 1].int().contiguous(),
-            column_parts=_parts(transposed[:, 0] * n_rows + transposed[:, 1], n_columns, n_rows),
-            by_column=rank[transposed[:, 1] * n_columns + transposed[:, 0]],
+            column_starts=_starts(torch.bincount(columns, minlength=n_columns)),
+            rows=sorted_rows.int(),
+            column_parts=_parts(sorted_columns * n_rows + sorted_rows, n_columns, n_rows),
+            by_column=by_column.int(),
             positions=positions,
         )
 
@@ -108,6 +117,14 @@ class SparsePattern:
     def tensors(self) -> list[Tensor]:
         """The attributes as a list, as operators take them."""
         return [getattr(self, field.name) for field in fields(self)]
+
+
+def _order_of(columns: Tensor, n_columns: int) -> Tensor:
+    """Indices that sort the columns, those of one column in the order they have."""
+    keys = columns.numpy()
+    # numpy sorts keys of 16 bits by counting them: no comparisons.
+    keys = keys.astype(np.uint16) if n_columns <= 1 << 16 else keys
+    return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
 def _starts(counts: Tensor) -> Tensor:
