@@ -22,7 +22,7 @@ help:  ## show this list
 
 setup: $(READY)  ## create .venv with the package and its tools
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'
 	@echo "Setting up $(VENV), once: a few minutes, most of them the download of torch."
 	$(PYTHON) -m venv $(VENV)

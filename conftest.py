@@ -2,6 +2,9 @@
 
 from importlib.util import find_spec
 
+_COMPILED = ["compiled/*.py", "inference/jobs.py", "inference/products.py", "inference/recurrent.py"]
 collect_ignore_glob = (
-    [] if find_spec("numba") else ["rigl_lightning/kernels/vector_*.py", "tests/kernels/checked_memory.py"]
+    []
+    if find_spec("numba")
+    else [*(f"rigl_lightning/kernels/{files}" for files in _COMPILED), "tests/helpers/checked_memory.py"]
 )

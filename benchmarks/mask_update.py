@@ -13,9 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/mask_update.py`
 
 import timm
 import torch

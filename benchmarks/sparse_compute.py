@@ -11,13 +11,9 @@ interleaved; with one thread the CPU time of the process, which other processes 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/sparse_compute.py`
 
 import torch
 from torch import Tensor, nn

@@ -12,13 +12,9 @@ and the depthwise convolutions are dense; ERK shares the connections out as in t
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/sparse_inference.py`
 
 import torch
 from torch import Tensor, nn

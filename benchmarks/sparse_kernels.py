@@ -10,14 +10,10 @@ contiguous and channels-last images.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/sparse_kernels.py`
 
 import torch
 from torch import Tensor, nn

@@ -8,12 +8,8 @@ With ``--compile`` a second table follows, of networks that went through torch.c
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/step_overhead.py`
 
 import timm
 import torch

@@ -10,15 +10,11 @@ a plain loop over float images, the same loop that standardises, crops and flips
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/throughput.py`
 
 import pytorch_lightning as pl
 import torch

@@ -10,14 +10,10 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # for `python docs/generate.py`
 
 import pandas as pd
 
@@ -26,6 +22,8 @@ from paper.tables import cards, methods
 from paper.tables.markdown import markdown, with_parts
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import describe
+
+HERE = Path(__file__).parent
 
 
 def card_of(name: str) -> Path:

@@ -74,7 +74,7 @@ def loaders():
 
 # %%
 from rigl_lightning import select_parameters
-from rigl_lightning.reporting import layer_table
+from rigl_lightning.reports.layer_table import layer_table
 
 algorithm = RigL(sparsity=0.9, schedule=UpdateSchedule(interval=20))
 selected = select_parameters(SmallConvNet(), exclude=["head"])

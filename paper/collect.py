@@ -10,18 +10,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for `python paper/collect.py`
 
 import torch
 
 from paper.one_run import LOG, RECORD, last_checkpoint
-from rigl_lightning.csv_logger import METRICS_FILE, read_rows
+from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
 
+ROOT = Path(__file__).parents[1]
 COLUMNS = (
     *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
     *("multiplier", "delta_t", "alpha", "decay", "snfs_momentum", "seed"),

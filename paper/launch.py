@@ -22,15 +22,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for `python paper/launch.py`
-
 from paper.executors import EXECUTORS, Resources
 from paper.experiments import SEEDS, Run
 from paper.one_run import arguments, is_done
 from paper.panels import FIGURES, TABLES, all_runs, runs_of
 from paper.protocols import PROTOCOLS
 
+ROOT = Path(__file__).parents[1]
 BAR_WIDTH = 30
 TERMINATED = 143
 """Exit status of a process that SIGTERM ended."""

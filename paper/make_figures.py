@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python paper/make_figures.py`
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure

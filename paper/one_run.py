@@ -17,7 +17,7 @@ from paper.experiments import Run
 ROOT = Path(__file__).parents[1]
 RECORD = "run.json"
 PRELOADED = (
-    "rigl_lightning.cli",
+    "rigl_lightning.cli.app",
     "rigl_lightning.modules",
     "rigl_lightning.models",
     "rigl_lightning.data",
@@ -99,7 +99,7 @@ def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
     os.chdir(ROOT)
     import torch
 
-    from rigl_lightning.cli import main as rigl_lightning
+    from rigl_lightning.cli.app import main as rigl_lightning
 
     torch.set_num_threads(threads)
     rigl_lightning(arguments)
@@ -110,7 +110,7 @@ def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
 
 def _is_validated(log: Path) -> bool:
     """Whether no training step was logged after the last validation."""
-    from rigl_lightning.csv_logger import METRICS_FILE, read_rows
+    from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
 
     rows = read_rows(log / METRICS_FILE)
     trained, validated = ([int(row["step"]) for row in rows if any(k.startswith(part) for k in row)] for part in PARTS)

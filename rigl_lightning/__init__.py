@@ -6,9 +6,9 @@ from rigl_lightning import sparsity
 from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
 
 if TYPE_CHECKING:
-    from rigl_lightning.callback import SparseTrainingCallback as SparseTrainingCallback
-    from rigl_lightning.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
-    from rigl_lightning.plots import SparsityPlot as SparsityPlot
+    from rigl_lightning.trainer.callback import SparseTrainingCallback as SparseTrainingCallback
+    from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
+    from rigl_lightning.trainer.sparsity_plot import SparsityPlot as SparsityPlot
 
 __version__ = "0.1.0"
 
@@ -18,15 +18,15 @@ __all__ = ["AtomicCheckpointIO", "SparseTrainingCallback", "SparsityPlot", *spar
 def __getattr__(name: str) -> Any:
     # Lightning takes seconds to import; who uses the Sparsifier in a loop of his own does not need it.
     if name == "SparseTrainingCallback":
-        from rigl_lightning.callback import SparseTrainingCallback
+        from rigl_lightning.trainer.callback import SparseTrainingCallback
 
         return SparseTrainingCallback
     if name == "AtomicCheckpointIO":
-        from rigl_lightning.checkpoint_io import AtomicCheckpointIO
+        from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO
 
         return AtomicCheckpointIO
     if name == "SparsityPlot":
-        from rigl_lightning.plots import SparsityPlot
+        from rigl_lightning.trainer.sparsity_plot import SparsityPlot
 
         return SparsityPlot
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from rigl_lightning.cli_configs import config_files, describe_configs
+from rigl_lightning.cli.configs import config_files, describe_configs
 
 
 def main() -> None:

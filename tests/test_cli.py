@@ -10,7 +10,7 @@ import torch
 import yaml
 from pytorch_lightning.cli import SaveConfigCallback
 
-from rigl_lightning.cli import _SaveFitConfig, main
+from rigl_lightning.cli.app import _SaveFitConfig, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

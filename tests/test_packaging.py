@@ -14,8 +14,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 import rigl_lightning
-from rigl_lightning import cli_configs
-from rigl_lightning.cli import main
+from rigl_lightning.cli import configs, main
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -61,30 +60,30 @@ def test_python_versions_agree():
 class TestShippedConfigurations:
     def test_are_those_of_the_repository(self):
         names = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in ROOT.glob("configs/**/*.yaml")}
-        assert set(cli_configs.config_files()) == names
+        assert set(configs.config_files()) == names
 
     def test_are_found_in_an_installed_package_first(self, tmp_path, monkeypatch):
         (tmp_path / "configs/small").mkdir(parents=True)
         for name in ("mine.yaml", "small/mine.yaml"):
             (tmp_path / "configs" / name).write_text("# Mine.\n")
-        monkeypatch.setattr(cli_configs, "__file__", str(tmp_path / "cli_configs.py"))
-        assert list(cli_configs.config_files()) == ["mine", "small/mine"]
+        monkeypatch.setattr(configs, "__file__", str(tmp_path / "cli/configs.py"))
+        assert list(configs.config_files()) == ["mine", "small/mine"]
 
     def test_a_name_is_a_path(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         path = str(ROOT / "configs" / "char_gru.yaml")
-        assert cli_configs.with_config_paths(["fit", "--config", "char_gru"]) == ["fit", "--config", path]
-        assert cli_configs.with_config_paths(["fit", "-c=char_gru"]) == ["fit", f"-c={path}"]
+        assert configs.with_config_paths(["fit", "--config", "char_gru"]) == ["fit", "--config", path]
+        assert configs.with_config_paths(["fit", "-c=char_gru"]) == ["fit", f"-c={path}"]
 
     def test_a_file_of_that_name_goes_first(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "char_gru").touch()
-        assert cli_configs.with_config_paths(["fit", "--config", "char_gru"]) == ["fit", "--config", "char_gru"]
+        assert configs.with_config_paths(["fit", "--config", "char_gru"]) == ["fit", "--config", "char_gru"]
 
     def test_the_command_lists_them_and_prints_one(self, capsys):
         main(["configs"])
         listed = capsys.readouterr().out
-        assert all(name in listed for name in cli_configs.config_files())
+        assert all(name in listed for name in configs.config_files())
         main(["configs", "char_gru"])
         assert capsys.readouterr().out == (ROOT / "configs" / "char_gru.yaml").read_text(encoding="utf-8")
 

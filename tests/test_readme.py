@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rigl_lightning.cli import SparseCLI, main
-from rigl_lightning.cli_configs import with_config_paths
+from rigl_lightning.cli.app import SparseCLI, main
+from rigl_lightning.cli.configs import with_config_paths
 from rigl_lightning.sparsity import algorithms
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rigl_lightning.cli import SparseCLI, main
-from rigl_lightning.csv_logger import ResumableCSVLogger, read_rows
+from rigl_lightning.cli.app import SparseCLI, main
+from rigl_lightning.trainer.csv_logger import ResumableCSVLogger, read_rows
 
 SETTINGS = """
 seed_everything: 0

@@ -8,10 +8,7 @@ the mask before an update in mid-training, the connections dropped and grown, an
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/drop_and_grow.py`
 
 import torch
 from torch import nn

@@ -31,9 +31,9 @@ from rigl_lightning import (
     TopKAST,
     UpdateSchedule,
 )
-from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
+from rigl_lightning.sparsity.costs.flops import sparse_forward_flops
+from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes
-from rigl_lightning.sparsity.flops import sparse_forward_flops
 
 KEY = ("model", "method", "distribution", "sparsity", "training_multiplier", "quantity", "reading")
 

@@ -17,14 +17,11 @@ A ``reading`` names a choice that the paper leaves open or contradicts; the plai
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/flops_tables.py`
 
 from paper.studies.flops_protocols import studies
 from paper.studies.flops_rows import KEY, Row, dense_flops, dense_rows, forward_flops, read, sparse_rows

@@ -9,7 +9,7 @@ from dataclasses import replace
 from paper.studies.flops_protocols import Study
 from paper.studies.flops_rows import Published, Row, dense_flops, forward_flops, trainings
 from paper.studies.reference_networks import CountedNetwork
-from rigl_lightning.sparsity.widths import largest_width
+from rigl_lightning.sparsity.costs.widths import largest_width
 
 EQUAL_FLOPS = "equal FLOPs"
 

@@ -7,10 +7,7 @@ Needs no training: the sparsities follow from the shapes (paper, section 3, "Spa
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/layer_sparsities.py`
 
 import timm
 

@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/loss_landscape.py`
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +31,7 @@ from paper.experiments import configured_updates
 from paper.protocols import PROTOCOLS, Protocol
 from paper.studies.plain_training import Images, Masks, Trained, accuracy_on_test, read_images, train
 from rigl_lightning import GradualMagnitudePruning, RigL, Static, Uniform, UpdateSchedule
-from rigl_lightning.batch_norm import reestimate_batch_norm
+from rigl_lightning.modules.batch_norm import reestimate_batch_norm
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf
 from rigl_lightning.sparsity.distributions import Shapes
 

@@ -9,22 +9,18 @@ network whose sparse weights take part in at most as many products as those of t
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python paper/studies/protocol_widths.py`
 
 import torch
 from torch import nn
 
 from paper.protocols import PROTOCOLS, Protocol
 from rigl_lightning import Uniform, select_parameters
+from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.costs.widths import largest_width, of_network
 from rigl_lightning.sparsity.distributions import active_counts
-from rigl_lightning.sparsity.flops import trace_flops
-from rigl_lightning.sparsity.widths import largest_width, of_network
 
 
 def network(protocol: Protocol, width: float) -> nn.Module:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.models import CharGRU, LeNet300100, WideResNet, mobilenet_v1, mobilenet_v2, resnet50
-from rigl_lightning.sparsity.flops import trace, with_outputs
-from rigl_lightning.sparsity.sizes import network_bytes
+from rigl_lightning.sparsity.costs.flops import trace, with_outputs
+from rigl_lightning.sparsity.costs.sizes import network_bytes
 
 
 @dataclass(frozen=True)

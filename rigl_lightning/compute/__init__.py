@@ -4,7 +4,7 @@
 a module's forward is replaced and given back.
 """
 
-from rigl_lightning.compute.report import compute_table, dense_layers
 from rigl_lightning.compute.sparse_compute import Compute, SparseCompute, check_compute
+from rigl_lightning.compute.table import compute_table, dense_layers
 
 __all__ = ["Compute", "SparseCompute", "check_compute", "compute_table", "dense_layers"]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.compute.choice import Choice, decide, decide_without_timing
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
+from rigl_lightning.compute.timed_choice import Choice, decide, decide_without_timing
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
 from rigl_lightning.sparsity.names import clean_name

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.kernels.masking import zero_inactive_
-from rigl_lightning.sparsity.mask_files import read_masks
+from rigl_lightning.sparsity.files.masks import read_masks
 from rigl_lightning.sparsity.names import clean_name
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.export.choice import Timing, timings
 from rigl_lightning.export.folded import FoldedConv2d
 from rigl_lightning.export.graph import FoldedLinear, fuse, is_plain
 from rigl_lightning.export.layers import CompactConv2d, CompactLayer, CompactLinear
 from rigl_lightning.export.recurrent_layers import CompactRecurrent
+from rigl_lightning.export.timings import Timing, timings
 from rigl_lightning.kernels.tiers import available
 
 Compute = Literal["auto", "sparse", "dense"]

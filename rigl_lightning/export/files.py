@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rigl_lightning.export.encoding import decode, encode
 from rigl_lightning.export.layers import CompactConv2d, CompactLayer, CompactLinear
 from rigl_lightning.export.recurrent_layers import CompactRecurrent
+from rigl_lightning.sparsity.costs.sizes import network_bytes
 from rigl_lightning.sparsity.names import clean_name
-from rigl_lightning.sparsity.sizes import network_bytes
 
 _FORMAT = "rigl_lightning.compact.1"
 

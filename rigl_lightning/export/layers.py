@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finished, padded
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels import inference, torch_linear
 from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.inference import operators
 from rigl_lightning.kernels.tiers import overridden, recorded, tier_of
+from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 _PLANS_KEPT = 8
 """Plans of a layer that are kept: for sizes of inputs, thread counts and threads."""
@@ -112,7 +113,7 @@ class CompactLinear(CompactLayer):
             out = finished(out if self.bias is None else out.add_(self.bias), None, self.bounds)
         elif recorded():
             tensors = [w.values, w.columns, w.parts, w.row_starts]
-            out = inference.linear_op(rows, tensors, self.bias, list(self.bounds))
+            out = operators.linear_op(rows, tensors, self.bias, list(self.bounds))
         elif not rows.shape[0]:
             out = rows.new_empty(0, self.out_features)
         else:
@@ -120,7 +121,7 @@ class CompactLinear(CompactLayer):
         return out.view(*x.shape[:-1], self.out_features)
 
     def _make_plan(self, shape: tuple[int, ...], samples: int) -> Any:
-        from rigl_lightning.kernels.vector_inference import Product, plan_linear
+        from rigl_lightning.kernels.inference.products import Product, plan_linear
 
         w = self.sparse_weight
         p = Product(w.values, w.columns, w.parts, w.row_starts, self.bias, *self.bounds)
@@ -176,7 +177,7 @@ class CompactConv2d(CompactLayer):
         if recorded():
             flat = [*w.shape[2:], *(number for pair in window for number in pair), self.groups]
             tensors = [w.values, w.columns, w.parts, w.row_starts]
-            op = inference.conv2d_op
+            op = operators.conv2d_op
             return op(x, tensors, self.bias, addend, flat, list(self.bounds))
         if w.shape[2:] == (1, 1) and padding == (0, 0) and window.stride != (1, 1):
             x, window = x[:, :, :: window.stride[0], :: window.stride[1]], window._replace(stride=(1, 1))
@@ -187,7 +188,7 @@ class CompactConv2d(CompactLayer):
         return plan(x.contiguous(), addend.contiguous() if addend is not None else None)
 
     def _make_plan(self, x: Tensor, window: Window, with_addend: bool) -> Any:
-        from rigl_lightning.kernels.vector_inference import Product, plan_conv2d
+        from rigl_lightning.kernels.inference.products import Product, plan_conv2d
 
         w = self.sparse_weight
         p = Product(w.values, w.columns, w.parts, w.row_starts, self.bias, *self.bounds)

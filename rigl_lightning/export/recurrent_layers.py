@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rigl_lightning.export.layers import CompactLayer, _tier
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels.inference import recurrent_op
+from rigl_lightning.kernels.inference.operators import recurrent_op
 from rigl_lightning.kernels.tiers import recorded
 
 
@@ -142,7 +142,7 @@ class _Direction(nn.Module):
         if recorded():
             op = recurrent_op
             return list(op(x, states, inputs, hidden, self.inputs_bias, self.hidden_bias))
-        from rigl_lightning.kernels.vector_inference_recurrent import recurrent
+        from rigl_lightning.kernels.inference.recurrent import recurrent
 
         return recurrent(x, states, tuple(inputs), tuple(hidden), self.inputs_bias, self.hidden_bias)  # type: ignore[arg-type]
 

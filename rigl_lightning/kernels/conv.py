@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from rigl_lightning.kernels import torch_linear
 from rigl_lightning.kernels.conv_geometry import Pair, Window
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 
 def sparse_conv2d(
@@ -90,11 +90,12 @@ def _forward(
     if tier == "torch":
         out = torch_linear.forward(_by_channel(x), weight, bias, pattern)
         return _images(out, x)
-    from rigl_lightning.kernels import vector_conv, vector_pointwise
+    from rigl_lightning.kernels.compiled import conv as compiled_conv
+    from rigl_lightning.kernels.compiled import pointwise as compiled_pointwise
 
     if pointwise:
-        return vector_pointwise.forward(x, weight, bias, pattern)
-    return vector_conv.forward(x, weight, bias, window, pattern)
+        return compiled_pointwise.forward(x, weight, bias, pattern)
+    return compiled_conv.forward(x, weight, bias, window, pattern)
 
 
 class _Needs(NamedTuple):
@@ -115,9 +116,9 @@ def _backward(
         grad_x, grad_weight = _pointwise_backward(grad, read, weight, pattern, needs.x, sampled, tier)
         grad_x = _spread(grad_x, x, window) if grad_x is not None else None
     else:
-        from rigl_lightning.kernels import vector_conv
+        from rigl_lightning.kernels.compiled import conv as compiled_conv
 
-        grad_x, grad_weight = vector_conv.backward(grad, x, weight, window, pattern, needs.x, sampled)
+        grad_x, grad_weight = compiled_conv.backward(grad, x, weight, window, pattern, needs.x, sampled)
     if needs.weight and needs.dense:
         # Contiguous: torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
         grad_weight = conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), *window)
@@ -128,9 +129,9 @@ def _pointwise_backward(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
     if tier == "fast":
-        from rigl_lightning.kernels import vector_pointwise
+        from rigl_lightning.kernels.compiled import pointwise as compiled_pointwise
 
-        return vector_pointwise.backward(grad, x, weight, pattern, need_x, need_weight)
+        return compiled_pointwise.backward(grad, x, weight, pattern, need_x, need_weight)
     grads = torch_linear.backward(_by_channel(grad), _by_channel(x), weight, pattern, need_x, need_weight)
     return _images(grads[0], x) if grads[0] is not None else None, grads[1]
 

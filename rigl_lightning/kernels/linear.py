@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rigl_lightning.kernels import torch_linear
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 
 def sparse_linear(
@@ -67,9 +67,9 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatter
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
     rows = _rows(x)
     if tier == "fast":
-        from rigl_lightning.kernels import vector_linear
+        from rigl_lightning.kernels.compiled import linear as compiled_linear
 
-        out = vector_linear.forward(rows, weight, bias, pattern)
+        out = compiled_linear.forward(rows, weight, bias, pattern)
     else:
         out = torch_linear.forward(rows.t(), weight, bias, pattern).t().contiguous()
     return out.view(*x.shape[:-1], weight.shape[0])
@@ -90,9 +90,9 @@ def _backward(
     rows, grads = _rows(x), _rows(grad)
     sampled = needs.weight and not needs.dense
     if tier == "fast":
-        from rigl_lightning.kernels import vector_linear
+        from rigl_lightning.kernels.compiled import linear as compiled_linear
 
-        grad_x, grad_weight = vector_linear.backward(grads, rows, weight, pattern, needs.x, sampled)
+        grad_x, grad_weight = compiled_linear.backward(grads, rows, weight, pattern, needs.x, sampled)
     else:
         grad_x, grad_weight = torch_linear.backward(grads.t(), rows.t(), weight, pattern, needs.x, sampled)
         grad_x = grad_x.t().contiguous() if grad_x is not None else None

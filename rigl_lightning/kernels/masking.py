@@ -58,6 +58,6 @@ def _in_memory_order(tensor: Tensor) -> Tensor:
 
 @cache
 def _fast() -> Callable[[Tensor, Tensor], None]:
-    from rigl_lightning.kernels.vector_masking import zero_inactive
+    from rigl_lightning.kernels.compiled.masking import zero_inactive
 
     return zero_inactive

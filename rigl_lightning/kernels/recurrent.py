@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels import torch_recurrent
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
 from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.torch_tier import recurrent as torch_recurrent
 
 
 def sparse_gru(
@@ -89,9 +89,9 @@ def _forward(
     x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, tier: str
 ) -> tuple[list[Tensor], Saved]:
     if tier == "fast":
-        from rigl_lightning.kernels import vector_recurrent
+        from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
 
-        return vector_recurrent.forward(x, states, weights, patterns)
+        return compiled_recurrent.forward(x, states, weights, patterns)
     return torch_recurrent.forward(x, states, weights, patterns)
 
 
@@ -99,9 +99,9 @@ def _backward(
     grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool, tier: str
 ) -> Gradients:
     if tier == "fast":
-        from rigl_lightning.kernels import vector_recurrent
+        from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
 
-        return vector_recurrent.backward(grads, x, weights, patterns, saved, dense_grad)
+        return compiled_recurrent.backward(grads, x, weights, patterns, saved, dense_grad)
     return torch_recurrent.backward(grads, x, weights, patterns, saved, dense_grad)
 
 
@@ -180,7 +180,7 @@ def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh,
     (times, batch, _), units = x.shape, weight_hh.shape[1]
     width = batch
     if tier == "fast":
-        from rigl_lightning.kernels.vector_recurrent import padded
+        from rigl_lightning.kernels.compiled.recurrent import padded
 
         width = padded(batch)
     steps = times + 1 if len(states) == 2 else times

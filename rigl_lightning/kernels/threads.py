@@ -23,7 +23,7 @@ def run(job: Job, n_tasks: int, settings: Sequence[int]) -> None:
     """Run a job to its end on at most `torch.get_num_threads` threads.
 
     Args:
-        job: Takes tasks until none is left (see `vector_jobs`).
+        job: Takes tasks until none is left (see `compiled.jobs`).
         n_tasks: How many there are; nothing runs if 0.
         settings: What follows the two counters of tasks.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.kernels.masking import zero_inactive_
-from rigl_lightning.sparsity.mask_files import pack_masks, unpack_masks
+from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
 
 
 class HiddenWeights:

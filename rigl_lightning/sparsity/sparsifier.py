@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks, weight_checksum
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
-from rigl_lightning.sparsity.mask_files import check_fit, pack_masks, unpack_masks, weight_checksum
 from rigl_lightning.sparsity.masks import pack_mask
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, set_at

@@ -6,13 +6,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small_runs import QUIET, SCHEDULE
-from worlds import run_in_world, world_size
 
 from rigl_lightning import RigL, SparseTrainingCallback
 from rigl_lightning.data import TextBytesDataModule
 from rigl_lightning.models import CharGRU
 from rigl_lightning.modules import CharLanguageModel
+from tests.helpers.process_groups import run_in_world, world_size
+from tests.helpers.small_runs import QUIET, SCHEDULE
 
 STOPPED_AT, N_STEPS = 5, 8
 

@@ -6,10 +6,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BackboneFinetuning, ModelCheckpoint, ModelPruning
-from small_runs import SCHEDULE, SmallModel, fit
 from torch import nn
 
 from rigl_lightning import DNW, SNIP, FixedMasks, GradualMagnitudePruning, RigL, Static, UpdateSchedule
+from tests.helpers.small_runs import SCHEDULE, SmallModel, fit
 
 RIGL = RigL(0.7, schedule=SCHEDULE)
 

@@ -5,13 +5,13 @@ import pickle
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel
 from torch import nn
 from torch.nn import functional as F
-from worlds import run_in_world, train_in_world
 
 from rigl_lightning import RigL, SparseTrainingCallback, Static
-from rigl_lightning.compute import choice
+from rigl_lightning.compute import timed_choice
+from tests.helpers.process_groups import run_in_world, train_in_world
+from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel
 
 ACCUMULATED = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "max_epochs": 6}
 RIGL = RigL(0.7, schedule=SCHEDULE)
@@ -94,14 +94,14 @@ def test_a_resumed_sparse_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, 
 
 
 def test_auto_takes_its_choices_from_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "LEAST_FLOPS", 0)
-    monkeypatch.setattr(choice, "LARGEST_DENSITY", 1)
-    monkeypatch.setattr(choice, "_seconds", lambda layer, *_: 0.1 if "_timed_sparse" in str(layer) else 1.0)
+    monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(timed_choice, "LARGEST_DENSITY", 1)
+    monkeypatch.setattr(timed_choice, "_seconds", lambda layer, *_: 0.1 if "_timed_sparse" in str(layer) else 1.0)
     sparse = SparseTrainingCallback(Static(0.7), seed=5, compute="auto")
     trainer = pl.Trainer(callbacks=[sparse], max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(SmallModel(), SmallData())
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    monkeypatch.setattr(choice, "_seconds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(timed_choice, "_seconds", lambda *_: pytest.fail("measured again"))
     ways = Ways()
     fit("auto", Static(0.7), callbacks=[ways], ckpt_path=tmp_path / "half.ckpt")
     assert all(map(all, ways.training))

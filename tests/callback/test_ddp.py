@@ -3,7 +3,6 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 
 from rigl_lightning import (
     DNW,
@@ -19,6 +18,7 @@ from rigl_lightning import (
     TopKAST,
     UpdateSchedule,
 )
+from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 
 ALGORITHMS = {
     "rigl": RigL(0.7, schedule=SCHEDULE),

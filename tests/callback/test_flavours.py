@@ -4,11 +4,11 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 import torch
-from small_runs import QUIET, SCHEDULE, plain_loader
 from torch import nn
 
 from rigl_lightning import AtomicCheckpointIO, RigL, SparseTrainingCallback
-from rigl_lightning.trainer_access import total_steps
+from rigl_lightning.trainer.optimizers import total_steps
+from tests.helpers.small_runs import QUIET, SCHEDULE, plain_loader
 
 
 @pytest.mark.parametrize("flavour", [pytorch_lightning, lightning.pytorch], ids=["pytorch_lightning", "lightning"])

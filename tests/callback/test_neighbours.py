@@ -4,7 +4,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
-from small_runs import PLAIN_SWA_STATE, QUIET, SCHEDULE, SmallData, SmallModel, fit
 from torch.nn import functional as F
 
 from rigl_lightning import (
@@ -18,6 +17,7 @@ from rigl_lightning import (
     UpdateSchedule,
 )
 from rigl_lightning.sparsity.algorithms import describe
+from tests.helpers.small_runs import PLAIN_SWA_STATE, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 
 def function_modes():

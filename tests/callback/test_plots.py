@@ -2,9 +2,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from small_runs import QUIET, SmallData, SmallModel
 
 from rigl_lightning import DNW, RigL, SparseTrainingCallback, SparsityPlot, Static, UpdateSchedule
+from tests.helpers.small_runs import QUIET, SmallData, SmallModel
 
 EVERY_OTHER = RigL(0.7, schedule=UpdateSchedule(interval=2, end=0.9), drop_fraction=0.5)
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
-from small_runs import SCHEDULE, SmallModel, fit
 from torch.nn import functional as F
 
 from rigl_lightning import SET, SNFS, GraSP, RigL
+from tests.helpers.small_runs import SCHEDULE, SmallModel, fit
 
 
 class Overflows(SmallModel):

@@ -6,7 +6,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
-from small_runs import QUIET, SmallData, SmallModel, fit, plain_loader
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import post_localSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import batched_powerSGD_hook, powerSGD_hook
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,7 +14,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rigl_lightning import GradualMagnitudePruning, RigL, SparseTrainingCallback, Sparsifier, Static, UpdateSchedule
-from rigl_lightning.trainer_access import refuse_unsupported_strategy
+from rigl_lightning.trainer.optimizers import refuse_unsupported_strategy
+from tests.helpers.small_runs import QUIET, SmallData, SmallModel, fit, plain_loader
 
 
 class Untrained(SmallModel):

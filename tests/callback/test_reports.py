@@ -6,11 +6,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, UpdateSchedule
-from rigl_lightning.reporting import layer_table
-from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
+from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
+from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 
 class WithExample(SmallModel):
@@ -46,7 +46,7 @@ def test_methods_that_update_at_every_step_are_shown_as_often_as_the_trainer_log
     algorithm, settings, steps, tmp_path, monkeypatch
 ):
     compared = []
-    monkeypatch.setattr("rigl_lightning.callback.compare_ranks", lambda trainer, s: compared.append(s.step))
+    monkeypatch.setattr("rigl_lightning.trainer.callback.compare_ranks", lambda trainer, s: compared.append(s.step))
     fit(algorithm, WithExample(), logger=CSVLogger(tmp_path), **settings)
     assert [int(row["step"]) for row in rows(tmp_path)] == steps
     assert compared == [step + 1 for step in steps[:-1]] + ([18] if steps[-2] != 17 else [])

@@ -7,9 +7,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 from rigl_lightning import FixedMasks, RigL, SparseTrainingCallback, Sparsifier, Static
+from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, everything, fit
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}),
@@ -21,15 +21,6 @@ def train_and_save(folder, algorithm, model, ckpt_path=None, **settings):
     every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     settings = {"enable_checkpointing": True, **settings}
     return fit(algorithm, model, callbacks=[every_step], ckpt_path=ckpt_path, **settings)
-
-
-def everything(model, sparse):
-    """All tensors that a run leaves, by name."""
-    optimizer = model.trainer.optimizers[0].state_dict()["state"]
-    state = {f"{i}/{k}": v for i, entry in optimizer.items() for k, v in entry.items() if torch.is_tensor(v)}
-    masks = {f"mask/{name}": mask for name, mask in sparse.sparsifier.masks.items()}
-    averages = {f"average/{name}": mean for name, mean in sparse.sparsifier._grad_averages.items()}
-    return {**model.state_dict(), **state, **masks, **averages}
 
 
 def stops(name, optimizer):

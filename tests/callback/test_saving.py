@@ -10,13 +10,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from small_runs import QUIET, SCHEDULE, SmallData, SmallModel
-from test_resume import everything
-from worlds import GLOBAL_BATCH, ImageModel, Images, run_in_world, world_size
 
 from rigl_lightning import AtomicCheckpointIO, RigL, SparseTrainingCallback
-from rigl_lightning import checkpoint_io as module
-from rigl_lightning.cli import SparseCLI
+from rigl_lightning.cli.app import SparseCLI
+from rigl_lightning.trainer import checkpoint_io as module
+from tests.helpers.process_groups import GLOBAL_BATCH, ImageModel, Images, run_in_world, world_size
+from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel, everything
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*heckpoint directory", "ignore:The dirpath has changed")
 RIGL = RigL(0.7, schedule=SCHEDULE)
@@ -161,7 +160,7 @@ def test_the_command_line_saves_whole_files_unless_told_how_to_save(given, expec
 
 def test_the_trainer_of_the_command_line_saves_whole_files(monkeypatch):
     seen = []
-    monkeypatch.setattr("rigl_lightning.cli.write_whole_files", seen.append)
+    monkeypatch.setattr("rigl_lightning.cli.app.write_whole_files", seen.append)
     monkeypatch.setattr(SparseCLI, "_length", lambda self: {})
     monkeypatch.setattr(LightningCLI, "instantiate_trainer", lambda self: pl.Trainer(**QUIET))
     trainer = SparseCLI.__new__(SparseCLI).instantiate_trainer()

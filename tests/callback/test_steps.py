@@ -3,10 +3,10 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit, plain_loader
 from torch.nn import functional as F
 
 from rigl_lightning import GraSP, RigL, SparseTrainingCallback, Sparsifier, Static, select_parameters
+from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit, plain_loader
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),

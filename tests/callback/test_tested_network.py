@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from rigl_lightning.models import LeNet300100
+from rigl_lightning.reports.network import read_structure, report_network, structure_of
+from rigl_lightning.sparsity.costs.neurons import used_units
 from rigl_lightning.sparsity.masks import random_mask
-from rigl_lightning.sparsity.neurons import used_units
-from rigl_lightning.tested_network import read_structure, report_network, structure_of
 
 
 def masks_of(model, density):

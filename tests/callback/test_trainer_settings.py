@@ -7,11 +7,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import OnExceptionCheckpoint
-from small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 from rigl_lightning import SET, RigL, SparseTrainingCallback, UpdateSchedule
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 RIGL = RigL(0.7, schedule=SCHEDULE)
 WHOLE = (18, [0, 3, 6, 9])

@@ -1,10 +1,10 @@
 """Modules that come late, or run their forward pass twice."""
 
 import torch
-from small_runs import SCHEDULE, SmallModel, fit
 from torch.utils.checkpoint import checkpoint
 
 from rigl_lightning import RigL
+from tests.helpers.small_runs import SCHEDULE, SmallModel, fit
 
 
 class MadeLate(SmallModel):

@@ -6,13 +6,20 @@ import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
-from small_runs import SCHEDULE
-from test_every_algorithm import ALGORITHMS, MOVING
 from torch.utils.data import DataLoader, TensorDataset
-from worlds import ImageModel, Images, assert_same_in_all_worlds, run_in_world, train_in_world, world_size
 
 from rigl_lightning import SET, RigL, Sparsifier, Static
 from rigl_lightning.sparsity.parameters import select_parameters
+from tests.helpers.every_algorithm import ALGORITHMS, MOVING
+from tests.helpers.process_groups import (
+    ImageModel,
+    Images,
+    assert_same_in_all_worlds,
+    run_in_world,
+    train_in_world,
+    world_size,
+)
+from tests.helpers.small_runs import SCHEDULE
 
 SETTINGS = {"plain": {}, "accumulated": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "max_epochs": 6}}
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from small_training import batch
-from test_every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
 from torch import nn
 from torch.nn import functional as F
 
 from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.compute import SparseCompute
 from rigl_lightning.kernels import available, use_tier
+from tests.helpers.every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
+from tests.helpers.small_training import batch
 
 
 class Network(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.compute import SparseCompute
-from rigl_lightning.sparsity.flops import FlopCounter
+from rigl_lightning.sparsity.costs.flops import FlopCounter
 
 
 def network():

@@ -168,8 +168,8 @@ def test_gradient_checkpoints_recompute_it(reentrant):
 def test_a_measurement_within_a_gradient_checkpoint_leaves_no_trace(monkeypatch, reentrant):
     from torch.utils.checkpoint import checkpoint
 
-    monkeypatch.setattr("rigl_lightning.compute.choice.LEAST_FLOPS", 0)
-    monkeypatch.setattr("rigl_lightning.compute.choice.LARGEST_DENSITY", 1)
+    monkeypatch.setattr("rigl_lightning.compute.timed_choice.LEAST_FLOPS", 0)
+    monkeypatch.setattr("rigl_lightning.compute.timed_choice.LARGEST_DENSITY", 1)
     module, sparsifier = masked(network)
     with SparseCompute(module, sparsifier, "auto") as compute:
         x = torch.randn(4, 1, 7, 7, requires_grad=True)

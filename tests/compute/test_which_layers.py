@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from rigl_lightning import DNW, SNFS, GraSP, RigL, Sparsifier, Static, UpdateSchedule, select_parameters
-from rigl_lightning.compute import SparseCompute, choice, compute_table, dense_layers
+from rigl_lightning.compute import SparseCompute, compute_table, dense_layers, timed_choice
 
 
 def start(module, compute="sparse", algorithm=None, **kwargs):
@@ -99,7 +99,7 @@ def test_validation_and_other_weights_are_dense():
 
 @pytest.mark.parametrize(("compute", "is_sparse"), [("sparse", True), ("auto", False)])
 def test_autocast_is_dense_unless_sparse_is_asked_for(compute, is_sparse, monkeypatch):
-    monkeypatch.setattr(choice, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
     sparsifier, compute = start(module := nn.Linear(8, 8), compute)
     with compute, torch.autocast("cpu", torch.bfloat16):
         assert module(torch.randn(4, 8)).dtype == torch.bfloat16
@@ -203,8 +203,8 @@ def times(monkeypatch):
         seconds["measurements"] += 1
         return seconds["sparse"] if "_timed_sparse" in str(layer) else seconds["dense"]
 
-    monkeypatch.setattr(choice, "_seconds", measured)
-    monkeypatch.setattr(choice, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(timed_choice, "_seconds", measured)
+    monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
     return seconds
 
 
@@ -239,7 +239,7 @@ def test_auto_does_not_time_what_is_clear(times, monkeypatch):
     with compute:
         module(torch.randn(4, 8))
     assert dense_layers(compute) == ["weight (density 0.61)"]
-    monkeypatch.setattr(choice, "LEAST_FLOPS", 1e9)
+    monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 1e9)
     _, compute = start(module := nn.Linear(8, 8), "auto")
     with compute:
         module(torch.randn(4, 8))
@@ -280,7 +280,7 @@ def test_choices_are_taken_up_again(times):
 
 
 def test_a_real_measurement_leaves_gradients_hooks_and_the_random_state_alone(monkeypatch):
-    monkeypatch.setattr(choice, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
     sparsifier, compute = start(module := nn.GRU(8, 8, 2, dropout=0.5), "auto")
     for parameter in module.parameters():
         parameter.register_hook(lambda grad: pytest.fail("a hook saw the measurement"))

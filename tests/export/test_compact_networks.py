@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from networks import IMAGES, char_gru, network
 from torch import nn
 
 from rigl_lightning.export import compact, layers_of
 from rigl_lightning.kernels import available, use_tier
+from tests.helpers.networks import IMAGES, char_gru, network
 
 pytestmark = pytest.mark.skipif(available()[0] != "fast", reason="needs numba")
 

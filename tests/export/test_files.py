@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from networks import char_gru, network
 from torch import nn
 
 from rigl_lightning.export import compact, dense_state_dict, load_compact, paper_bytes, read_compact, save_compact
 from rigl_lightning.export.encoding import decode, encode
 from rigl_lightning.kernels import available
 from rigl_lightning.sparsity import Uniform
+from tests.helpers.networks import char_gru, network
 
 
 def assert_same(got, expected):

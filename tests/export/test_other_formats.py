@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from networks import network
 from torch import nn
 
 from rigl_lightning.export import compact, export_onnx, fold_batch_norm, is_two_of_four, to_semi_structured
+from tests.helpers.networks import network
 
 
 @pytest.mark.slow

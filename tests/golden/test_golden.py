@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rigl_lightning.sparsity.algorithms import SET, SNFS, RigL, describe
-from rigl_lightning.sparsity.mask_files import pack_masks
+from rigl_lightning.sparsity.files.masks import pack_masks
 from rigl_lightning.sparsity.schedules import InversePower, cosine
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 

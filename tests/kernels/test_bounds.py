@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from masked_layers import compare, sparse_weight
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import available
+from tests.helpers.masked_layers import compare, sparse_weight
 
 if "fast" not in available():
     pytest.skip("needs numba", allow_module_level=True)
-
-from checked_memory import CheckedMemory
 
 from rigl_lightning.kernels import (
     Patterns,
@@ -19,25 +17,26 @@ from rigl_lightning.kernels import (
     sparse_gru,
     sparse_linear,
     sparse_lstm,
-    vector_conv,
-    vector_linear,
-    vector_masking,
-    vector_pointwise,
-    vector_products,
-    vector_recurrent,
-    vector_values,
 )
+from rigl_lightning.kernels.compiled import conv as compiled_conv
+from rigl_lightning.kernels.compiled import linear as compiled_linear
+from rigl_lightning.kernels.compiled import masking as compiled_masking
+from rigl_lightning.kernels.compiled import pointwise as compiled_pointwise
+from rigl_lightning.kernels.compiled import products as compiled_products
+from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
+from rigl_lightning.kernels.compiled import values as compiled_values
+from tests.helpers.checked_memory import CheckedMemory
 
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
     checked = CheckedMemory(monkeypatch)
-    for module in (vector_products, vector_values, vector_recurrent, vector_masking):
+    for module in (compiled_products, compiled_values, compiled_recurrent, compiled_masking):
         monkeypatch.setattr(module, "run", checked.run)
-    for module in (vector_linear, vector_conv, vector_recurrent, vector_pointwise):
+    for module in (compiled_linear, compiled_conv, compiled_recurrent, compiled_pointwise):
         # Not a slice of something larger.
         monkeypatch.setattr(module, "scratch", lambda name, *shape: torch.full(shape, 0.5))
-    monkeypatch.setattr(vector_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
+    monkeypatch.setattr(compiled_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
     return checked
 
 
@@ -99,9 +98,9 @@ def test_recurrent(kind, batch):
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, vector_masking._BLOCK + 5])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 33, compiled_masking._BLOCK + 5])
 def test_masking(count):
     tensor, mask = torch.randn(count), torch.rand(count) < 0.5
     expected = torch.where(mask, tensor, 0.0)
-    vector_masking.zero_inactive(tensor, mask)
+    compiled_masking.zero_inactive(tensor, mask)
     assert tensor.equal(expected)

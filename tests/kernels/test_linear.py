@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from masked_layers import SPARSE_TIERS, compare, sparse_weight
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import SparsePattern, available, sparse_linear, use_tier
+from tests.helpers.masked_layers import SPARSE_TIERS, compare, sparse_weight
 
 pytestmark = pytest.mark.parametrize("tier", available())
 

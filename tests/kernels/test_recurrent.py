@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from masked_layers import compare, sparse_weight
 from torch import nn
 
 from rigl_lightning.kernels import Patterns, Weights, available, sparse_gru, sparse_lstm, use_tier
+from tests.helpers.masked_layers import compare, sparse_weight
 
 pytestmark = [pytest.mark.parametrize("tier", available()), pytest.mark.parametrize("kind", ["GRU", "LSTM"])]
 

@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from masked_layers import sparse_weight
 
 from rigl_lightning.kernels import available, sparse_conv2d, sparse_linear, tier_of, tiers, use_tier
+from tests.helpers.masked_layers import sparse_weight
 
 
 def test_float32_takes_the_best_tier_and_float64_torch():

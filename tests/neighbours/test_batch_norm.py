@@ -3,11 +3,11 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SCHEDULE, SmallModel, fit, plain_loader
 from torch import nn
 
 from rigl_lightning import RigL
-from rigl_lightning.batch_norm import reestimate_batch_norm
+from rigl_lightning.modules.batch_norm import reestimate_batch_norm
+from tests.helpers.small_runs import SCHEDULE, SmallModel, fit, plain_loader
 
 
 def network():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import QUIET, Watch
 
 from rigl_lightning import RigL, SparseTrainingCallback, UpdateSchedule
 from rigl_lightning.models import WideResNet
 from rigl_lightning.modules import ImageClassifier
+from tests.helpers.small_runs import QUIET, Watch
 
 datamodules = pytest.importorskip("pl_bolts.datamodules", reason="lightning-bolts is tested by `make test-bolts`")
 

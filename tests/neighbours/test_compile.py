@@ -3,11 +3,11 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from any_model import SCHEDULE, Task, batches, trainer
 from torch import nn
 from torch._dynamo.utils import counters
 
 from rigl_lightning import RigL, SparseTrainingCallback
+from tests.helpers.any_model import SCHEDULE, Task, batches, trainer
 
 DATA = batches((4, 8))
 

@@ -3,13 +3,13 @@
 import pytest
 import timm
 import torch
-from any_model import Task, batches, train, trainer
 from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from rigl_lightning import RigL, SparseTrainingCallback, Static
+from tests.helpers.any_model import Task, batches, train, trainer
 
 
 class Sequences(nn.Module):

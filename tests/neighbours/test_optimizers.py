@@ -4,13 +4,13 @@ import pytest
 import pytorch_lightning as pl
 import timm.optim
 import torch
-from any_model import N_STEPS, SCHEDULE, Task, batches, check, trainer
-from small_runs import PLAIN_SWA_STATE, QUIET, SmallData, SmallModel, Watch, fit
-from small_runs import SCHEDULE as SMALL_SCHEDULE
 from torch import nn
 from torch.optim import Optimizer
 
 from rigl_lightning import SET, RigL, SparseTrainingCallback, Static
+from tests.helpers.any_model import N_STEPS, SCHEDULE, Task, batches, check, trainer
+from tests.helpers.small_runs import PLAIN_SWA_STATE, QUIET, SmallData, SmallModel, Watch, fit
+from tests.helpers.small_runs import SCHEDULE as SMALL_SCHEDULE
 
 DATA = batches((4, 8))
 

@@ -5,10 +5,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.tuner import Tuner
-from small_runs import QUIET, SCHEDULE, SmallModel, Watch, plain_loader
 
 from rigl_lightning import DNW, GradualMagnitudePruning, RigL, SparseTrainingCallback, UpdateSchedule
 from rigl_lightning.sparsity.algorithms import describe
+from tests.helpers.small_runs import QUIET, SCHEDULE, SmallModel, Watch, plain_loader
 
 RIGL = RigL(0.7, schedule=SCHEDULE)
 PRUNING = GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=1, end=5))

@@ -2,12 +2,12 @@
 
 import pandas as pd
 import pytest
-from synthetic_results import write_results
 
 from paper import claims
 from paper.claims import FAILS, HOLDS, TOO_FEW, UNDECIDED, Contrast, of_differences, paired, table
 from paper.figures.data import read, summary
 from paper.make_figures import HERE
+from tests.helpers.synthetic_results import write_results
 
 OVER = Contrast("RigL over Static", {"method": "RigL"}, {"method": "Static"}, sweep=True)
 

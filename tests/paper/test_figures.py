@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_results import write_results
 
 from paper import make_figures as made
 from paper.figures.data import read
 from paper.make_figures import STUDIES, TRAININGS, make_figures
 from paper.studies import drop_and_grow
 from paper.studies.layer_sparsities import RESULTS, rows
+from tests.helpers.synthetic_results import write_results
 
 PAPER = Path(__file__).parents[2] / "paper"
 COMMITTED = PAPER / "results"

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from synthetic_results import write_results
 
 from paper.figures.data import own, pick, read
 from paper.make_figures import HERE
 from paper.tables import lottery
+from tests.helpers.synthetic_results import write_results
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from paper.protocols import PROTOCOLS
 from paper.studies.protocol_widths import small_dense_width
 from rigl_lightning.models import LeNet300100
-from rigl_lightning.sparsity.widths import count_parameters, largest_width, of_network
+from rigl_lightning.sparsity.costs.widths import count_parameters, largest_width, of_network
 
 
 @pytest.mark.parametrize("benchmark", ["imagenet_resnet50", "imagenet_mobilenet_v1", "imagenet_mobilenet_v2"])

@@ -12,9 +12,9 @@ from rigl_lightning.sparsity.algorithms import (
     RigL,
     Static,
 )
-from rigl_lightning.sparsity.costs import planned_inference_flops, planned_training_flops
+from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
-from rigl_lightning.sparsity.flops import trace_flops
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from small_training import flags, small_network, sparsify, train, written
 
 from rigl_lightning.sparsity.algorithms import DeepR
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
+from tests.helpers.small_training import flags, small_network, sparsify, train, written
 
 WEIGHT = torch.tensor([0.5, -0.3, 0.2, 0.0, 0.0, 0.0])
 MASK = flags("111...")

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from small_training import backward, batch, small_network, sparsify, train
 from torch.nn import functional as F
 
 from rigl_lightning.sparsity.algorithms import DNW
-from rigl_lightning.sparsity.costs import planned_training_flops
+from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.distributions import Uniform, active_counts
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from tests.helpers.small_training import backward, batch, small_network, sparsify, train
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 NAMES = ("0.weight", "4.weight")

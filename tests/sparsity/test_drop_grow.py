@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_training import flags, written
 
 from rigl_lightning.sparsity.algorithms import SET, SNFS, DropGrow, RigL
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule, constant, linear
 from rigl_lightning.sparsity.scores import Connections
+from tests.helpers.small_training import flags, written
 
 SCHEDULE = UpdateSchedule(interval=10, begin=0, end=40)
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_training import flags, small_network, sparsify, through_disk, train, written
 
 from rigl_lightning.sparsity.algorithms import DSR
 from rigl_lightning.sparsity.algorithms.dsr import adapted_threshold, proportional_shares
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
+from tests.helpers.small_training import flags, small_network, sparsify, through_disk, train, written
 
 EVERY_OTHER = UpdateSchedule(interval=2, begin=0, end=20)
 

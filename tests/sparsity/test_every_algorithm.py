@@ -1,4 +1,4 @@
-"""The promises that every algorithm makes. A new algorithm is one line in the table."""
+"""The promises that every algorithm makes. A new algorithm is one line in the table of `helpers/every_algorithm.py`."""
 
 import importlib
 import inspect
@@ -8,107 +8,31 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 from pytorch_lightning.cli import LightningArgumentParser
-from small_training import small_network, sparsify, through_disk, train
 
 import rigl_lightning
 from rigl_lightning import SparseTrainingCallback
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import (
     DNW,
-    DSR,
-    SET,
-    SETITOP,
-    SNFS,
-    SNIP,
-    DeepR,
-    Dense,
-    DropGrow,
-    FixedMasks,
-    GradualMagnitudePruning,
-    GraNet,
-    GraSP,
     LotteryTicket,
-    OneShotMagnitude,
     RigL,
-    RigLITOP,
     SparseAlgorithm,
     Static,
-    TopKAST,
 )
-from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform, active_counts
+from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.schedules import UpdateSchedule
-from rigl_lightning.sparsity.scores import gradient_magnitude
-from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
+from tests.helpers.every_algorithm import (
+    ALGORITHMS,
+    DROP_GROW,
+    GROWING,
+    HIDING,
+    MOVING,
+    MOVING_BETWEEN_LAYERS,
+    OPTIMIZERS,
+    TOTAL,
+)
+from tests.helpers.small_training import small_network, sparsify, through_disk, train
 
-EVERY_FOURTH = UpdateSchedule(interval=4, begin=0, end=0.9)
-EVERY_STEP = UpdateSchedule(interval=1, begin=0, end=1.0)
-
-ALGORITHMS = {
-    "Dense": lambda file: Dense(),
-    "Static": lambda file: Static(0.7),
-    "FixedMasks": FixedMasks,
-    "SNIP": lambda file: SNIP(0.7),
-    "SNIP global": lambda file: SNIP(0.7, global_ranking=True),
-    "SET": lambda file: SET(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "SNFS": lambda file: SNFS(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "RigL": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "DropGrow": lambda file: DropGrow(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, grow_score=gradient_magnitude),
-    "GradualMagnitudePruning": lambda file: GradualMagnitudePruning(0.7, ErdosRenyi(), EVERY_FOURTH),
-    "OneShotMagnitude": lambda file: OneShotMagnitude(0.7, at=0.5),
-    "OneShotMagnitude global, at the beginning": lambda file: OneShotMagnitude(0.7, global_ranking=True, at=0),
-    "GraSP": lambda file: GraSP(0.7),
-    "GraSP by layer": lambda file: GraSP(0.7, global_ranking=False),
-    "DSR": lambda file: DSR(0.7, schedule=EVERY_FOURTH, target_fraction=0.1, threshold=0.05),
-    "DeepR": lambda file: DeepR(0.7, rewiring=EVERY_STEP, l1=0.03, temperature=0.001),
-    "DNW": lambda file: DNW(0.7, renewal=EVERY_STEP),
-    "DNW every fourth": lambda file: DNW(0.7, renewal=EVERY_FOURTH),
-    "TopKAST": lambda file: TopKAST(0.7, 0.4, renewal=EVERY_FOURTH, penalty=0.01),
-    "LotteryTicket": LotteryTicket,
-    "LotteryTicket with RigL": lambda file: LotteryTicket(file, RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)),
-}
-MOVING_AFTER_RIGL = {
-    "SETITOP": lambda file: SETITOP(0.7, schedule=EVERY_FOURTH),
-    "RigLITOP": lambda file: RigLITOP(0.7, schedule=EVERY_FOURTH),
-    "GraNet": lambda file: GraNet(0.7, 0.3, schedule=EVERY_FOURTH, ramp_end=9),
-    "GraNet dense, per layer": lambda file: GraNet(0.7, 0.0, schedule=EVERY_FOURTH, global_ranking=False),
-    # The first layer, with one input, stays dense.
-    "RigL 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.5, structure=NM(2, 4)),
-    "RigL blocks": lambda file: RigL(0.7, Uniform(), EVERY_FOURTH, 0.5, structure=Blocks((2, 4))),
-    "RigL constant fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, structure=ConstantFanIn()),
-}
-ALGORITHMS |= MOVING_AFTER_RIGL
-ALGORITHMS["Static 1:4"] = lambda file: Static(0.75, Uniform(), NM(1, 4))
-DROP_GROW = [
-    "SET",
-    "SNFS",
-    "RigL",
-    "DropGrow",
-    "LotteryTicket with RigL",
-    "SETITOP",
-    "RigLITOP",
-    "RigL 2:4",
-    "RigL blocks",
-]
-ONCE = ["SNIP", "SNIP global", "GraSP", "GraSP by layer", "OneShotMagnitude"]
-HIDING = ["DNW", "DNW every fourth", "TopKAST"]  # inactive weights keep values and optimizer state: that is the method
-GROWING = [*DROP_GROW, *HIDING, "DSR", "DeepR", "GraNet", "GraNet dense, per layer", "RigL constant fan-in"]
-MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning", "GraNet"]
-MOVING = [*GROWING, *ONCE, "GradualMagnitudePruning"]
-
-OPTIMIZERS = {
-    "SGD": lambda p: torch.optim.SGD(p, 0.1),
-    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
-    "Nesterov and weight decay": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "dampening, not foreach": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5, foreach=False),
-    "Adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1, amsgrad=True),
-    "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "fused AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1, fused=True),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, 0.01, initial_accumulator_value=0.1),
-    "NAdam": lambda p: torch.optim.NAdam(p, 0.01, weight_decay=0.01),
-    "RAdam": lambda p: torch.optim.RAdam(p, 0.01),
-}
-TOTAL = 14
 # A second set of settings ("DNW every fourth") meets the two optimizers that are most used, the first all.
 PAIRS = [(name, o) for name in ALGORITHMS for o in OPTIMIZERS if " " not in name or o in ("momentum", "Adam")]
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_training import batch, small_network, sparsify, through_disk, train
 
 from rigl_lightning.sparsity.algorithms import SET, Dense, FixedMasks, Static
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from tests.helpers.small_training import batch, small_network, sparsify, through_disk, train
 
 
 @pytest.fixture

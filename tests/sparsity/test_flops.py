@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from rigl_lightning.models import CharGRU
-from rigl_lightning.sparsity.flops import (
+from rigl_lightning.sparsity.costs.flops import (
     FlopCounter,
     sparse_forward_flops,
     trace,

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_training import small_network, sparsify
 from torch import nn
 from torch.nn.utils import prune
 
 from rigl_lightning import FixedMasks, LotteryTicket, RigL, Static
 from rigl_lightning.sparsity.parameters import select_parameters
+from tests.helpers.small_training import small_network, sparsify
 
 SHAPES = {name: p.shape for name, p in select_parameters(small_network()).items()}
 CONV, LINEAR = SHAPES
@@ -106,7 +106,7 @@ def test_what_cannot_be_meant_is_refused_by_name(content, message, tmp_path):
 
 
 def test_the_masks_hold_in_training(tmp_path):
-    from small_training import train
+    from tests.helpers.small_training import train
 
     model = small_network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)

@@ -2,13 +2,13 @@ import itertools
 
 import pytest
 import torch
-from small_training import small_network, sparsify, train, written
 
 from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, GraNet
-from rigl_lightning.sparsity.costs import planned_training_flops
+from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform, active_counts
 from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
 from rigl_lightning.sparsity.scores import Connections
+from tests.helpers.small_training import small_network, sparsify, train, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 EVERY_STEP = UpdateSchedule(1, 0, 8)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from small_training import backward, batch, small_network, sparsify, train, written
 from torch import nn
 from torch.nn import functional as F
 
@@ -9,6 +8,7 @@ from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections, gradient_flow
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_training import backward, batch, small_network, sparsify, train, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 

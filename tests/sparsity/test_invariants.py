@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_training import small_network, sparsify, train
 
 from rigl_lightning.sparsity.algorithms import RigL
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from tests.helpers.small_training import small_network, sparsify, train
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small_training import small_network, sparsifier_with, sparsify, through_disk, train
 from torch import nn
 
 from rigl_lightning.sparsity.algorithms import SET, SETITOP, RigL, RigLITOP, Static
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_training import small_network, sparsifier_with, sparsify, through_disk, train
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 

@@ -2,7 +2,6 @@ import warnings
 
 import pytest
 import torch
-from small_training import small_network, sparsify, through_disk, train
 
 from rigl_lightning.sparsity.algorithms import (
     DNW,
@@ -17,9 +16,10 @@ from rigl_lightning.sparsity.algorithms import (
     Static,
     describe,
 )
-from rigl_lightning.sparsity.costs import planned_training_flops
+from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.structures import Blocks, ConstantFanIn
+from tests.helpers.small_training import small_network, sparsify, through_disk, train
 
 SCHEDULE = UpdateSchedule(2, 0, 9)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from small_training import flags, through_disk
 
-from rigl_lightning.sparsity.mask_files import pack_masks, read_masks, unpack_masks
+from rigl_lightning.sparsity.files.masks import pack_masks, read_masks, unpack_masks
+from tests.helpers.small_training import flags, through_disk
 
 MASKS = {"a.weight": flags("1..1 .1").view(2, 3), "b.weight": flags("1.1. .... .1").view(5, 1, 2)}
 

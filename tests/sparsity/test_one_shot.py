@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_training import flags, small_network, sparsify, train, written
 
 from rigl_lightning.sparsity.algorithms import OneShotMagnitude
-from rigl_lightning.sparsity.costs import planned_training_flops
+from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.scores import Connections, saliency
+from tests.helpers.small_training import flags, small_network, sparsify, train, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rigl_lightning.sparsity.sizes import network_bytes, weight_bytes
+from rigl_lightning.sparsity.costs.sizes import network_bytes, weight_bytes
 
 
 def test_a_dense_weight_takes_four_bytes_a_connection_and_no_mask():

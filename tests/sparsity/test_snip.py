@@ -1,12 +1,12 @@
 import pytest
 import torch
-from small_training import flags, small_network, sparsify, train, written
 from torch import nn
 
 from rigl_lightning.sparsity.algorithms import SNIP
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_training import flags, small_network, sparsify, train, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 

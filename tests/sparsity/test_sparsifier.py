@@ -3,17 +3,6 @@ import math
 
 import pytest
 import torch
-from small_training import (
-    backward,
-    batch,
-    flags,
-    small_network,
-    sparsifier_with,
-    sparsify,
-    through_disk,
-    train,
-    written,
-)
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,6 +13,17 @@ from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
 from rigl_lightning.sparsity.scores import random, weight_magnitude
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
+from tests.helpers.small_training import (
+    backward,
+    batch,
+    flags,
+    small_network,
+    sparsifier_with,
+    sparsify,
+    through_disk,
+    train,
+    written,
+)
 
 NOW = UpdateSchedule(interval=10, begin=0, end=5)  # one update, at step 0
 EVERYWHERE = Uniform(first_layer_dense=False)

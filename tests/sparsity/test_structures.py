@@ -5,20 +5,20 @@ import time
 
 import pytest
 import torch
-from small_training import batch, flags, written
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning.reporting import layer_table
+from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.algorithms import SET, SNFS, RigL, Static
-from rigl_lightning.sparsity.costs import planned_inference_flops
+from rigl_lightning.sparsity.costs.training import planned_inference_flops
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform, active_counts
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.selection import largest_per_row
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn, Unstructured
+from tests.helpers.small_training import batch, flags, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 SHAPES = [(8, 16), (12, 8, 3, 3), (4, 8, 5), (16, 4, 1, 1)]

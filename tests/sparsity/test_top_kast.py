@@ -1,14 +1,14 @@
 import pytest
 import torch
-from small_training import flags, small_network, sparsify, train, written
 from torch import nn
 
 from rigl_lightning.sparsity.algorithms import TopKAST
-from rigl_lightning.sparsity.costs import planned_training_flops
+from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_training import flags, small_network, sparsify, train, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 # Of ten weights three compute, and six learn.  index 0    1    2    3    4     5    6    7    8    9

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from rigl_lightning.models import WideResNet, mobilenet_v1, resnet50
+from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.costs.sizes import network_bytes
+from rigl_lightning.sparsity.costs.widths import Width, count_parameters, largest_width, of_network
 from rigl_lightning.sparsity.distributions import ErdosRenyi
-from rigl_lightning.sparsity.flops import trace_flops
-from rigl_lightning.sparsity.sizes import network_bytes
-from rigl_lightning.sparsity.widths import Width, count_parameters, largest_width, of_network
 
 
 def squared(width):

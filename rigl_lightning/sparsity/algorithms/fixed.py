@@ -7,7 +7,7 @@ import torch
 
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
-from rigl_lightning.sparsity.mask_files import check_fit, read_masks
+from rigl_lightning.sparsity.files.masks import check_fit, read_masks
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.structures import Structure, Unstructured
 

@@ -12,7 +12,7 @@ from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
 from rigl_lightning.sparsity.algorithms.granet import GraNet
 from rigl_lightning.sparsity.algorithms.one_shot import OneShot
 from rigl_lightning.sparsity.distributions import Shapes
-from rigl_lightning.sparsity.mask_files import read_initial_weights, weight_checksum
+from rigl_lightning.sparsity.files.masks import read_initial_weights, weight_checksum
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.structures import Unstructured
 

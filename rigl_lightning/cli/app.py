@@ -1,0 +1,268 @@
+"""Command line: ``rigl-lightning {fit,validate,test,predict,inspect,export}``, or ``python -m rigl_lightning ...``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse.typing import PositiveFloat
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_info
+
+from rigl_lightning import __version__
+from rigl_lightning.cli.configs import describe_configs, with_config_paths
+from rigl_lightning.cli.errors import explain_parse_error, explain_run_error
+from rigl_lightning.cli.export import Format, export_checkpoint
+from rigl_lightning.cli.runs import LAST, OF_ONE_CALL, last_checkpoint, multiplied_length, version_of, whereabouts
+from rigl_lightning.data.module import ResumableDataModule
+from rigl_lightning.export.compacting import Compute
+from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.trainer.callback import SparseTrainingCallback
+from rigl_lightning.trainer.checkpoint_io import write_whole_files
+from rigl_lightning.trainer.csv_logger import KeepEarlierMetrics
+from rigl_lightning.trainer.optimizers import callbacks_of, example_flops
+
+TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
+DESCRIPTION = """Train any LightningModule sparse. Look first, then train:
+
+  rigl-lightning configs                                   lists the configurations that come along
+  rigl-lightning inspect --config NAME [--SETTING VALUE]   which layers become how sparse, and what it will cost
+  rigl-lightning fit --config NAME [--SETTING VALUE]       trains; `fit --config NAME --print_config` shows all settings
+"""
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer that can also show what a training would do."""
+
+    def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
+        """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
+        callback = next(c for c in callbacks_of(self) if isinstance(c, SparseTrainingCallback))
+        parameters = callback.select(model)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        total_steps = self._planned_steps(model, datamodule)
+        algorithm = callback.algorithm.resolve(total_steps)
+        print(layer_table(algorithm, shapes, total_steps, example_flops(model)))
+
+    def export(
+        self,
+        model: pl.LightningModule,
+        ckpt_path: str,
+        output: str,
+        datamodule: pl.LightningDataModule | None = None,
+        format: Format = "compact",
+        batch_size: int = 1,
+        compute: Compute = "auto",
+    ) -> None:
+        """Write the sparse network of a checkpoint to a file, and print its size and speed beside the dense one's.
+
+        Args:
+            model: The module of the run.
+            ckpt_path: Its checkpoint, with the masks of a SparseTrainingCallback.
+            output: The file to write.
+            datamodule: Not read.
+            format: ``compact`` (values and positions of active connections), ``onnx`` or ``state_dict`` (dense).
+            batch_size: Samples of a batch for the measured speed.
+            compute: ``auto`` keeps a layer dense where that is faster, ``sparse`` never does, ``dense`` always.
+        """
+        print(export_checkpoint(model, ckpt_path, output, format, batch_size, compute))
+
+    def _planned_steps(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None) -> int | None:
+        """Optimizer steps of the training; the data is read only if they are counted in epochs.
+
+        Data that is not there is no hindrance where the size of the published training set is known.
+        """
+        if self.max_epochs in (None, -1) and self.max_steps > 0:
+            return self.max_steps
+        self.strategy.connect(model)
+        self._data_connector.attach_data(model, datamodule=datamodule)
+        try:
+            self._data_connector.prepare_data()
+            if datamodule is not None:
+                datamodule.setup("fit")
+        except FileNotFoundError:
+            if not isinstance(datamodule, ResumableDataModule) or not datamodule.plan_without_data():
+                raise
+            samples = f"{datamodule.published_size:,} training samples"
+            rank_zero_info(f"The data is not there: steps are counted for the {samples} of the published data set.")
+        steps = self.estimated_stepping_batches
+        return int(steps) if steps < float("inf") else None
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in a line or two instead of sixty."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Print the cause and exit with status 2."""
+        if os.environ.get(TRACEBACK_VARIABLE) and ex is not None:
+            raise ex
+        parser = getattr(ex, "subcommand_parser", None) or self
+        _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the description's lines as they are."""
+
+
+class _SaveFitConfig(SaveConfigCallback):
+    """Saves the configuration of fit into the run's folder, and never over a file that is there.
+
+    Without a logger there is no such folder, but the current one, where the user's own config.yaml may be.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **settings: Any) -> None:
+        config = config.clone()
+        for key in OF_ONE_CALL:
+            config.pop(key, None)
+        super().__init__(parser, config, **settings)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder = trainer.log_dir  # on every process: Lightning broadcasts it
+        if stage != "fit" or not trainer.loggers or not folder:
+            return
+        # The first process decides for all: another could find the file that the first has just written, and leave
+        # it alone in the collective calls to come.
+        exists = trainer.is_global_zero and Path(folder, self.config_filename).exists()
+        if not trainer.strategy.broadcast(exists):
+            super().setup(trainer, pl_module, stage)
+
+
+class SparseCLI(LightningCLI):
+    """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm.
+
+    Beside it there is ``--training_multiplier``, and ``--ckpt_path last`` of ``fit`` begins with the first launch of a
+    command, and goes on with what it left when the same command is launched again.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the group ``sparse``, and the training multiplier."""
+        parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
+        parser.add_argument(
+            "--training_multiplier",
+            type=PositiveFloat,
+            default=1.0,
+            help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end "
+            "and pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find what ``--ckpt_path last`` goes on with."""
+        settings = self.config.get(str(self.subcommand))
+        if self.subcommand == "fit" and settings.ckpt_path == LAST:
+            plain = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
+            settings.ckpt_path = found = last_checkpoint(plain)
+            rank_zero_info(f"Going on with {found}." if found else "No earlier run of this command: it begins now.")
+            self._log_into(found)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Lightning's, of the length that the training multiplier gives.
+
+        Its checkpoints are written whole or not at all, unless a plugin says how to write them.
+        """
+        trainer = super().instantiate_trainer(**self._length(), **kwargs)
+        callbacks_of(trainer).insert(0, KeepEarlierMetrics())
+        write_whole_files(trainer)
+        return trainer
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        places = whereabouts(self.trainer)  # on every process: Lightning broadcasts the logger's folder
+        if self.trainer.is_global_zero:
+            print(places)
+
+    def _length(self) -> dict[str, int]:
+        """Steps and epochs of the training, multiplied; the algorithm is stretched along."""
+        factor = self._get(self.config_init, "training_multiplier")
+        if factor == 1:
+            return {}
+        sparse = self._get(self.config_init, "sparse")
+        sparse.algorithm = sparse.algorithm.stretched(factor)
+        settings = self._get(self.config_init, "trainer")
+        return multiplied_length(settings["max_steps"], settings["max_epochs"], factor)
+
+    def _log_into(self, checkpoint: Path | None) -> None:
+        """Have the logger use the folder of the run that goes on."""
+        logger = self.config.get(str(self.subcommand)).trainer.logger
+        for entry in logger if isinstance(logger, list) else [logger]:
+            arguments = getattr(entry, "init_args", None)
+            if checkpoint is not None and arguments is not None and "version" in arguments and not arguments.version:
+                arguments.version = version_of(checkpoint)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, ``inspect`` and ``export``."""
+        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}, "export": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the checkpoint's hyper-parameters override the command line; a resumed run is given its own.
+        if self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; None for those of the process.
+
+    A wrong setting ends it with status 2 and one line that names the setting; set RIGL_LIGHTNING_TRACEBACK=1 for the
+    traceback. The current directory is importable, so that a user's own ``mine.py`` can be named by dotted path.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    _silence_what_nobody_can_change()
+    try:
+        given = list(sys.argv[1:] if args is None else args)
+        if given[:1] == ["configs"]:
+            print(describe_configs(*given[1:2]))
+            return
+        given = with_config_paths(given)
+        if args is None:
+            sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
+        SparseCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            save_config_callback=_SaveFitConfig,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "rigl-lightning",
+                "version": __version__,
+                "description": DESCRIPTION,
+                "formatter_class": _Formatter,
+            },
+            args=None if args is None else given,
+        )
+    except Exception as error:
+        message = explain_run_error(error)
+        if message is None or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        _fail(f"{message} ({TRACEBACK_VARIABLE}=1 shows the traceback.)")
+
+
+def _silence_what_nobody_can_change() -> None:
+    """Keep Lightning's advertisements, and its use of torch's deprecated functions, off the user's screen."""
+    warnings.filterwarnings("ignore", message=".*treespec.*", module="pytorch_lightning.*")
+    # Of a checkpoint that is tested, or gone on with elsewhere: it says what files of the earlier run are left alone.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    tips = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip: For seamless cloud" not in record.getMessage())
+
+
+def _fail(message: str) -> Any:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,84 @@
+"""The benchmarks' configurations: where they are, and the names by which the command line knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+_OPTIONS = ("--config", "-c")
+
+
+def config_files() -> dict[str, Path]:
+    """Path of each configuration by name, such as ``char_gru`` and ``smoke/char_gru``.
+
+    Those installed with the package, or those of the repository.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    folder = installed if installed.is_dir() else package.parent / "configs"
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def with_config_paths(args: Sequence[str]) -> list[str]:
+    """The arguments, where ``--config NAME`` of a known configuration becomes ``--config PATH``.
+
+    A file of that name in the current directory goes first.
+
+    Raises:
+        ValueError: If the first one only changes another.
+
+    >>> with_config_paths(["fit", "--config", "mine.yaml", "--trainer.max_steps=3"])
+    ['fit', '--config', 'mine.yaml', '--trainer.max_steps=3']
+    """
+    known = {name: str(path) for name, path in config_files().items() if not Path(name).exists()}
+    result = []
+    named = []
+    for i, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if i > 0 and args[i - 1] in _OPTIONS:
+            named.append(arg)
+            result.append(known.get(arg, arg))
+        elif option in _OPTIONS and equals:
+            named.append(value)
+            result.append(f"{option}={known.get(value, value)}")
+        else:
+            result.append(arg)
+    if named and named[0] in known and _only_changes_another(Path(known[named[0]])):
+        base = Path(named[0]).name
+        raise ValueError(
+            f"Expected a whole configuration first, got {named[0]}, which changes another one. "
+            f"Give both: --config {base} --config {named[0]}."
+        )
+    return result
+
+
+def _only_changes_another(file: Path) -> bool:
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return "class_path" not in settings.get("model", {})
+
+
+def describe_configs(name: str | None = None) -> str:
+    """The text of one configuration, or a line on each.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    files = config_files()
+    if name is None:
+        width = max(map(len, files), default=0)
+        heads = (path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for path in files.values())
+        lines = [f"{key:<{width}}  {head}" for key, head in zip(files, heads, strict=True)]
+        return "\n".join(
+            [
+                *lines,
+                "",
+                "train with one:   rigl-lightning fit --config NAME --data.init_args.root DIR",
+                "make it yours:    rigl-lightning configs NAME > mine.yaml",
+            ]
+        )
+    if name not in files:
+        raise ValueError(f"Expected one of {', '.join(files)}, got {name!r}. Set the name of a configuration.")
+    return files[name].read_text(encoding="utf-8").rstrip("\n")

@@ -1,0 +1,127 @@
+"""A run as the command line sees it: its length, where its files are, which earlier one the same command goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from rigl_lightning.trainer.optimizers import callbacks_of
+
+LAST = "last"
+LAST_CHECKPOINT = "last.ckpt"
+CONFIG = "config.yaml"
+OF_ONE_CALL = ("ckpt_path", "weights_only")
+"""Settings of one command, and not of the run: what is saved is without them, so that every subcommand takes it."""
+METRICS = "metrics.csv"
+PLOT = "sparsity.png"
+_KINDS = {METRICS: "metrics", PLOT: "picture"}
+_LOGGERS_WITH_FOLDERS = ("CSVLogger", "TensorBoardLogger")  # and ResumableCSVLogger
+
+
+def last_checkpoint(settings: Mapping[str, Any]) -> Path | None:
+    """Newest ``last.ckpt`` of an earlier run of the same settings, or None if there is none.
+
+    Where ``ModelCheckpoint`` has a ``dirpath``, or the logger a ``version``, that place alone is looked at. Else all
+    versions of the run's name are, and one counts only if the configuration saved there equals ``settings``.
+
+    Args:
+        settings: Of ``fit``, as plain values.
+
+    Raises:
+        ValueError: If the logger is none that keeps runs in folders, and there is no ``dirpath``.
+    """
+    trainer = settings["trainer"]
+    folder = next((args["dirpath"] for args in _settings_of(trainer["callbacks"]) if args.get("dirpath")), None)
+    if folder is not None:
+        return _newest([Path(folder, LAST_CHECKPOINT)])
+    logger = _logger(trainer["logger"])
+    root = Path(logger["save_dir"], logger.get("name") or "")
+    if logger.get("version") is not None:
+        version = logger["version"]
+        name = version if isinstance(version, str) else f"version_{version}"
+        return _newest([root / name / "checkpoints" / LAST_CHECKPOINT])
+    found = root.glob(f"*/checkpoints/{LAST_CHECKPOINT}")
+    return _newest(path for path in found if _is_of(path.parents[1] / CONFIG, settings))
+
+
+def version_of(checkpoint: Path) -> str:
+    """Name of the run's folder: ``version_3`` of ``runs/name/version_3/checkpoints/last.ckpt``."""
+    return checkpoint.parents[1].name
+
+
+def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> dict[str, int]:
+    """Steps and epochs of a training ``factor`` times as long; -1 and None mean no limit.
+
+    Raises:
+        ValueError: If there is no limit, or a part of an epoch comes out.
+
+    >>> multiplied_length(32_000, -1, 5)
+    {'max_steps': 160000}
+    """
+    length: dict[str, int] = {}
+    if max_steps > 0:
+        length["max_steps"] = round(max_steps * factor)
+    if max_epochs is not None and max_epochs > 0:
+        epochs = max_epochs * factor
+        if epochs != round(epochs):
+            raise ValueError(
+                f"Expected whole epochs, got {max_epochs} x {factor:g} = {epochs:g}. Set --training_multiplier to "
+                "another factor, or --trainer.max_steps."
+            )
+        length["max_epochs"] = round(epochs)
+    if not length:
+        raise ValueError("Expected a training of known length to multiply. Set --trainer.max_steps.")
+    return length
+
+
+def whereabouts(trainer: pl.Trainer) -> str:
+    """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it."""
+    checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
+    kept = [
+        path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and Path(path).exists()
+    ]
+    folder = trainer.log_dir if trainer.loggers else None
+    files = [path for name in (METRICS, PLOT) if folder and (path := Path(folder, name)).is_file()]
+    parts = [f"checkpoint {kept[0]}"] if kept else ["no checkpoint"]
+    parts += [f"{_KINDS[path.name]} {path}" for path in files]
+    config = Path(folder, CONFIG) if folder else None
+    test = ""
+    if kept and config is not None and config.is_file():
+        test = f"; test it: python -m rigl_lightning test --config {config} --ckpt_path {kept[0]}"
+    return f"Done after {trainer.global_step} steps: {', '.join(parts)}{test}"
+
+
+def _newest(paths: Iterable[Path]) -> Path | None:
+    return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _is_of(file: Path, settings: Mapping[str, Any]) -> bool:
+    if not file.is_file():
+        return False
+    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return isinstance(saved, dict) and _comparable(saved) == _comparable(settings)
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in (*OF_ONE_CALL, "config")}
+
+
+def _settings_of(callbacks: Any) -> list[Mapping[str, Any]]:
+    entries = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    return [entry.get("init_args") or {} for entry in entries if "ModelCheckpoint" in entry["class_path"]]
+
+
+def _logger(logger: Any) -> Mapping[str, Any]:
+    entry = logger[0] if isinstance(logger, list) and logger else logger
+    if isinstance(entry, Mapping) and str(entry.get("class_path")).endswith(_LOGGERS_WITH_FOLDERS):
+        settings: Mapping[str, Any] = entry.get("init_args") or {}
+        return settings
+    raise ValueError(
+        f"Expected a logger that keeps runs in folders ({', '.join(_LOGGERS_WITH_FOLDERS)}) for --ckpt_path last, got "
+        f"{entry}. Set --trainer.logger, a `dirpath` of ModelCheckpoint, or --ckpt_path to a file."
+    )

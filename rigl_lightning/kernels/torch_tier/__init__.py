@@ -1,0 +1,1 @@
+"""Operators of the torch tier: products by sparse tensors of PyTorch."""

@@ -1,0 +1,1 @@
+"""Costs: FLOPs, bytes and widths, counted from shapes and densities."""

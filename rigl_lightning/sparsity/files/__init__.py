@@ -1,0 +1,1 @@
+"""Files that hold masks: our own, and those of other packages."""

@@ -1,0 +1,127 @@
+"""Mask files: masks out of what training left on disk."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_names
+from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+
+
+def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Masks as plain tensors and numbers for a checkpoint: name -> {"shape", "bits"}, one bit a connection."""
+    return {name: {"shape": list(mask.shape), "bits": pack_mask(mask)} for name, mask in masks.items()}
+
+
+def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Inverse of `pack_masks`: boolean CPU tensors by name."""
+    return {name: unpack_mask(entry["bits"], entry["shape"]) for name, entry in packed.items()}
+
+
+def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], remedy: str) -> None:
+    """Refuse masks of other layers or shapes than the model's.
+
+    Args:
+        masks: Masks by layer name, from a file.
+        shapes: Shape of each sparse layer of the model, by name.
+        remedy: Last sentence of the message: what to set.
+
+    Raises:
+        ValueError: Naming the first layer that differs.
+    """
+    expected = {name: tuple(shape) for name, shape in shapes.items()}
+    got = {name: tuple(mask.shape) for name, mask in masks.items()}
+    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+    if wrong:
+        raise ValueError(
+            f"Expected the checkpoint's masks to fit the model, but layer {wrong[0]!r} has shape "
+            f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint "
+            f"({len(wrong)} layers differ). {remedy}"
+        )
+
+
+def weight_checksum(weight: Tensor) -> int:
+    """CRC-32 of a layer's weights in row-major order, half precision as float32: equal weights, equal sums.
+
+    >>> weight_checksum(torch.zeros(2, 2)) == weight_checksum(torch.zeros(4, dtype=torch.bfloat16))
+    True
+    """
+    weight = weight.detach().cpu()
+    numbers = weight if weight.dtype == torch.float64 else weight.float()
+    return zlib.crc32(numbers.contiguous().numpy().tobytes())
+
+
+def read_masks(checkpoint: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
+    """Masks of a Lightning checkpoint, of a saved `Sparsifier.state_dict`, or of another package, see `foreign`.
+
+    Args:
+        checkpoint: The file; errors as in `read_state`.
+        shapes: Shape of each sparse layer of the model, by name: needed for masks that another package left under other
+            names or without any.
+    """
+    state = read_state(checkpoint)
+    if "masks" in state:
+        return unpack_masks(state["masks"])
+    return fit_to_names(state["foreign"], {} if shapes is None else shapes)
+
+
+def read_initial_weights(checkpoint: str | Path) -> dict[str, int]:
+    """`weight_checksum` of each sparse layer as the run began; empty if an older version of this package saved it."""
+    return dict(read_state(checkpoint).get("initial_weights", {}))
+
+
+def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
+    """What `Sparsifier.state_dict` left in a Lightning checkpoint, or in a file of its own. Not to be changed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no masks, those of several callbacks, or objects other than tensors and numbers.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"Expected a checkpoint at {checkpoint}, found no such file. Set --sparse.algorithm.checkpoint."
+        )
+    file = Path(checkpoint).stat()
+    return _read_state(str(Path(checkpoint).resolve()), file.st_mtime_ns, file.st_size)
+
+
+@lru_cache(maxsize=2)  # an algorithm that starts from a file is asked for its layer sparsities again and again
+def _read_state(checkpoint: str, modified: int, size: int) -> Mapping[str, Any]:
+    content = _load(checkpoint)
+    candidates = [content, *content.get("callbacks", {}).values()] if isinstance(content, Mapping) else []
+    states = [state for state in candidates if isinstance(state, Mapping) and _is_own(state.get("masks"))]
+    if len(states) == 1:  # without the weights of a whole checkpoint
+        return {key: states[0][key] for key in ("masks", "initial_weights") if key in states[0]}
+    foreign = None if states else find_foreign_masks(content)
+    if foreign is None:
+        raise ValueError(
+            f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
+            "Was the run trained with the callback? Masks of other packages may be tensors of zeros and ones by "
+            "parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
+        )
+    return {"foreign": foreign}
+
+
+def _load(checkpoint: str) -> Any:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Expected tensors and plain numbers in {checkpoint}, got other objects, which are not loaded because they "
+            f"could run code. Save the masks alone, such as {{'backward_masks': scheduler.backward_masks}}. ({error})"
+        ) from error
+
+
+def _is_own(masks: Any) -> bool:
+    """Whether these are masks as `pack_masks` leaves them; somebody else may have used the key, too."""
+    return isinstance(masks, Mapping) and all(
+        isinstance(entry, Mapping) and "bits" in entry for entry in masks.values()
+    )

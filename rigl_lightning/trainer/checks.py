@@ -1,0 +1,96 @@
+"""Changes: what happens to a network or an optimizer around the masks, and would otherwise go unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
+
+from rigl_lightning.sparsity.distributions import active_counts
+from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.trainer.optimizers import callbacks_named
+
+_SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
+
+
+def refuse_replaced_weights(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Stop if a sparse weight is no part of the network any more: what took its place is dense.
+
+    Raises:
+        RuntimeError: Naming the weights.
+    """
+    present = {id(parameter) for parameter in module.parameters()}
+    replaced = [name for name, parameter in parameters.items() if id(parameter) not in present]
+    if replaced:
+        raise RuntimeError(
+            f"Expected the network to keep its weights, but {_some(replaced)} been replaced since the masks were made: "
+            "the new ones are dense. Replace layers before fit (in configure_model), or add them to `exclude`."
+        )
+
+
+def warn_of_unfrozen(frozen: Mapping[str, nn.Parameter]) -> bool:
+    """Say so if weights that were frozen when the masks were made learn now; returns whether any does."""
+    learning = [name for name, parameter in frozen.items() if parameter.requires_grad]
+    if learning:
+        rank_zero_warn(
+            f"Weights that were frozen when fit began are trained now and stay dense: {_some(learning)} no mask. "
+            "To make them sparse, let them require gradients before fit; to leave them dense, add them to `exclude`."
+        )
+    return bool(learning)
+
+
+def warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter]) -> None:
+    """Say at the start, and not after the epochs until then, that weights to be unfrozen will be dense."""
+    if frozen and callbacks_named(trainer, "BaseFinetuning"):
+        rank_zero_warn(
+            f"A finetuning callback will unfreeze weights during training; {_some([*frozen])} no mask and will be "
+            "trained dense. Leave out that callback to make them sparse, or add them to `exclude`."
+        )
+
+
+def warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
+    """Say so if a checkpoint that is the best by some value may be one of a network that was not yet as sparse."""
+    steps = sparsifier.algorithm.update_steps()
+    shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}
+    final = sum(active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes)).values())
+    falls = final < sum(sparsifier.n_active.values())
+    monitors = [getattr(callback, "monitor", None) for callback in callbacks_named(trainer, "ModelCheckpoint")]
+    monitored = [monitor for monitor in monitors if monitor is not None]
+    if monitored and falls and steps and steps[-1] > sparsifier.step:
+        rank_zero_warn(
+            f"ModelCheckpoint keeps the best checkpoint by {monitored[0]!r}, which may be one from before step "
+            f"{steps[-1]}, until which the network is denser than in the end. Use the last one (save_last=True, "
+            'ckpt_path="last").'
+        )
+
+
+def count_nonzero(parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Weights other than zero by layer; layers of zeros alone, which some networks start with, are left out."""
+    counts = {name: count_active(parameter.detach() != 0) for name, parameter in parameters.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def warn_of_lost_topology(parameters: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> None:
+    """Say so if the first masks took weights out of a network that had been trained sparse already.
+
+    Args:
+        parameters: Sparse weights by name, masked.
+        before: `count_nonzero` of them before they were masked.
+    """
+    size = sum(parameters[name].numel() for name in before)
+    n_before = sum(before.values())
+    n_kept = sum(count_active(parameters[name].detach() != 0) for name in before)
+    if n_before < _SPARSE_ALREADY * size and n_kept < _SPARSE_ALREADY * n_before:
+        rank_zero_warn(
+            f"The network was sparse before it got its masks: {1 - n_before / size:.1%} of its weights were zero, and "
+            f"of the others the new masks kept {n_kept / n_before:.1%}. To go on with the old masks, give the "
+            "checkpoint to fit (ckpt_path), or use FixedMasks with it; to begin anew, start from dense weights."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]!r}{more} {'have' if more else 'has'}"

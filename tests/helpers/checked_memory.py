@@ -1,0 +1,134 @@
+"""The compiled jobs run as Python on memory that is checked: every read and write must fall into a known tensor.
+
+An address is known once `Tensor.data_ptr` has given it out, with the extent of that tensor's storage. The vector
+instructions are spelled out in numpy, as their docstrings say.
+"""
+
+import ctypes
+from array import array
+
+import numpy as np
+import torch
+
+from rigl_lightning.kernels.compiled import cells as compiled_cells
+from rigl_lightning.kernels.compiled import jobs as compiled_jobs
+from rigl_lightning.kernels.compiled import masking as compiled_masking
+from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
+from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
+
+F32 = np.float32
+
+
+class CheckedMemory:
+    """Stands in for the intrinsics of `ir` and `cells`."""
+
+    def __init__(self, monkeypatch):
+        self.known = {}
+        self.patch(monkeypatch)
+
+    def patch(self, monkeypatch):
+        given_out = torch.Tensor.data_ptr
+
+        def data_ptr(tensor):
+            storage = tensor.untyped_storage()
+            self.known[storage.data_ptr()] = (storage.nbytes(), tensor)  # keeps it alive
+            return given_out(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
+        for jobs in (compiled_jobs, compiled_recurrent_jobs):
+            for name, kind in (("load_i64", np.int64), ("load_i32", np.int32), ("load_f32", F32)):
+                monkeypatch.setattr(jobs, name, self.loader(kind), raising=False)
+            monkeypatch.setattr(jobs, "store_f32", self.store_f32, raising=False)
+            monkeypatch.setattr(jobs, "next_task", self.next_task)
+            for name, tile in zip(("_row_8", "_row_4", "_row_2", "_row_1"), TILES, strict=True):
+                monkeypatch.setattr(jobs, name, self.product_row(tile))
+        for size in (8, 4, 2, 1):
+            monkeypatch.setattr(compiled_jobs, f"_group_{size}", self.gradient_group(size))
+        monkeypatch.setattr(compiled_jobs, "transpose_8x8", self.transpose_8x8)
+        monkeypatch.setattr(compiled_masking, "load_i64", self.loader(np.int64))
+        monkeypatch.setattr(compiled_masking, "next_task", self.next_task)
+        monkeypatch.setattr(compiled_masking, "_keep_vector", self.keep(WIDTH))
+        monkeypatch.setattr(compiled_masking, "_keep_one", self.keep(1))
+        monkeypatch.setattr(compiled_recurrent_jobs, "_row", compiled_recurrent_jobs._row.py_func)
+        for name in ("gru_cell", "gru_cell_backward", "lstm_cell", "lstm_cell_backward"):
+            kind, _, direction = name.partition("_cell")
+            formula = getattr(compiled_cells, f"_{kind}{direction or '_forward'}")
+            monkeypatch.setattr(compiled_recurrent_jobs, name, self.cell(formula, 5 if not direction else None))
+
+    def run(self, job, n_tasks, settings):
+        """`threads.run`, in Python."""
+        packed = array("q", (n_tasks, 0, *settings))
+        address, count = packed.buffer_info()
+        self.known[address] = (8 * count, packed)
+        if n_tasks:
+            job._pyfunc(address)
+        del self.known[address]
+
+    def at(self, address, index, count, kind):
+        """The elements themselves, as an array of numpy."""
+        size = np.dtype(kind).itemsize
+        begin, end = address + size * index, address + size * (index + count)
+        if not any(start <= begin and end <= start + extent for start, (extent, _) in self.known.items()):
+            raise IndexError(f"{count} elements of {kind} at {address} + {size} * {index} lie outside of every tensor")
+        return np.frombuffer((ctypes.c_char * (end - begin)).from_address(begin), kind)
+
+    def loader(self, kind):
+        scalar = F32 if kind == F32 else int
+        return lambda address, index: scalar(self.at(address, index, 1, kind)[0])
+
+    def store_f32(self, address, index, value):
+        self.at(address, index, 1, F32)[0] = value
+
+    def next_task(self, counter):
+        cell = self.at(counter, 0, 1, np.int64)
+        cell[0] += 1
+        return int(cell[0]) - 1
+
+    def product_row(self, tile):
+        def row(x, columns, scale, values, start, stop, y, first, add):
+            out = self.at(y, 0, tile, F32)
+            total = out.copy() if add else np.full(tile, first, F32)
+            for k in range(start, stop):
+                column = int(self.at(columns, k, 1, np.int32)[0])
+                total += self.at(values, k, 1, F32)[0] * self.at(x, column * scale, tile, F32)
+            out[:] = total
+
+        return row
+
+    def gradient_group(self, size):
+        def group(x, x_stride, columns, scale, g, g_stride, lines, length, start, out):
+            for k in range(start, start + size):
+                column = int(self.at(columns, k, 1, np.int32)[0])
+                for j in range(lines):
+                    inputs = self.at(x, column * scale + j * x_stride, length, F32)
+                    self.at(out, k, 1, F32)[0] += inputs @ self.at(g, j * g_stride, length, F32)
+
+        return group
+
+    def keep(self, lanes):
+        def keep(numbers, flags, index):
+            self.at(numbers, index, lanes, F32)[self.at(flags, index, lanes, np.uint8) == 0] = 0
+
+        return keep
+
+    def transpose_8x8(self, source, source_rows, target, target_rows):
+        rows = [self.at(source, int(self.at(source_rows, i, 1, np.int64)[0]), 8, F32) for i in range(8)]
+        for j in range(8):
+            place = int(self.at(target_rows, j, 1, np.int64)[0])
+            self.at(target, place, 8, F32)[:] = [row[j] for row in rows]
+
+    def cell(self, formula, n_inputs):
+        def apply(length, addresses):
+            n = n_inputs or (7 if formula is compiled_cells._gru_backward else 9)
+            inputs = [self.at(a, 0, length, F32).copy().view(Lanes) for a in addresses[:n]]
+            for address, value in zip(addresses[n:], formula(*inputs), strict=True):
+                self.at(address, 0, length, F32)[:] = value
+
+        return apply
+
+
+class Lanes(np.ndarray):
+    """Stands in for `cells.Vector`."""
+
+    def clipped(self, limit):
+        return np.clip(self, -limit, limit)
