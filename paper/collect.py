@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from paper.one_run import LOG, RECORD, last_checkpoint
+from paper.one_run import LOG, RECORD, record_of, write_whole
 from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,6 @@ METRICS = {
 }
 FINAL_SHARE = 0.1
 """Share of the training whose losses are averaged to the final one: that of a single batch says little."""
-PASSES = 3
-"""Forward passes that a dense training step costs."""
 
 
 def row_of(folder: Path) -> dict[str, Any]:
@@ -47,22 +44,18 @@ def row_of(folder: Path) -> dict[str, Any]:
     FLOPs of training are per sample, summed over the steps: as the run counted them, and those of the dense network
     for the same steps. Metrics are the last ones that were logged. A run that failed has its settings and its status.
     """
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = record_of(folder)
+    if record is None:
+        raise ValueError(f"{folder / RECORD} cannot be read. Remove it: the next launch then makes the run again.")
     if record["status"] != "done":
         return record
-    checkpoint, metrics = last_checkpoint(folder), folder / LOG / METRICS_FILE
-    if checkpoint is None or not metrics.is_file():
-        return {**record, "status": "done, but its checkpoint or its metrics are gone"}
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    sparse = content["callbacks"]["SparseTrainingCallback"]
-    steps, dense = sparse["step"], sparse["flops_dense"]
-    flops = {
-        "steps": steps,
-        "train_flops": sparse["flops_spent"],
-        "dense_train_flops": dense,
-        "dense_inference_flops": dense / steps / PASSES,
-    }
-    return {**record, **flops, **_last_metrics(metrics, steps)}
+    metrics = folder / LOG / METRICS_FILE
+    if "steps" not in record or not metrics.is_file():
+        return {**record, "status": "done, but its counts or its metrics are gone"}
+    try:
+        return {**record, **_last_metrics(metrics, record["steps"])}
+    except ValueError as error:
+        return {**record, "status": f"done, but {metrics.name} cannot be read: {error}"}
 
 
 def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:
@@ -87,13 +80,18 @@ def collect(runs: Path, results: Path) -> int:
         with open(results, encoding="utf-8", newline="") as lines:
             rows = {row["run"]: row for row in csv.DictReader(lines)}
     for ended in sorted(runs.rglob(RECORD)):
-        row = row_of(ended.parent)
+        try:
+            row = row_of(ended.parent)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            continue
         if row["status"] == "done" or rows.get(row["run"], row)["status"] != "done":
             rows[row["run"]] = row
-    with open(results, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(sorted(rows.values(), key=lambda row: (row["benchmark"], row["run"])))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(sorted(rows.values(), key=lambda row: (row["benchmark"], row["run"])))
+    write_whole(results, text.getvalue())
     return len(rows)
 
 

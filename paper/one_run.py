@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import platform
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,10 @@ from paper.experiments import Run
 
 ROOT = Path(__file__).parents[1]
 RECORD = "run.json"
+COUNTED = "counted.json"
+"""Steps and FLOPs, which the run's own process leaves at its end."""
+PASSES = 3
+"""Forward passes that a dense training step costs."""
 PRELOADED = (
     "rigl_lightning.cli.app",
     "rigl_lightning.modules",
@@ -40,15 +48,24 @@ def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> l
     other = folder.parents[2] / run.needs.name if run.needs is not None else None
     resume = [f"{RESUME}={last}"] if last is not None else []
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]
-    # Sparse kernels change results by rounding only, but whether they are taken would depend on the machine.
-    quiet += ["--sparse.compute=dense"]
+    # The default would choose by a measurement on this machine; a run computes sparsely only where it says so.
+    quiet += ["--sparse.compute=dense"] if run.compute == "dense" or accelerator != "cpu" else []
     ticket = [f"--sparse.algorithm.checkpoint={other / 'last.ckpt'}"] if other is not None else []
     return ["fit", *run.settings(), *ticket, *place, *checkpoints, *quiet, *resume]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest of the last checkpoints that a run has left, by whichever of its callbacks; None if there is none."""
-    return max(folder.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime, default=None)
+    """The newest of the last checkpoints that a run has left, by whichever of its callbacks; None if there is none.
+
+    A file that is no whole checkpoint is named and passed over: the run then begins earlier, or anew.
+    """
+    found = []
+    for file in folder.rglob("last.ckpt"):
+        if zipfile.is_zipfile(file):
+            found.append(file)
+        else:
+            print(f"{file} is damaged and not used.", file=sys.stderr)
+    return max(found, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: str = "cpu") -> dict[str, Any]:
@@ -57,6 +74,35 @@ def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: s
     ``wall_s`` is the time of this attempt; an interrupted run has had others before.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder) as has_waited:
+        record = record_of(folder) if has_waited else None
+        if record is not None and record["status"] == "done":
+            return record
+        return _executed(run, folder, data, threads, accelerator)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """One launcher at a time in a run's folder; yields whether another one had to be waited for.
+
+    Without file locks (Windows) nobody is waited for.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    with open(folder / "lock", "w") as lock:
+        has_waited = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            has_waited = True
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield has_waited
+
+
+def _executed(run: Run, folder: Path, data: Path, threads: int, accelerator: str) -> dict[str, Any]:
     start = time.time()
     command = arguments(run, folder, data, accelerator)
     process = _processes().Process(target=_train, args=(command, folder, threads))
@@ -74,14 +120,33 @@ def execute(run: Run, folder: Path, data: Path, threads: int = 1, accelerator: s
         "commit": _commit(),
         "versions": _versions(),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    counted = folder / COUNTED
+    if counted.is_file():
+        record |= json.loads(counted.read_text(encoding="utf-8"))
+    write_whole(folder / RECORD, json.dumps(record, indent=1))
     return record
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Written beside the file and renamed, so that a full disk or a kill leaves the one before or the new one."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """What the run that keeps its files here has left; None before its end, and where the record cannot be read."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) and "status" in record else None
+    except (OSError, ValueError):
+        return None
 
 
 def is_done(folder: Path) -> bool:
     """Whether the run that keeps its files here has come to its end, and well."""
-    record = folder / RECORD
-    return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "done"
+    record = record_of(folder)
+    return record is not None and record["status"] == "done"
 
 
 def _processes() -> Any:
@@ -106,6 +171,22 @@ def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
     if not _is_validated(folder / LOG):  # it was interrupted after its last step, before its validation
         settings = [a for a in arguments[1:] if not a.startswith(RESUME)]
         rigl_lightning(["validate", *settings, f"{RESUME}={last_checkpoint(folder)}"])
+    write_whole(folder / COUNTED, json.dumps(_counted(folder)))
+
+
+def _counted(folder: Path) -> dict[str, float]:
+    """Of a training: its steps, its FLOPs per sample and those of the dense network for as many steps."""
+    import torch
+
+    content = torch.load(last_checkpoint(folder), map_location="cpu", weights_only=True)
+    sparse = content["callbacks"]["SparseTrainingCallback"]
+    steps, dense = sparse["step"], sparse["flops_dense"]
+    return {
+        "steps": steps,
+        "train_flops": sparse["flops_spent"],
+        "dense_train_flops": dense,
+        "dense_inference_flops": dense / steps / PASSES,
+    }
 
 
 def _is_validated(log: Path) -> bool:
@@ -133,11 +214,23 @@ def _wait_for_end(process: Any) -> None:
 
 
 def _device(accelerator: str, threads: int) -> str:
-    if accelerator == "cpu":
-        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    """Processor or card, and what decides rounding: instructions and threads."""
     import torch
 
+    if accelerator == "cpu":
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+        limited = f", oneDNN limited to {limit}" if limit else ""
+        instructions = torch.backends.cpu.get_cpu_capability()
+        return f"cpu ({_processor()}), {instructions}{limited}, {threads} thread{'s' if threads > 1 else ''}"
     return torch.cuda.get_device_name() if torch.cuda.is_available() else accelerator
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

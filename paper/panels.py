@@ -8,10 +8,15 @@ from itertools import product
 from paper.experiments import METHODS, SEEDS, Run, declared
 from paper.protocols import PROTOCOLS, Protocol
 
-RESNET, WRN, GRU = "imagenet_resnet50", "cifar10_wrn22", "char_gru"
+RESNET, WRN, GRU, MNIST = "imagenet_resnet50", "cifar10_wrn22", "char_gru", "mnist_lenet"
 MOBILENETS = ("imagenet_mobilenet_v1", "imagenet_mobilenet_v2")
 DROP_FRACTIONS = (0.1, 0.3, 0.5)
 SNFS_MOMENTA = (0.0, 0.5, 0.9, 0.99)
+SWEPT: dict[str, tuple[str, ...]] = {"smoke": (RESNET,), "small": (RESNET, MNIST), "paper": (RESNET,)}
+"""Benchmarks of the sweeps and distributions by scale: a row of panels each."""
+COMPARED = ("Static", "SET", "SNFS", "RigL", "Pruning")
+APPENDIX_SPARSITIES = {"appendix": 0.975, "appendix, RigL+": 0.945}
+"""Total sparsity of the networks whose layers appendix B gives."""
 LONG_RUN = 2.5
 """Runs from this multiple of the shortest usual training on wait until the shorter ones of their seed have run."""
 
@@ -19,19 +24,21 @@ LONG_RUN = 2.5
 def figure_2(scale: str, seed: int) -> list[Run]:
     """ResNet-50: accuracy over training FLOPs, over sparsities, and the table of methods."""
     protocol = _protocol(scale, RESNET)
-    of, s = _maker(scale, RESNET, seed), protocol.sparsity
+    of, s, d = _maker(scale, RESNET, seed), protocol.sparsity, protocol.distribution
     lengths = [m for m in protocol.multipliers if m != 1]
     runs = [of("Dense")]
-    runs += [of(method, s, "uniform") for method in ("Static", "SNIP", "SET", "SNFS", "RigL", "Pruning", "Small-Dense")]
-    runs += [of(method, s, "uniform", multiplier=m) for m in lengths for method in ("Static", "SET", "SNFS", "RigL")]
-    runs += [of("Pruning", s, "uniform", multiplier=m) for m in (0.5, 0.75, 1.5, 2)]
-    runs += [of("Small-Dense", s, "uniform", multiplier=m) for m in sorted({2, 3, protocol.extended})]
+    runs += [of(method, s, d) for method in (*COMPARED, "SNIP", "Small-Dense")]
+    for m in lengths:
+        methods = protocol.extended_methods if m == protocol.extended else ("Static", "SET", "SNFS", "RigL")
+        runs += [of(method, s, d, multiplier=m) for method in methods]
+    runs += [of("Pruning", s, d, multiplier=m) for m in (0.5, 0.75, 1.5, 2)]
+    runs += [of("Small-Dense", s, d, multiplier=m) for m in sorted({2, protocol.extended})]
     for other in protocol.sparsities:
-        runs += [of("RigL", other, d, multiplier=m) for d in ("uniform", "ERK") for m in (1, protocol.extended)]
-        runs += [of("Small-Dense", other, "uniform", multiplier=protocol.extended)]
-        runs += [of("Pruning", other, "uniform", multiplier=m) for m in (1, 1.5)]
+        runs += [of("RigL", other, e, multiplier=m) for e in ("uniform", "ERK") for m in (1, protocol.extended)]
+        runs += [of("Small-Dense", other, d, multiplier=protocol.extended)]
+        runs += [of("Pruning", other, d, multiplier=m) for m in (1, 1.5)]
     for other in protocol.sparsities[:2]:  # the table
-        runs += [of(method, other, "uniform") for method in ("Static", "SNIP", "SET", "SNFS", "Small-Dense")]
+        runs += [of(method, other, d) for method in ("Static", "SNIP", "SET", "SNFS", "Small-Dense")]
         runs += [of(method, other, "ERK") for method in ("Static", "SNFS")]
     return runs
 
@@ -57,7 +64,7 @@ def figure_4(scale: str, seed: int) -> list[Run]:
     protocol = _protocol(scale, GRU)
     of = _maker(scale, GRU, seed)
     runs = [of("Dense")]
-    for method in ("Static", "SET", "SNFS", "RigL", "Pruning"):
+    for method in COMPARED:
         runs += [of(method, protocol.sparsity, "uniform", multiplier=m) for m in protocol.multipliers]
     return runs + _wrn_sparsities(scale, seed)
 
@@ -67,21 +74,28 @@ def _wrn_sparsities(scale: str, seed: int) -> list[Run]:
     runs = [of("Dense")]
     for s in _protocol(scale, WRN).sparsities:
         runs += [of(method, s, "ERK", multiplier=m) for method in ("Static", "RigL") for m in (1, 2)]
-        runs += [of("Pruning", s, "uniform")]
+        runs += [of("SET", s, "ERK"), of("Pruning", s, _pruning(scale, WRN))]
     return runs
 
 
+def _pruning(scale: str, benchmark: str) -> str:
+    """Distribution of pruning on the convolutional networks whose other methods have ERK: uniform in the paper."""
+    return _protocol(scale, benchmark).distribution
+
+
 def figure_5(scale: str, seed: int) -> list[Run]:
-    """ResNet-50 with RigL: distributions, and the cosine sweep."""
+    """RigL: distributions, and the cosine sweep."""
     return _distributions(scale, seed, ["RigL"]) + _sweep(scale, seed, "RigL", "cosine")
 
 
 def figure_7(scale: str, seed: int) -> list[Run]:
     """Distributions of every method; SNFS's momentum."""
-    protocol = _protocol(scale, RESNET)
-    of = _maker(scale, RESNET, seed)
-    momenta = [of("SNFS", protocol.sparsity, "uniform", snfs_momentum=m) for m in SNFS_MOMENTA]
-    return _distributions(scale, seed, ["RigL", "SET", "SNFS", "Static"]) + momenta
+    runs = _distributions(scale, seed, ["RigL", "SET", "SNFS", "Static"])
+    for benchmark in SWEPT[scale]:
+        protocol = _protocol(scale, benchmark)
+        of = _maker(scale, benchmark, seed)
+        runs += [of("SNFS", protocol.sparsity, protocol.distribution, snfs_momentum=m) for m in SNFS_MOMENTA]
+    return runs
 
 
 def figure_8(scale: str, seed: int) -> list[Run]:
@@ -106,15 +120,24 @@ def figure_10(scale: str, seed: int) -> list[Run]:
 
 def methods_table(scale: str, seed: int) -> list[Run]:
     """All methods on LeNet-300-100: the accuracy table of ``docs/methods.md``."""
-    of, s = _maker(scale, "mnist_lenet", seed), _protocol(scale, "mnist_lenet").sparsity
+    of, s = _maker(scale, MNIST, seed), _protocol(scale, MNIST).sparsity
     return [of("Dense"), *(of(method, s, "ERK") for method in METHODS if method not in ("Dense", "Big-Sparse"))]
+
+
+def lenet_table(scale: str, seed: int) -> list[Run]:
+    """LeNet-300-100: the appendix's sparsities of its layers, and ERK at several, beside the published errors."""
+    protocol = _protocol(scale, MNIST)
+    of = _maker(scale, MNIST, seed)
+    runs = [of("Dense"), *(of(m, s, "ERK") for s in protocol.sparsities for m in COMPARED)]
+    return runs + [of(m, s, d) for d, s in APPENDIX_SPARSITIES.items() for m in ("Static", "SET", "RigL")]
 
 
 def lottery_table(scale: str, seed: int) -> list[Run]:
     """ResNet-50: tickets of RigL trained again, static and with RigL, beside RigL once and twice as long."""
-    of, s = _maker(scale, RESNET, seed), _protocol(scale, RESNET).sparsity
-    tickets = [of(method, s, "uniform") for method in ("Lottery, static", "Lottery, RigL")]
-    return [*tickets, *(of("RigL", s, "uniform", multiplier=m) for m in (1, 2)), of("Static", s, "uniform")]
+    protocol = _protocol(scale, RESNET)
+    of, s, d = _maker(scale, RESNET, seed), protocol.sparsity, protocol.distribution
+    tickets = [of(method, s, d) for method in ("Lottery, static", "Lottery, RigL")]
+    return [*tickets, *(of("RigL", s, d, multiplier=m) for m in (1, 2)), of("Static", s, d)]
 
 
 Panels = Callable[[str, int], list[Run]]
@@ -130,7 +153,7 @@ FIGURES: dict[int, Panels] = {
 }
 """Figures made of trainings. 1, 6 and 11 are made by the studies."""
 FIRST = (2, 4, 5, 3, 10)
-TABLES: dict[str, Panels] = {"methods": methods_table, "lottery": lottery_table}
+TABLES: dict[str, Panels] = {"methods": methods_table, "lenet": lenet_table, "lottery": lottery_table}
 
 
 def runs_of(panels: Iterable[Panels], scale: str, seeds: Sequence[int] = SEEDS) -> list[Run]:
@@ -150,16 +173,27 @@ def all_runs(scale: str, seeds: Sequence[int] = SEEDS) -> list[Run]:
 
 
 def _distributions(scale: str, seed: int, methods: Sequence[str]) -> list[Run]:
-    of = _maker(scale, RESNET, seed)
-    sparsities = _protocol(scale, RESNET).sparsities
-    return [of(m, s, d) for m in methods for s in sparsities for d in ("uniform", "ER", "ERK")]
+    """ER is RigL's alone at the ResNet's main sparsity; linear layers have no kernels, so that there ER is ERK."""
+    runs = []
+    for benchmark in SWEPT[scale]:
+        of, protocol = _maker(scale, benchmark, seed), _protocol(scale, benchmark)
+        runs += [of(m, s, d) for m in methods for s in protocol.sparsities for d in ("uniform", "ERK")]
+        if benchmark == RESNET:
+            runs += [of(m, s, "ER") for m in methods for s in protocol.sparsities if m in _with_er(scale)]
+    return runs
+
+
+def _with_er(scale: str) -> tuple[str, ...]:
+    return ("RigL",) if scale == "small" else ("RigL", "SET", "SNFS", "Static")
 
 
 def _sweep(scale: str, seed: int, method: str, decay: str) -> list[Run]:
-    protocol = _protocol(scale, RESNET)
-    of = _maker(scale, RESNET, seed)
     return [
-        of(method, protocol.sparsity, "uniform", delta_t=delta_t, alpha=alpha, decay=decay)
+        _maker(scale, benchmark, seed)(
+            method, protocol.sparsity, protocol.distribution, delta_t=delta_t, alpha=alpha, decay=decay
+        )
+        for benchmark in SWEPT[scale]
+        for protocol in [_protocol(scale, benchmark)]
         for delta_t in protocol.intervals
         for alpha in DROP_FRACTIONS
     ]

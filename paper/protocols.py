@@ -30,9 +30,13 @@ class Protocol:
         data: Folder of the data within the one given to ``launch.py``; None if the data need no folder.
         sparsity: That of panels with one sparsity.
         sparsities: Those of panels with several.
+        distribution: That of panels with one distribution.
         multipliers: Training lengths of panels with several.
         usual_multiplier: Training length of panels with one.
         extended: That of the extended trainings beside the usual ones.
+        extended_methods: Of the methods that are trained at several lengths those that are at the extended one, too.
+        extended_pruning: By sparsity, the lengths of a pruning and of a RigL training (ERK) that costs about as much
+            or less; none for a scale without that comparison.
         intervals: Delta T of the sweeps. The first one above the smallest is the configuration's own.
         ramp: Begin, end and interval of gradual pruning: fractions of the training, and steps.
         widths: Width factor of Small-Dense by the sparsity of the network that has as many weights, for the benchmark's
@@ -40,6 +44,8 @@ class Protocol:
         big_width: Width factor of Big-Sparse, whose inference costs as much as the dense network's at ``sparsity``.
         first_layer_dense: Whether the uniform distribution keeps the first of the sparse layers dense; not if the first
             layer of the network is excluded already.
+        compute: How layers are computed in trainings that are sparse from the first step, see ``--sparse.compute``; the
+            others are computed densely. "auto" would choose by a measurement, so that a row could not be made again.
         arguments: Further arguments.
     """
 
@@ -48,14 +54,18 @@ class Protocol:
     data: str | None = ""
     sparsity: float = 0.9
     sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
+    distribution: str = "uniform"
     multipliers: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5)
     usual_multiplier: float = 1
     extended: float = 5
+    extended_methods: tuple[str, ...] = ("Static", "SET", "SNFS", "RigL")
+    extended_pruning: Mapping[float, tuple[float, float]] = field(default_factory=dict)
     intervals: tuple[int, ...] = (50, 100, 500, 1000)
     ramp: tuple[float, float, int] = (0.3125, 0.78125, 1000)
     widths: Mapping[float, float] = field(default_factory=dict)
     big_width: float = 1.0
     first_layer_dense: bool = True
+    compute: str = "dense"
     arguments: tuple[str, ...] = ()
 
     @property
@@ -174,57 +184,79 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     },
     "small": {
         "mnist_lenet": Protocol(
-            _MNIST,
-            "LeNet-300-100, MNIST, five epochs",
-            sparsity=0.95,
-            widths={0.95: 0.056},
-            arguments=("--trainer.max_epochs=5",),
+            _over("small", "mnist_lenet"),
+            "LeNet-300-100, MNIST, 12,000 steps of 100 images",
+            sparsity=0.99,
+            sparsities=(0.95, 0.98, 0.99),
+            distribution="ERK",
+            multipliers=(1, 2),
+            intervals=(10, 100, 1000),
+            ramp=(0.3125, 0.78125, 200),
+            widths={0.99: 0.013},
+            first_layer_dense=False,
+            compute="sparse",
         ),
         "imagenet_resnet50": Protocol(
             ("small/imagenet_resnet50.yaml",),
-            "A residual network of three blocks and 77,000 weights, CIFAR-10 at 8 pixels, 1,000 steps of 64 images",
+            "WRN-10-1, CIFAR-10 at 16 pixels, 2,000 steps of 128 images",
             sparsity=0.95,
-            sparsities=(0.8, 0.9, 0.95),
-            multipliers=(1, 2, 3),
-            extended=3,
+            sparsities=(0.8, 0.9, 0.95, 0.965),
+            distribution="ERK",
+            multipliers=(1, 2, 5),
+            intervals=(10, 33, 100),
             ramp=(0.3125, 0.78125, 50),
-            intervals=(20, 50, 200),
-            widths={0.8: 0.429, 0.9: 0.296, 0.95: 0.21},
+            widths={0.8: 0.429, 0.9: 0.296, 0.95: 0.21, 0.965: 0.171},
+            extended_methods=("Static", "RigL"),
+            extended_pruning={0.8: (1.5, 2.5), 0.9: (1.5, 5), 0.95: (1, 5), 0.965: (1, 5)},
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("small/imagenet_mobilenet_v1.yaml",),
-            "The first blocks of MobileNet-v1 at half the width, CIFAR-10 at 16 pixels, 400 steps of 64 images",
+            "The first blocks of MobileNet-v1 at half the width, CIFAR-10 at 16 pixels, 2,400 steps of 64 images",
             **_MOBILENET,
-            ramp=(0.3125, 0.78125, 20),
+            ramp=(0.3125, 0.78125, 50),
             widths={0.75: 0.261, 0.85: 0.214, 0.9: 0.183, 0.95: 0.15},
             big_width=0.929,
         ),
         "imagenet_mobilenet_v2": Protocol(
             ("small/imagenet_mobilenet_v2.yaml",),
-            "The first blocks of MobileNet-v2 at half the width, CIFAR-10 at 16 pixels, 400 steps of 64 images",
+            "The first blocks of MobileNet-v2 at half the width, CIFAR-10 at 16 pixels, 2,400 steps of 64 images",
             **_MOBILENET,
-            ramp=(0.3125, 0.78125, 20),
+            ramp=(0.3125, 0.78125, 50),
             widths={0.75: 0.249, 0.85: 0.187, 0.9: 0.156, 0.95: 0.124},
         ),
         "char_gru": Protocol(
             _over("small", "char_gru"),
-            "GRU of 128 units, English Wikipedia, 400 steps of 32 sequences of 32 bytes",
+            "GRU of 256 units, English Wikipedia, 1,500 steps of 32 sequences of 64 bytes",
             data="wikipedia_en",
-            multipliers=(1, 2, 3),
+            multipliers=(0.5, 1, 2),
             ramp=(0.25, 0.75, 20),
             first_layer_dense=False,
+            compute="sparse",
         ),
         "cifar10_wrn22": Protocol(
             _over("small", "cifar10_wrn22"),
-            "WRN-10-1, CIFAR-10 at 8 pixels, 1,000 steps of 64 images",
-            sparsities=(0.5, 0.8, 0.9, 0.95),
-            intervals=(20, 50, 200),
-            ramp=(0.2048, 0.768, 50),
+            "WRN-22-2, CIFAR-10 at 16 pixels, 1,500 steps of 128 images",
+            sparsity=0.95,
+            sparsities=(0.9, 0.95),
+            distribution="ERK",
+            intervals=(10, 25, 100),
+            ramp=(0.2048, 0.768, 25),
             first_layer_dense=False,
         ),
     },
     "paper": {
-        "mnist_lenet": Protocol(_MNIST, "LeNet-300-100, MNIST", sparsity=0.95, widths={0.95: 0.056}),
+        "mnist_lenet": Protocol(
+            _MNIST,
+            "LeNet-300-100, MNIST, 200 epochs of the paper",
+            sparsity=0.99,
+            sparsities=(0.98, 0.99),
+            distribution="ERK",
+            ramp=(0.3125, 0.78125, 1000),
+            widths={0.99: 0.013},
+            compute="sparse",
+            # Validated and saved every 20 epochs: written down after every one, a tenth of the time would go there.
+            arguments=("--trainer.check_val_every_n_epoch=20", "--trainer.log_every_n_steps=600"),
+        ),
         "imagenet_resnet50": Protocol(
             ("imagenet_resnet50.yaml",),
             "ResNet-50, ImageNet",
@@ -232,6 +264,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
             sparsity=0.8,
             sparsities=(0.8, 0.9, 0.95, 0.965),
             widths=PAPER_WIDTHS["imagenet_resnet50"],
+            extended_pruning={0.8: (1.5, 3), 0.9: (1.5, 3), 0.95: (1.5, 5), 0.965: (1.5, 5)},
         ),
         "imagenet_mobilenet_v1": Protocol(
             ("imagenet_mobilenet_v1.yaml",),
