@@ -1,51 +1,57 @@
-"""What the figures should show, each sentence tested on the rows: holds, does not hold, or not enough runs.
+"""What the figures should show, declared before the runs were made: each sentence with the runs it is judged on.
 
-    python paper/make_figures.py      (writes the table into paper/README.md)
-
-A claim is one or more contrasts: one set of runs better than another. Runs are paired by seed, and the effect is the
-mean of the differences with its 95 % interval (Student's t). A contrast holds if the whole interval is above zero, and
-is refuted if it is below; one that contains zero is undecided. A claim holds if all its contrasts do.
+A claim is one or more comparisons of runs. A comparison names its runs, and the seeds are those of
+`paper.experiments.CLAIM_SEEDS`; so `runs` lists what has to be run first. ``verdicts.py`` has the statistics, and
+``make_figures.py`` writes what came out into ``paper/README.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import pandas as pd
+from paper.experiments import CLAIM_SEEDS, Run, declared
+from paper.panels import APPENDIX_SPARSITIES, DROP_FRACTIONS, GRU, MNIST, MOBILENETS, RESNET, WRN
+from paper.protocols import PROTOCOLS
 
-from paper.figures.data import MIN_SEEDS, STUDENT_T, own, pick, protocol_of, usual_updates
-from paper.tables.markdown import markdown
-
-LANDSCAPE, ESCAPE = "loss_landscape.csv", "escape.csv"
-RESNET, WRN, GRU = "imagenet_resnet50", "cifar10_wrn22", "char_gru"
-V1, V2 = "imagenet_mobilenet_v1", "imagenet_mobilenet_v2"
-HOLDS, FAILS, UNDECIDED, TOO_FEW = "holds", "does not hold", "not told apart", "not enough runs"
-
-Settings = Mapping[str, Any]
+V1, V2 = MOBILENETS
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Comparison:
     """One set of runs should be better than another.
 
     Attributes:
         name: What is compared, in a few words.
-        better: Values of columns that pick the runs that should be better.
-        worse: Those of the others.
+        better: Runs, of any seed, that should be better; if there are several, their mean counts.
+        worse: The others.
         column: What is compared.
         sign: 1 if more is better, -1 if less is.
-        sweep: Whether the runs are of a sweep, so that settings of updates are picked by name.
+        over: If given, the trend is compared instead: the slope of the column over this quantity of the runs, in
+            units of the column; without ``worse``, the slope itself. Key of `TRENDS`.
+        within: If given, the claim is that the two differ by at most this much.
     """
 
     name: str
-    better: Settings
-    worse: Settings
+    better: tuple[Run, ...]
+    worse: tuple[Run, ...] = ()
     column: str = "accuracy"
     sign: int = 1
-    sweep: bool = False
+    over: str = ""
+    within: float | None = None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All of them."""
+        return self.better + self.worse
+
+
+TRENDS: dict[str, Callable[[Run], float]] = {
+    "doubling of the training": lambda run: math.log2(run.multiplier),
+    "halving of the density": lambda run: -math.log2(1 - run.sparsity),
+}
+"""What a trend runs over: one unit of the quantity is what the name says."""
 
 
 @dataclass(frozen=True)
@@ -53,376 +59,311 @@ class Claim:
     """A sentence about a figure.
 
     Attributes:
-        figure: Number, and panel.
+        figure: Number, and panel; or the name of a table.
         sentence: What must be visible.
-        contrasts: From the sparsities and the like that there are rows of, what is compared.
+        comparisons: All must hold.
+        source: Whether the paper says it ("paper") or we do ("own").
     """
 
     figure: str
     sentence: str
-    contrasts: Callable[[pd.DataFrame], list[Contrast]] = field(repr=False)
+    comparisons: tuple[Comparison, ...]
+    source: str = "paper"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a contrast came out.
-
-    Attributes:
-        effect: Mean difference, in the direction of the claim; None without runs.
-        interval: Half its 95 % interval; None below three pairs.
-        n: Pairs of runs with the same seed.
-    """
-
-    effect: float | None
-    interval: float | None
-    n: int
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if self.effect is None or self.interval is None:
-            return TOO_FEW
-        if self.effect > self.interval:
-            return HOLDS
-        return FAILS if self.effect < -self.interval else UNDECIDED
+def runs(claims: Sequence[Claim], seeds: Sequence[int] = CLAIM_SEEDS) -> list[Run]:
+    """The runs that claims rest on, each once: all of a seed before any of the next, short ones first."""
+    of_one_seed = dict.fromkeys(run for claim in claims for c in claim.comparisons for run in c.runs)
+    ordered = sorted(of_one_seed, key=lambda run: run.length)
+    return [replace(run, seed=seed) for seed in seeds for run in ordered]
 
 
-def paired(rows: pd.DataFrame, contrast: Contrast) -> Outcome:
-    """The differences of runs with the same seed; where several runs are one side, of the means of as many."""
-    better, worse = (pick(rows, **side).groupby("seed")[contrast.column] for side in (contrast.better, contrast.worse))
-    n_runs = pd.concat([better.count(), worse.count()], axis=1).max(axis=None)
-    differences = better.mean()[better.count() == n_runs] - worse.mean()[worse.count() == n_runs]
-    return of_differences(contrast.sign * differences.dropna())
+def claims(scale: str) -> list[Claim]:
+    """Those that are judged at a scale: all at the small one, LeNet-300-100's at the paper's."""
+    return _small() if scale == "small" else _lenet_at_full_length() if scale == "paper" else []
 
 
-def of_differences(differences: pd.Series) -> Outcome:
-    """Mean and interval."""
-    n = len(differences)
-    if n == 0:
-        return Outcome(None, None, 0)
-    if n < MIN_SEEDS:
-        return Outcome(float(differences.mean()), None, n)
-    quantile = STUDENT_T[min(n - 2, len(STUDENT_T) - 1)]
-    return Outcome(float(differences.mean()), quantile * float(differences.std()) / n**0.5, n)
-
-
-def _at_sparsities(
-    rows: pd.DataFrame, benchmark: str, contrasts: Callable[[str, float | list[float]], list[Contrast]]
-) -> list[Contrast]:
-    """The contrasts, given a label, at each sparsity, and on the mean of all, whose interval is narrower."""
-    sparsities = _sparsities(rows, benchmark)
-    each = [contrast for s in sparsities for contrast in contrasts(f"{s:g}", s)]
-    return [*each, *contrasts("mean", sparsities)] if len(sparsities) > 1 else each
-
-
-def _sparsities(rows: pd.DataFrame, benchmark: str) -> list[float]:
-    return sorted(float(s) for s in own(rows).loc[own(rows)["benchmark"].eq(benchmark), "sparsity"].unique() if s > 0)
-
-
-def _swept(rows: pd.DataFrame, benchmark: str) -> float:
-    """The sparsity of the panels with one sparsity: that with the most runs."""
-    of = own(rows)
-    of = of[of["benchmark"].eq(benchmark) & of["sparsity"].gt(0)]
-    return float(of["sparsity"].mode().iloc[0]) if len(of) else 0.9
-
-
-def _resnet(
-    method: str, sparsity: float | list[float], multiplier: float = 1.0, distribution: str = "uniform"
-) -> Settings:
-    return {
-        "benchmark": RESNET,
-        "method": method,
-        "sparsity": sparsity,
-        "multiplier": multiplier,
-        "distribution": distribution,
-    }
-
-
-def _order_at_equal_flops(rows: pd.DataFrame) -> list[Contrast]:
-    s = _swept(rows, RESNET)
-    pairs = (*pairwise(("RigL", "SET", "Small-Dense", "Static")), ("RigL", "Static"))
+def _small() -> list[Claim]:
     return [
-        Contrast(f"{m:g}x: {a} over {b}", _resnet(a, s, m), _resnet(b, s, m))
-        for m in protocol_of(rows, RESNET).multipliers
-        for a, b in pairs
+        *_figure_2(),
+        *_figure_3(),
+        *_figure_4(),
+        *_figure_5(),
+        *_figure_7(),
+        *_figure_9(),
+        *_figure_10(),
+        *_methods_table(),
+        *_lottery(),
     ]
 
 
-def _rigl_gains(rows: pd.DataFrame) -> list[Contrast]:
-    s = _swept(rows, RESNET)
-    lengths = ((2.0, 1.0), (_extended(rows), 2.0))
+class Bench:
+    """Makes the runs of a benchmark at a scale: its sparsity, distribution and usual length unless told otherwise."""
+
+    def __init__(self, scale: str, benchmark: str) -> None:
+        self.scale, self.benchmark = scale, benchmark
+        self.protocol = PROTOCOLS[scale][benchmark]
+
+    def __call__(self, method: str, sparsity: float | None = None, **settings: object) -> Run:
+        """A run of seed 0."""
+        if method == "Dense":
+            settings |= {"sparsity": 0.0, "distribution": ""}
+        else:
+            settings.setdefault("sparsity", self.protocol.sparsity if sparsity is None else sparsity)
+            settings.setdefault("distribution", self.protocol.distribution)
+        settings.setdefault("multiplier", self.protocol.usual_multiplier)
+        return declared(Run(self.benchmark, method, scale=self.scale, **settings))  # type: ignore[arg-type]
+
+    def over(self, better: str, worse: str, sparsity: float | None = None, **settings: object) -> Comparison:
+        """One method over another, both with the same settings."""
+        at = "" if sparsity is None else f" at {sparsity:g}"
+        return Comparison(
+            f"{better} over {worse}{at}", (self(better, sparsity, **settings),), (self(worse, sparsity, **settings),)
+        )
+
+
+def _figure_2() -> list[Claim]:
+    of = Bench("small", RESNET)
+    equal_flops = of.protocol.extended_pruning
     return [
-        Contrast(f"{long:g}x over {short:g}x", _resnet("RigL", s, long), _resnet("RigL", s, short))
-        for long, short in lengths
+        Claim(
+            "2 left",
+            "At equal length the methods that move connections, RigL and SET, are above Static.",
+            (of.over("RigL", "Static"), of.over("SET", "Static")),
+        ),
+        Claim("2 left", "At equal length RigL is above SET.", (of.over("RigL", "SET"),)),
+        Claim("2 left", "RigL is above a dense network with as many weights.", (of.over("RigL", "Small-Dense"),)),
+        Claim("2 left", "A dense network with as many weights is above Static.", (of.over("Small-Dense", "Static"),)),
+        Claim(
+            "2 left",
+            "RigL keeps gaining with the length of the training.",
+            (
+                Comparison(
+                    "RigL, lengths 1 to 5",
+                    tuple(of("RigL", multiplier=m) for m in of.protocol.multipliers),
+                    over="doubling of the training",
+                ),
+            ),
+        ),
+        Claim(
+            "2 left",
+            "SNFS costs more training FLOPs than RigL.",
+            (replace(of.over("SNFS", "RigL"), column="training"),),
+        ),
+        Claim(
+            "2 right",
+            "At about equal training FLOPs extended RigL (ERK) is above pruning at every sparsity.",
+            tuple(
+                Comparison(
+                    f"{s:g}: RigL {rigl:g}x over pruning {pruning:g}x",
+                    (of("RigL", s, multiplier=rigl),),
+                    (of("Pruning", s, multiplier=pruning),),
+                )
+                for s, (pruning, rigl) in equal_flops.items()
+            ),
+        ),
     ]
 
 
-def _extended(rows: pd.DataFrame) -> float:
-    return float(protocol_of(rows, RESNET).extended)
+def _figure_3() -> list[Claim]:
+    def over(benchmark: str, better: str, worse: str) -> Comparison:
+        of = Bench("small", benchmark)
+        sides = (tuple(of(method, s) for s in of.protocol.sparsities) for method in (better, worse))
+        return Comparison(f"{_short(benchmark)}, mean of all sparsities: {better} over {worse}", *sides)
 
-
-def _snfs_costs(rows: pd.DataFrame) -> list[Contrast]:
-    s = _swept(rows, RESNET)
-    return [Contrast("training FLOPs of SNFS over RigL", _resnet("SNFS", s), _resnet("RigL", s), "training")]
-
-
-def _rigl_meets_pruning(rows: pd.DataFrame) -> list[Contrast]:
-    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
-        return [Contrast(label, _resnet("RigL", s, _extended(rows), "ERK"), _resnet("Pruning", s, 1.5))]
-
-    return _at_sparsities(rows, RESNET, contrasts)
-
-
-def _mobilenet_order(rows: pd.DataFrame) -> list[Contrast]:
-    return [contrast for benchmark in (V1, V2) for contrast in _order_of(benchmark, rows)]
-
-
-def _order_of(benchmark: str, rows: pd.DataFrame) -> list[Contrast]:
-    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
-        common = {"benchmark": benchmark, "sparsity": s, "distribution": "uniform"}
-        name = benchmark.removeprefix("imagenet_")
-        return [
-            Contrast(f"{name} {label}: {a} over {b}", {**common, "method": a}, {**common, "method": b})
-            for a, b in pairwise(("RigL", "Pruning", "Small-Dense"))
-        ]
-
-    return _at_sparsities(rows, benchmark, contrasts)
-
-
-def _big_sparse(rows: pd.DataFrame) -> list[Contrast]:
+    order = (("RigL", "Pruning"), ("Pruning", "Small-Dense"), ("RigL", "Small-Dense"))
+    big, dense = Bench("small", V1)("Big-Sparse"), Bench("small", V1)("Dense")
     return [
-        Contrast(
-            "uniform",
-            {"benchmark": V1, "method": "Big-Sparse", "distribution": "uniform"},
-            {"benchmark": V1, "method": "Dense"},
+        *(
+            Claim("3 left", f"{better} is above {_sentence(worse)}.", tuple(over(b, better, worse) for b in MOBILENETS))
+            for better, worse in order
+        ),
+        Claim(
+            "3 right",
+            "A wider sparse network (Big-Sparse) is above the dense network of equal inference FLOPs.",
+            (Comparison("uniform, 0.75", (big,), (dense,)),),
+        ),
+    ]
+
+
+def _short(benchmark: str) -> str:
+    return benchmark.removeprefix("imagenet_").replace("mobilenet_", "MobileNet-")
+
+
+def _sentence(method: str) -> str:
+    return {"Pruning": "pruning", "Small-Dense": "a dense network with as many weights"}.get(method, method)
+
+
+def _bits(comparison: Comparison) -> Comparison:
+    return replace(comparison, column="val_bits", sign=-1)
+
+
+def _figure_4() -> list[Claim]:
+    of, wrn = Bench("small", GRU), Bench("small", WRN)
+    others = ("RigL", "SNFS", "SET", "Static")
+    trends = (
+        Comparison(
+            f"{method}, lengths 0.5 to 2",
+            tuple(of(method, multiplier=m) for m in of.protocol.multipliers),
+            over="doubling of the training",
+        )
+        for method in ("RigL", "SNFS")
+    )
+    return [
+        Claim(
+            "4 left",
+            "Pruning has the fewest bits per character.",
+            tuple(_bits(of.over("Pruning", m)) for m in others),
+        ),
+        Claim(
+            "4 left",
+            "RigL has fewer bits per character than SET, and SET fewer than Static.",
+            (_bits(of.over("RigL", "SET")), _bits(of.over("SET", "Static"))),
+        ),
+        Claim("4 left", "RigL and SNFS improve with the length of the training.", tuple(_bits(t) for t in trends)),
+        Claim(
+            "4 right",
+            "RigL is above Static at every sparsity.",
+            tuple(wrn.over("RigL", "Static", s) for s in wrn.protocol.sparsities),
+        ),
+    ]
+
+
+def _erk(of: Bench, method: str, sparsity: float) -> Comparison:
+    name = f"{of.benchmark.split('_')[-1]}, {sparsity:g}: {method}, ERK over uniform"
+    sides = ((of(method, sparsity, distribution=d),) for d in ("ERK", "uniform"))
+    return Comparison(name, *sides)
+
+
+def _figure_5() -> list[Claim]:
+    of, lenet = Bench("small", RESNET), Bench("small", MNIST)
+    by_distribution = (tuple(of("RigL", s, distribution=d) for s in of.protocol.sparsities) for d in ("ERK", "uniform"))
+    shortest, usual, longest = lenet.protocol.intervals
+    return [
+        Claim("5 left", "ERK is above uniform for RigL.", tuple(_erk(of, "RigL", s) for s in (0.95, 0.965))),
+        Claim(
+            "5 left",
+            "The sparser the network, the more ERK gains over uniform.",
+            (Comparison("slope of the difference", *by_distribution, over="halving of the density"),),
+        ),
+        Claim(
+            "5 right",
+            "The paper's interval of 100 steps is better than a much shorter or a much longer one.",
+            tuple(
+                Comparison(f"LeNet, mean of all α: ΔT {usual} over {d}", _swept(lenet, usual), _swept(lenet, d))
+                for d in (shortest, longest)
+            ),
+        ),
+        Claim(
+            "5 right",
+            "Drop fractions of .3 and .5 are above .1 at that interval.",
+            tuple(
+                Comparison(f"LeNet: α {a:g} over 0.1", (lenet("RigL", alpha=a),), (lenet("RigL", alpha=0.1),))
+                for a in (0.3, 0.5)
+            ),
+        ),
+    ]
+
+
+def _swept(of: Bench, delta_t: int | None = None, decay: str = "cosine") -> tuple[Run, ...]:
+    return tuple(of("RigL", delta_t=delta_t, alpha=a, decay=decay) for a in DROP_FRACTIONS)
+
+
+def _figure_7() -> list[Claim]:
+    of, lenet = Bench("small", RESNET), Bench("small", MNIST)
+    methods = ("SET", "SNFS", "Static")
+    return [
+        Claim(
+            "7 left",
+            "ERK is above uniform for SET, SNFS and Static on the residual network.",
+            tuple(_erk(of, m, of.protocol.sparsity) for m in methods),
+        ),
+        Claim(
+            "7 left",
+            "ERK is above uniform for all four methods on LeNet-300-100.",
+            tuple(_erk(lenet, m, lenet.protocol.sparsity) for m in (*methods, "RigL")),
+        ),
+    ]
+
+
+def _figure_9() -> list[Claim]:
+    lenet = Bench("small", MNIST)
+    constant = {a: lenet("RigL", alpha=a, decay="constant") for a in DROP_FRACTIONS}
+    return [
+        Claim(
+            "9",
+            "With a constant drop fraction .5 is worse than .1.",
+            (Comparison("LeNet: α 0.1 over 0.5", (constant[0.1],), (constant[0.5],)),),
+        ),
+        Claim(
+            "9",
+            "A drop fraction that falls along a cosine is better than a constant one.",
+            (Comparison("LeNet, mean of all α", _swept(lenet), tuple(constant.values())),),
+        ),
+    ]
+
+
+def _figure_10() -> list[Claim]:
+    of = Bench("small", WRN)
+    loss = {"column": "final_train_loss", "sign": -1}
+    return [
+        Claim(
+            "10 left",
+            "Static has a higher final training loss than RigL and pruning at every sparsity.",
+            tuple(
+                replace(of.over(m, "Static", s), **loss)  # type: ignore[arg-type]
+                for s in of.protocol.sparsities
+                for m in ("RigL", "Pruning")
+            ),
         )
     ]
 
 
-def _gru(method: str, multiplier: float) -> Settings:
-    return {"benchmark": GRU, "method": method, "multiplier": multiplier}
-
-
-def _gru_pruning_best(rows: pd.DataFrame) -> list[Contrast]:
+def _methods_table() -> list[Claim]:
+    of = Bench("small", MNIST)
     return [
-        Contrast(f"over {m}", _gru("Pruning", 1.0), _gru(m, 1.0), "val_bits", -1)
-        for m in ("RigL", "SNFS", "SET", "Static")
+        Claim(
+            "MNIST",
+            "On LeNet-300-100 RigL is above SET, and SET above Static.",
+            (of.over("RigL", "SET"), of.over("SET", "Static")),
+        ),
+        Claim("MNIST", "On LeNet-300-100 pruning is above RigL.", (of.over("Pruning", "RigL"),)),
     ]
 
 
-def _gru_improves(rows: pd.DataFrame) -> list[Contrast]:
-    return [
-        Contrast(f"{m} {long:g}x over 1x", _gru(m, long), _gru(m, 1.0), "val_bits", -1)
-        for m in ("RigL", "SNFS")
-        for long in (2.0, 3.0)
-    ]
-
-
-def _wrn(method: str, sparsity: float | list[float], multiplier: float = 1.0) -> Settings:
-    return {
-        "benchmark": WRN,
-        "method": method,
-        "sparsity": sparsity,
-        "multiplier": multiplier,
-        "distribution": "uniform" if method == "Pruning" else "ERK",
-    }
-
-
-def _wrn_rigl_over_static(rows: pd.DataFrame) -> list[Contrast]:
-    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
-        return [Contrast(f"{label}, {m:g}x", _wrn("RigL", s, m), _wrn("Static", s, m)) for m in (1.0, 2.0)]
-
-    return _at_sparsities(rows, WRN, contrasts)
-
-
-def _erk_best(method: str) -> Callable[[pd.DataFrame], list[Contrast]]:
-    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
-        return [
-            Contrast(f"{label}: over {d}", _resnet(method, s, 1.0, "ERK"), _resnet(method, s, 1.0, d))
-            for d in ("uniform", "ER")
-        ]
-
-    return lambda rows: _at_sparsities(rows, RESNET, contrasts)
-
-
-def _intervals(rows: pd.DataFrame) -> list[Contrast]:
-    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="cosine", multiplier=1.0, distribution="uniform")
-    s, intervals = _swept(rows, RESNET), sorted(runs["delta_t"].dropna().unique())
-    if len(intervals) < 2:
-        return []
-    base = {**_resnet("RigL", s), "decay": "cosine", "alpha": 0.3}
-    best = intervals[1]
-    return [
-        Contrast(f"ΔT {best:g} over {other:g}", {**base, "delta_t": best}, {**base, "delta_t": other}, sweep=True)
-        for other in intervals
-        if other != best
-    ]
-
-
-def _alphas(rows: pd.DataFrame) -> list[Contrast]:
-    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="cosine", multiplier=1.0, distribution="uniform")
-    intervals = sorted(runs["delta_t"].dropna().unique())
-    if len(intervals) < 2:
-        return []
-    base = {**_resnet("RigL", _swept(rows, RESNET)), "decay": "cosine", "delta_t": intervals[1]}
-    return [Contrast(f"α {a:g} over 0.1", {**base, "alpha": a}, {**base, "alpha": 0.1}, sweep=True) for a in (0.3, 0.5)]
-
-
-def _constant_declines(rows: pd.DataFrame) -> list[Contrast]:
-    runs = pick(own(rows), benchmark=RESNET, method="RigL", decay="constant")
-    intervals = sorted(runs["delta_t"].dropna().unique())
-    if len(intervals) < 2:
-        return []
-    base = {**_resnet("RigL", _swept(rows, RESNET)), "decay": "constant", "delta_t": intervals[1]}
-    return [Contrast("α 0.1 over 0.5", {**base, "alpha": 0.1}, {**base, "alpha": 0.5}, sweep=True)]
-
-
-def _static_loss_worst(rows: pd.DataFrame) -> list[Contrast]:
-    def contrasts(label: str, s: float | list[float]) -> list[Contrast]:
-        return [
-            Contrast(f"{label}: {m} below Static", _wrn(m, s), _wrn("Static", s), "final_train_loss", -1)
-            for m in ("RigL", "Pruning")
-        ]
-
-    return _at_sparsities(rows, WRN, contrasts)
-
-
-def _tickets(rows: pd.DataFrame) -> list[Contrast]:
-    sparsity = _swept(rows, RESNET)
+def _lottery() -> list[Claim]:
+    of = Bench("small", RESNET)
     tickets = ("Lottery, static", "Lottery, RigL")
     return [
-        Contrast(f"RigL{' 2x' if m > 1 else ''} over {t}", _resnet("RigL", sparsity, m), _resnet(t, sparsity))
-        for m in (1.0, 2.0)
-        for t in tickets
+        Claim(
+            "lottery",
+            "RigL is above its own tickets, trained again from their initial weights.",
+            tuple(of.over("RigL", t) for t in tickets),
+        ),
+        Claim(
+            "lottery",
+            "RigL, trained twice as long at their cost, is above its own tickets.",
+            tuple(Comparison(f"RigL 2x over {t}", (of("RigL", multiplier=2),), (of(t),)) for t in tickets),
+        ),
     ]
 
 
-CLAIMS = (
-    Claim(
-        "2 left",
-        "At equal length RigL is above SET, SET above Small-Dense, Small-Dense above Static; so RigL above Static.",
-        _order_at_equal_flops,
-    ),
-    Claim("2 left", "RigL keeps gaining with the training multiplier.", _rigl_gains),
-    Claim("2 left", "SNFS costs more training FLOPs than RigL.", _snfs_costs),
-    Claim(
-        "2 right",
-        "Extended RigL (ERK) beats pruning 1.5 times as long at every sparsity.",
-        _rigl_meets_pruning,
-    ),
-    Claim("3 left", "RigL is above pruning, pruning above Small-Dense.", _mobilenet_order),
-    Claim("3 right", "Big-Sparse beats the dense network of equal inference FLOPs.", _big_sparse),
-    Claim("4 left", "Pruning has the fewest bits per character.", _gru_pruning_best),
-    Claim("4 left", "RigL and SNFS improve with longer training.", _gru_improves),
-    Claim("4 right", "RigL is above Static at every sparsity.", _wrn_rigl_over_static),
-    Claim("5 left", "ERK is the best distribution for RigL.", _erk_best("RigL")),
-    Claim("5 right", "The second shortest interval (the paper's 100) is best at α = .3.", _intervals),
-    Claim("5 right", "α of .3 and .5 are above .1 at that interval.", _alphas),
-    *(Claim("7 left", f"ERK is the best distribution for {m}.", _erk_best(m)) for m in ("SET", "SNFS", "Static")),
-    Claim("9", "With a constant drop fraction α = .5 is worse than .1.", _constant_declines),
-    Claim(
-        "10 left",
-        "Static has a higher final training loss than RigL and pruning at every sparsity.",
-        _static_loss_worst,
-    ),
-    Claim(
-        "lottery table",
-        "RigL is above its own tickets, trained again from their initial weights; twice as long, at their cost, too.",
-        _tickets,
-    ),
-)
-
-
-def table(
-    rows: pd.DataFrame, landscape: pd.DataFrame | None = None, escape: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """One row a contrast: figure, sentence, what is compared, effect, interval, n, and the verdict.
-
-    Args:
-        rows: As `paper.figures.data.read` gives them.
-        landscape: Rows of ``studies/loss_landscape.py``.
-        escape: Those of its restarts.
-    """
-    measured = own(rows)
-    usual = usual_updates(measured)
-    found = []
-    for claim in CLAIMS:
-        contrasts = claim.contrasts(rows) or [Contrast("", {"seed": -1}, {"seed": -1})]
-        for contrast in contrasts:
-            found.append(
-                _row(
-                    claim.figure, claim.sentence, contrast.name, paired(measured if contrast.sweep else usual, contrast)
-                )
+def _lenet_at_full_length() -> list[Claim]:
+    of = Bench("paper", MNIST)
+    order = (("Pruning", "RigL"), ("RigL", "SET"), ("SET", "Static"))
+    appendix = {d: of("RigL", s, distribution=d) for d, s in APPENDIX_SPARSITIES.items()}
+    return [
+        *(
+            Claim(
+                "LeNet-300-100",
+                f"At the paper's length and a sparsity of .99 {better} is above {worse}.",
+                (of.over(better, worse),),
             )
-    found += _landscape_rows(landscape, escape)
-    return pd.DataFrame(found)
-
-
-def _landscape_rows(landscape: pd.DataFrame | None, escape: pd.DataFrame | None) -> list[dict[str, Any]]:
-    barriers = _barriers(landscape)
-    linear, dense = barriers.get("linear"), barriers.get("dense quadratic")
-    found = []
-    for curve in ("sparse quadratic", "sparse cubic", "dense quadratic"):
-        difference = pd.Series(dtype=float) if linear is None or curve not in barriers else linear - barriers[curve]
-        sentence = "The barrier of the training loss is lower on curves than on the line."
-        found.append(_row("6 left", sentence, curve, of_differences(difference.dropna())))
-    for curve in ("sparse quadratic", "sparse cubic"):
-        difference = pd.Series(dtype=float) if dense is None or curve not in barriers else barriers[curve] - dense
-        sentence = "It is lower through the dense space than on sparse curves."
-        found.append(_row("6 left", sentence, curve, of_differences(difference.dropna())))
-    final = {} if escape is None or not len(escape) else _final_losses(escape)
-    difference = final["Static"] - final["RigL"] if {"Static", "RigL"} <= set(final) else pd.Series(dtype=float)
-    sentence = "RigL, started from the static solution, ends at a lower training loss than Static started there."
-    return [*found, _row("6 right", sentence, "loss of Static minus RigL", of_differences(difference.dropna()))]
-
-
-def _barriers(landscape: pd.DataFrame | None) -> dict[str, pd.Series]:
-    """By curve and seed, how far the highest loss on it is above the higher of its ends."""
-    if landscape is None or not len(landscape):
-        return {}
-    barriers = {}
-    for name, of_curve in landscape.groupby("curve"):
-        by_seed = of_curve.groupby("seed")
-        ends = by_seed.apply(lambda g: max(g.loc[g["t"].idxmin(), "loss"], g.loc[g["t"].idxmax(), "loss"]))
-        barriers[str(name)] = by_seed["loss"].max() - ends
-    return barriers
-
-
-def _final_losses(escape: pd.DataFrame) -> dict[str, pd.Series]:
-    last = escape[escape["step"] >= 0.9 * escape["step"].max()]
-    return {str(m): g.groupby("seed")["train_loss"].mean() for m, g in last.groupby("method")}
-
-
-def _row(figure: str, sentence: str, contrast: str, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "figure": figure,
-        "claim": sentence,
-        "compared": contrast,
-        "effect": outcome.effect,
-        "interval": outcome.interval,
-        "n": outcome.n,
-        "verdict": outcome.verdict,
-    }
-
-
-def verdict_of(contrasts: pd.DataFrame) -> str:
-    """Of a claim, from the rows of its contrasts."""
-    verdicts = set(contrasts["verdict"])
-    return next((v for v in (FAILS, TOO_FEW, UNDECIDED) if v in verdicts), HOLDS)
-
-
-def as_markdown(found: pd.DataFrame) -> str:
-    """One row a claim; every contrast on a line with its effect, interval, n and verdict."""
-    body = []
-    for (figure, sentence), contrasts in found.groupby(["figure", "claim"], sort=False):
-        details = "<br>".join(_detail(row) for row in contrasts.itertuples())
-        body.append([str(figure), str(sentence), verdict_of(contrasts), details])
-    return markdown(["figure", "claim", "at this scale", "effect ± 95 % interval (n)"], body)
-
-
-def _detail(row: Any) -> str:
-    if row.n == 0:
-        return f"{row.compared}: no pair".removeprefix(": ")
-    interval = "" if row.interval != row.interval or row.interval is None else f" ± {row.interval:.2g}"
-    verdict = "" if row.verdict == TOO_FEW else f" {row.verdict}"
-    return f"{row.compared}: {row.effect:+.3g}{interval} ({row.n}){verdict}"
+            for better, worse in order
+        ),
+        Claim(
+            "LeNet-300-100",
+            "RigL with the appendix's layer sparsities is above Static with the same ones.",
+            tuple(Comparison(d, (run,), (replace(run, method="Static"),)) for d, run in appendix.items()),
+        ),
+    ]

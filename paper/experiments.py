@@ -16,7 +16,7 @@ from typing import Any
 from paper.protocols import PROTOCOLS, Protocol
 
 CLAIM_SEEDS = (10, 11, 12, 13, 14)
-"""Of runs that a claim rests on: fresh ones, since the protocols were chosen with pilots of seeds 0 to 2 (``LOG.md``)."""
+"""Of runs that a claim rests on: fresh ones. The protocols were chosen with pilots of seeds 0 to 2 (``LOG.md``)."""
 SEEDS = CLAIM_SEEDS[:3]
 """Of all other runs."""
 

@@ -37,6 +37,8 @@ def figure_2(scale: str, seed: int) -> list[Run]:
         runs += [of("RigL", other, e, multiplier=m) for e in ("uniform", "ERK") for m in (1, protocol.extended)]
         runs += [of("Small-Dense", other, d, multiplier=protocol.extended)]
         runs += [of("Pruning", other, d, multiplier=m) for m in (1, 1.5)]
+    for other, (pruning, rigl) in protocol.extended_pruning.items():  # at about equal training FLOPs
+        runs += [of("Pruning", other, d, multiplier=pruning), of("RigL", other, "ERK", multiplier=rigl)]
     for other in protocol.sparsities[:2]:  # the table
         runs += [of(method, other, d) for method in ("Static", "SNIP", "SET", "SNFS", "Small-Dense")]
         runs += [of(method, other, "ERK") for method in ("Static", "SNFS")]

@@ -1,0 +1,151 @@
+"""How a comparison of runs came out: effect, interval, corrected p-value, verdict, and the pairs it would need.
+
+Runs are paired by seed: the effect is the mean of the differences, tested by Student's t. Within a figure the p-values
+are corrected for the number of comparisons (Holm). A comparison holds if its corrected p-value is below 5 % and the
+effect has the sign that was claimed; it is refuted if the effect is as clear with the other sign, and else inconclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from scipy import stats
+
+HOLDS, REFUTED, INCONCLUSIVE, TOO_FEW = "holds", "refuted", "inconclusive", "not enough runs"
+LEVEL = 0.05
+POWER = 0.8
+"""Probability with which the pairs of `Outcome.needed` would show an effect of the size that was found."""
+MIN_PAIRS = 3
+"""Two differences say next to nothing (t = 12.7)."""
+POOL_BELOW = 5
+"""With fewer pairs the spread is that of all comparisons of the same claim together, if there are several."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a comparison came out.
+
+    Attributes:
+        effect: Mean difference, in the direction of the claim; None without pairs.
+        spread: Standard deviation of the differences.
+        freedom: Degrees of freedom of the spread; 0 if there is none.
+        n: Pairs of runs with the same seed.
+        within: If given, the claim is that the effect is at most this far from zero on either side.
+        p: Two-sided p-value of the effect, or of leaving ``within``; corrected once `corrected` has seen it.
+        comparisons: How many the p-value is corrected for.
+    """
+
+    effect: float | None = None
+    spread: float = math.nan
+    freedom: int = 0
+    n: int = 0
+    within: float | None = None
+    p: float = 1.0
+    comparisons: int = 1
+
+    @property
+    def error(self) -> float:
+        """Standard error of the effect."""
+        return self.spread / math.sqrt(self.n) if self.n else math.nan
+
+    @property
+    def interval(self) -> float | None:
+        """Half the effect's 95 % interval, of this comparison alone; None below three pairs."""
+        if self.n < MIN_PAIRS or not self.freedom:
+            return None
+        return float(stats.t.ppf(1 - LEVEL / 2, self.freedom)) * self.error
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.effect is None or self.n < MIN_PAIRS or not self.freedom:
+            return TOO_FEW
+        if self.p >= LEVEL:
+            return INCONCLUSIVE
+        holds = abs(self.effect) < self.within if self.within is not None else self.effect > 0
+        return HOLDS if holds else REFUTED
+
+    @property
+    def needed(self) -> int | None:
+        """Pairs that would show an effect of this size with `POWER`; None unless the comparison is inconclusive.
+
+        By the normal approximation, at the level that the most extreme of the figure's comparisons has to pass.
+        """
+        if self.verdict != INCONCLUSIVE or self.effect is None:
+            return None
+        distance = abs(self.effect) if self.within is None else abs(self.within - abs(self.effect))
+        if distance == 0:
+            return None
+        quantiles = stats.norm.ppf(1 - LEVEL / 2 / self.comparisons) + stats.norm.ppf(POWER)
+        return max(math.ceil((quantiles * self.spread / distance) ** 2), self.n + 1)
+
+
+def of_differences(differences: pd.Series | Sequence[float], within: float | None = None) -> Outcome:
+    """Outcome of paired differences, each in the direction of the claim.
+
+    >>> of_differences([1.0, 2.0, 3.0]).effect
+    2.0
+    """
+    values = pd.Series(differences, dtype=float).dropna()
+    n = len(values)
+    if n == 0:
+        return Outcome(within=within)
+    spread = float(values.std()) if n > 1 else math.nan
+    return tested(Outcome(float(values.mean()), spread, n - 1, n, within))
+
+
+def tested(outcome: Outcome) -> Outcome:
+    """The outcome with the p-value of its effect and spread, before any correction."""
+    if outcome.effect is None or outcome.n < MIN_PAIRS or not outcome.freedom:
+        return outcome
+    if outcome.within is None:
+        return replace(outcome, p=_two_sided(outcome.effect, outcome))
+    margin = outcome.within - abs(outcome.effect)
+    # Inside: the nearer of the two bounds, tested on one side (two one-sided tests). Outside: as any other effect.
+    p = _two_sided(margin, outcome)
+    return replace(outcome, p=p / 2 if margin > 0 else p)
+
+
+def _two_sided(distance: float, outcome: Outcome) -> float:
+    if outcome.error == 0:  # costs do not depend on the seed
+        return 0.0 if distance else 1.0
+    return float(2 * stats.t.sf(abs(distance) / outcome.error, outcome.freedom))
+
+
+def pooled(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes of one claim; those of fewer than `POOL_BELOW` pairs get the spread of all together."""
+    usable = [o for o in outcomes if o.freedom and o.effect is not None]
+    freedom = sum(o.freedom for o in usable)
+    if len(usable) < 2:
+        return list(outcomes)
+    spread = math.sqrt(sum(o.freedom * o.spread**2 for o in usable) / freedom)
+    return [
+        tested(replace(o, spread=spread, freedom=freedom)) if o.freedom and o.n < POOL_BELOW else o for o in outcomes
+    ]
+
+
+def corrected(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[Outcome]]:
+    """Outcomes by figure with p-values corrected for the comparisons of the same figure (Holm 1979)."""
+    return {figure: _holm(of_figure) for figure, of_figure in outcomes.items()}
+
+
+def _holm(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Each p-value times the number of comparisons that are not smaller, made monotone.
+
+    >>> [o.p for o in _holm([Outcome(p=0.03), Outcome(p=0.01)])]
+    [0.03, 0.02]
+    """
+    m, largest = len(outcomes), 0.0
+    corrected = list(outcomes)
+    for rank, i in enumerate(sorted(range(m), key=lambda i: outcomes[i].p)):
+        largest = max(largest, min(1.0, (m - rank) * outcomes[i].p))
+        corrected[i] = replace(outcomes[i], p=largest, comparisons=m)
+    return corrected
+
+
+def of_claim(verdicts: Sequence[str]) -> str:
+    """Verdict of a claim: it holds if all its comparisons do, and is refuted if one is."""
+    return next((v for v in (REFUTED, TOO_FEW, INCONCLUSIVE) if v in verdicts), HOLDS)
