@@ -2,7 +2,8 @@
 
 Runs are paired by seed: the effect is the mean of the differences, tested by Student's t. Within a figure the p-values
 are corrected for the number of comparisons (Holm). A comparison holds if its corrected p-value is below 5 % and the
-effect has the sign that was claimed; it is refuted if the effect is as clear with the other sign; else it is undecided, "inconclusive".
+effect has the sign that was claimed. It is refuted if the effect is as clear with the other sign. Otherwise it is
+inconclusive.
 """
 
 from __future__ import annotations
