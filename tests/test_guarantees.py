@@ -26,4 +26,4 @@ def test_every_line_names_one(line):
 
 def test_the_page_is_read():
     assert len(LINES) > 60
-    assert ("tests/callback/test_refusals.py", "test_lbfgs") in NAMED
+    assert ("tests/trainer/test_refusals.py", "test_lbfgs") in NAMED
