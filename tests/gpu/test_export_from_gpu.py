@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from networks import network
-from small_training import small_network, sparsify
 from torch import nn
 from torch.nn import functional as F
 
 from rigl_lightning import NM, RigL, Sparsifier, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.export import compact, export_onnx, is_two_of_four, load_compact, save_compact, to_semi_structured
+from tests.helpers.networks import network
+from tests.helpers.small_training import small_network, sparsify
 
 pytestmark = pytest.mark.gpu
 
@@ -63,7 +63,7 @@ def test_two_of_four_tensors_compute_the_same(dtype, cuda):
 
 
 def test_statistics_of_a_network_on_the_gpu(device):
-    from rigl_lightning.reporting import mask_metrics
+    from rigl_lightning.reports.layer_table import mask_metrics
 
     model = small_network().to(device)
     sparsifier = sparsify(model, RigL(0.7), total_steps=100)

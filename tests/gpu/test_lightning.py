@@ -5,14 +5,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.precision import MixedPrecision
-from small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallModel, Watch, fit
-from test_precision import Overflows
 
 from rigl_lightning import SNFS, GraSP, RigL, SparseTrainingCallback
 from rigl_lightning.data import InMemoryDataModule, TensorBatches
 from rigl_lightning.models import WideResNet
 from rigl_lightning.modules import ImageClassifier
-from rigl_lightning.sparsity.mask_files import unpack_masks
+from rigl_lightning.sparsity.files.masks import unpack_masks
+from tests.callback.test_precision import Overflows
+from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, Watch, fit
 
 pytestmark = pytest.mark.gpu
 UPDATES = [0, 3, 6, 9]
@@ -183,6 +183,8 @@ def test_two_trainings_alike_on_the_gpu(cuda):
 
 def test_data_lie_on_the_gpu(cuda):
     data = SmallImages()
-    trainer = pl.Trainer(accelerator="gpu", devices=1, max_steps=2, **{k: v for k, v in QUIET.items() if k != "accelerator"})
+    trainer = pl.Trainer(
+        accelerator="gpu", devices=1, max_steps=2, **{k: v for k, v in QUIET.items() if k != "accelerator"}
+    )
     trainer.fit(classifier(), data)
     assert data.train_set.inputs.device.type == "cuda"

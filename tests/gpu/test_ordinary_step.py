@@ -3,14 +3,23 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SmallData, SmallModel
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning import SET, SNFS, GradualMagnitudePruning, RigL, Sparsifier, SparseTrainingCallback, Static
-from rigl_lightning import UpdateSchedule, select_parameters
+from rigl_lightning import (
+    SET,
+    SNFS,
+    GradualMagnitudePruning,
+    RigL,
+    SparseTrainingCallback,
+    Sparsifier,
+    Static,
+    UpdateSchedule,
+    select_parameters,
+)
 from rigl_lightning.models import WideResNet
 from rigl_lightning.sparsity.invariants import violations
+from tests.helpers.small_runs import SmallData, SmallModel
 
 pytestmark = pytest.mark.gpu
 
@@ -138,6 +147,6 @@ def test_an_update_cannot_be_captured_and_says_so(cuda):
     model = nn.Linear(16, 16).to(cuda)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = Sparsifier(select_parameters(model), RigL(0.8, schedule=SCHEDULE))
-    with pytest.raises(RuntimeError, match="ordinary step"), torch.cuda.graph(torch.cuda.CUDAGraph()):
-        model.weight.grad = torch.zeros_like(model.weight)
+    model.weight.grad = torch.zeros_like(model.weight)
+    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(RuntimeError, match="ordinary step"):
         sparsifier.before_step(optimizer)

@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import pytest
 import torch
-from small_training import backward, batch, small_network, sparsify, through_disk
-from test_every_algorithm import ALGORITHMS, OPTIMIZERS, TOTAL
 from torch.nn import functional as F
 
 from rigl_lightning import RigL, Sparsifier, Static, UpdateSchedule
 from rigl_lightning.sparsity.invariants import violations
+from tests.helpers.small_training import backward, batch, small_network, sparsify, through_disk
+from tests.sparsity.test_every_algorithm import ALGORITHMS, OPTIMIZERS, TOTAL
 
 pytestmark = pytest.mark.gpu
 
@@ -89,7 +89,9 @@ def test_a_training_goes_on_on_the_other_device(name, first_on_gpu, file, device
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     before = sparsify(model, ALGORITHMS[name](file), total_steps=TOTAL)
     list(losses(model, optimizer, before, range(7), first))
-    state = through_disk({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "masks": before.state_dict()})
+    state = through_disk(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "masks": before.state_dict()}
+    )
 
     model = small_network().to(second)
     optimizer = OPTIMIZERS["momentum"](model.parameters())
