@@ -14,7 +14,7 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sparse test-fast test-bolts test-ray test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
+.PHONY: help setup demo test test-all test-sparse test-gpu test-fast test-bolts test-ray test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
 .PHONY: bench clean
 
 help:  ## show this list
@@ -42,6 +42,9 @@ test-all: lint  ## all of that and the long matrices: every algorithm on 1, 2 an
 
 test-sparse: $(READY)  ## all tests with compute="sparse" forced wherever a test does not choose
 	RIGL_LIGHTNING_TEST_COMPUTE=sparse OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(READY)  ## the tests of a CUDA GPU; skipped, with the reason, where there is none
+	$(BIN)/python -m pytest tests/gpu -m gpu -rs
 
 test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"

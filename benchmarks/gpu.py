@@ -10,7 +10,6 @@ takes tiny sizes, for a rehearsal on a CPU, where what needs CUDA is left out; t
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,8 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/gpu.py`
 
 import timm
 import torch
@@ -300,7 +297,7 @@ def _two_of_four_cells(outputs: int, inputs: int, n: int, options: argparse.Name
     from torch.sparse import to_sparse_semi_structured
 
     layer = nn.Linear(inputs, outputs, bias=False, device=DEVICE)
-    Sparsifier({"weight": layer.weight}, Static(0.5, Uniform(first_layer_dense=False), NM(2, 4)))
+    Sparsifier(select_parameters(layer), Static(0.5, Uniform(first_layer_dense=False), NM(2, 4)))
     weight = layer.weight.detach().bfloat16().requires_grad_()
     x = torch.randn(n, inputs, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
     grad = torch.randn(n, outputs, device=DEVICE, dtype=torch.bfloat16)
@@ -350,9 +347,8 @@ def fan_in(report: Report, options: argparse.Namespace) -> None:
 
 def _fan_in_cells(width: int, sparsity: float, n: int, options: argparse.Namespace) -> Iterator[str]:
     layer = nn.Linear(width, width, bias=False, device=DEVICE)
-    masks = Sparsifier(
-        {"weight": layer.weight}, Static(sparsity, Uniform(first_layer_dense=False), ConstantFanIn())
-    ).masks
+    algorithm = Static(sparsity, Uniform(first_layer_dense=False), ConstantFanIn())
+    masks = Sparsifier(select_parameters(layer), algorithm).masks
     weight = layer.weight.detach()
     columns = masks["weight"].nonzero()[:, 1].view(width, -1)
     values = weight.gather(1, columns)

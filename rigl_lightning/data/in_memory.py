@@ -42,16 +42,36 @@ class TensorBatches(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of these samples; what torch's DataLoader calls instead of N single look-ups."""
         rows = torch.as_tensor(indices)
+        if self.inputs.is_cuda:
+            rows = rows.pin_memory().to(self.inputs.device, non_blocking=True)  # else the host waits for the GPU
         batch = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
         return batch if self.transform is None else self.transform(batch)
 
 
 class InMemoryDataModule(ResumableDataModule):
-    """A `ResumableDataModule` whose splits are `TensorBatches`; ``read_splits`` of a subclass fills them."""
+    """A `ResumableDataModule` whose splits are `TensorBatches`; ``read_splits`` of a subclass fills them.
+
+    On a CUDA GPU the splits lie in its memory, so that no step waits for its batch to be copied.
+
+    Attributes:
+        on_gpu: Whether that is so. Set it to False where a loader has workers, or the splits are too large.
+    """
+
+    on_gpu: bool = True
 
     train_set: TensorBatches
     val_set: TensorBatches
     test_set: TensorBatches
+
+    def setup(self, stage: str) -> None:
+        """Read all splits, once, and put them where the training is."""
+        super().setup(stage)
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        if not self.on_gpu or device is None or device.type != "cuda":
+            device = torch.device("cpu")
+        for split in (getattr(self, name, None) for name in ("train_set", "val_set", "test_set")):
+            if isinstance(split, TensorBatches):  # there may be none yet, see `plan_without_data`
+                split.inputs, split.targets = split.inputs.to(device), split.targets.to(device)
 
     def loader(self, dataset: TensorBatches, **settings: Any) -> DataLoader[Batch]:
         """Batches as the data set gathered them."""

@@ -34,6 +34,8 @@ class TextBytesDataModule(InMemoryDataModule):
         seed: Seed of order and dropout. None: the seed of ``seed_everything``, or 0.
     """
 
+    on_gpu = False  # windows of one text overlap, and it may be larger than a GPU's memory
+
     def __init__(
         self,
         root: str | Path | None = None,

@@ -138,7 +138,9 @@ def _is_view(func):
 
 def _waits(func, args):
     if func in _INDEXED:
-        return any(isinstance(i, torch.Tensor) and (i.dtype == torch.bool or not isinstance(i, Elsewhere)) for i in args[1])
+        return any(
+            isinstance(i, torch.Tensor) and (i.dtype == torch.bool or not isinstance(i, Elsewhere)) for i in args[1]
+        )
     return func in _ALWAYS_WAIT
 
 
