@@ -11,8 +11,8 @@ from rigl_lightning.data import InMemoryDataModule, TensorBatches
 from rigl_lightning.models import WideResNet
 from rigl_lightning.modules import ImageClassifier
 from rigl_lightning.sparsity.files.masks import unpack_masks
-from tests.callback.test_precision import Overflows
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, Watch, fit
+from tests.trainer.test_precision import Overflows
 
 pytestmark = pytest.mark.gpu
 UPDATES = [0, 3, 6, 9]
