@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from paper.experiments import CLAIM_SEEDS, Run, declared
-from paper.panels import APPENDIX_SPARSITIES, DROP_FRACTIONS, GRU, MNIST, MOBILENETS, RESNET, WRN
+from paper.panels import (
+    APPENDIX_SPARSITIES,
+    DROP_FRACTIONS,
+    GRU,
+    HARMLESS_AT,
+    MNIST,
+    MOBILENETS,
+    NARROW_RULES,
+    RESNET,
+    WRN,
+)
 from paper.protocols import PROTOCOLS
 
 V1, V2 = MOBILENETS
@@ -94,6 +104,7 @@ def _small() -> list[Claim]:
         *_figure_10(),
         *_methods_table(),
         *_lottery(),
+        *_narrow_networks(),
     ]
 
 
@@ -344,6 +355,43 @@ def _lottery() -> list[Claim]:
             "lottery",
             "RigL, trained twice as long at their cost, is above its own tickets.",
             tuple(Comparison(f"RigL 2x over {t}", (of("RigL", multiplier=2),), (of(t),)) for t in tickets),
+        ),
+    ]
+
+
+def _narrow_networks() -> list[Claim]:
+    """Our own question; the rules and the sparsity are from pilots of seeds 0 to 2."""
+    of, wrn, lenet = Bench("small", RESNET), Bench("small", WRN), Bench("small", MNIST)
+    sparsest = 0.98
+
+    def harmless(bench: Bench, sparsity: float) -> tuple[Comparison, ...]:
+        return tuple(replace(bench.over(rule, "RigL", sparsity), within=1.0) for rule in NARROW_RULES)
+
+    def own(sentence: str, *comparisons: Comparison) -> Claim:
+        return Claim("narrow", sentence, comparisons, source="own")
+
+    return [
+        own(
+            "On WRN-10-1 at .95 RigL and SET are level, within one point.",
+            replace(of.over("RigL", "SET", 0.95), within=1.0),
+        ),
+        own(
+            "On WRN-10-1 at .98 growth that avoids dead channels, or spreads over all, is above RigL's.",
+            *(of.over(rule, "RigL", sparsest) for rule in NARROW_RULES),
+        ),
+        own(
+            "There it is above SET's random growth, too.",
+            *(of.over(rule, "SET", sparsest) for rule in NARROW_RULES),
+        ),
+        own(
+            "On WRN-22-2 at .98 the same rules are above RigL.",
+            *(wrn.over(rule, "RigL", sparsest) for rule in NARROW_RULES),
+        ),
+        own("On WRN-22-2 at .98 SET is above RigL.", wrn.over("SET", "RigL", sparsest)),
+        own(
+            "The rules do no harm: within one point of RigL on WRN-10-1 at .9 and on LeNet-300-100 at .99.",
+            *harmless(of, HARMLESS_AT),
+            *harmless(lenet, lenet.protocol.sparsity),
         ),
     ]
 

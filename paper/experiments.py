@@ -29,6 +29,14 @@ def _method(algorithm: str, *settings: str) -> tuple[str, ...]:
     return (f"--sparse.algorithm={algorithm}", _SPARSITY, *(f"--sparse.algorithm.{setting}" for setting in settings))
 
 
+GROWTH = {
+    "RigL, live channels": ("RigL", "live_channels"),
+    "SET, live channels": ("SET", "random_in_live_channels"),
+    "RigL, dead as the median": ("RigL", "median_dead_channels"),
+    "RigL, normalised channels": ("RigL", "channel_normalised"),
+    "RigL, turn by turn": ("RigL", "turn_by_turn"),
+}
+"""Methods of the question about narrow networks, which differ from another one in the grow score."""
 METHODS: Mapping[str, Sequence[str]] = {
     "Dense": ("--sparse.algorithm=Dense",),
     "Static": _method("Static"),
@@ -51,6 +59,10 @@ METHODS: Mapping[str, Sequence[str]] = {
     "GraNet": _method("GraNet", "drop_fraction=0.5", "schedule.end=1.0"),
     "RigL, blocks 2x4": _method("RigL", "structure=Blocks", "structure.shape=[2, 4]"),
     "SRigL": _method("RigL", "structure=ConstantFanIn"),
+    **{
+        name: _method(method, f"grow_score=paper.studies.growth_scores.{score}")
+        for name, (method, score) in GROWTH.items()
+    },
     "Lottery, static": ("--sparse.algorithm=LotteryTicket",),
     "Lottery, RigL": (
         "--sparse.algorithm=LotteryTicket",

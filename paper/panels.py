@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 
-from paper.experiments import METHODS, SEEDS, Run, declared
+from paper.experiments import GROWTH, METHODS, SEEDS, Run, declared
 from paper.protocols import PROTOCOLS, Protocol
 
 RESNET, WRN, GRU, MNIST = "imagenet_resnet50", "cifar10_wrn22", "char_gru", "mnist_lenet"
@@ -17,6 +17,10 @@ SWEPT: dict[str, tuple[str, ...]] = {"smoke": (RESNET,), "small": (RESNET, MNIST
 COMPARED = ("Static", "SET", "SNFS", "RigL", "Pruning")
 APPENDIX_SPARSITIES = {"appendix": 0.975, "appendix, RigL+": 0.945}
 """Total sparsity of the networks whose layers appendix B gives."""
+NARROW_SPARSITIES = (0.95, 0.98)
+NARROW_RULES = ("RigL, live channels", "RigL, normalised channels")
+"""The grow scores that are tried beyond the network on which they were found."""
+HARMLESS_AT = 0.9
 LONG_RUN = 2.5
 """Runs from this multiple of the shortest usual training on wait until the shorter ones of their seed have run."""
 
@@ -123,7 +127,8 @@ def figure_10(scale: str, seed: int) -> list[Run]:
 def methods_table(scale: str, seed: int) -> list[Run]:
     """All methods on LeNet-300-100: the accuracy table of ``docs/methods.md``."""
     of, s = _maker(scale, MNIST, seed), _protocol(scale, MNIST).sparsity
-    return [of("Dense"), *(of(method, s, "ERK") for method in METHODS if method not in ("Dense", "Big-Sparse"))]
+    others = ("Dense", "Big-Sparse", *GROWTH)
+    return [of("Dense"), *(of(method, s, "ERK") for method in METHODS if method not in others)]
 
 
 def lenet_table(scale: str, seed: int) -> list[Run]:
@@ -142,6 +147,16 @@ def lottery_table(scale: str, seed: int) -> list[Run]:
     return [*tickets, *(of("RigL", s, d, multiplier=m) for m in (1, 2)), of("Static", s, d)]
 
 
+def narrow_networks(scale: str, seed: int) -> list[Run]:
+    """Growth by gradient magnitude, at random, and by rules between the two, on narrow and on wider networks."""
+    resnet, wrn, lenet = (_maker(scale, benchmark, seed) for benchmark in (RESNET, WRN, MNIST))
+    methods = ("RigL", "SET", *GROWTH, "SRigL")
+    runs = [resnet(m, s, "ERK") for s in NARROW_SPARSITIES for m in methods]
+    runs += [wrn(m, s, "ERK") for s in NARROW_SPARSITIES for m in ("RigL", "SET", *NARROW_RULES)]
+    runs += [resnet(m, HARMLESS_AT, "ERK") for m in ("RigL", "SET", *NARROW_RULES)]
+    return runs + [lenet(m, _protocol(scale, MNIST).sparsity, "ERK") for m in ("RigL", *NARROW_RULES)]
+
+
 Panels = Callable[[str, int], list[Run]]
 FIGURES: dict[int, Panels] = {
     2: figure_2,
@@ -155,7 +170,12 @@ FIGURES: dict[int, Panels] = {
 }
 """Figures made of trainings. 1, 6 and 11 are made by the studies."""
 FIRST = (2, 4, 5, 3, 10)
-TABLES: dict[str, Panels] = {"methods": methods_table, "lenet": lenet_table, "lottery": lottery_table}
+TABLES: dict[str, Panels] = {
+    "methods": methods_table,
+    "lenet": lenet_table,
+    "lottery": lottery_table,
+    "narrow": narrow_networks,
+}
 
 
 def runs_of(panels: Iterable[Panels], scale: str, seeds: Sequence[int] = SEEDS) -> list[Run]:
