@@ -9,12 +9,15 @@ from rigl_lightning.kernels.linear import sparse_linear
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.recurrent import sparse_gru, sparse_lstm
 from rigl_lightning.kernels.recurrent_types import Patterns, Weights
+from rigl_lightning.kernels.stored import stored_conv2d, stored_linear, stored_recurrent
+from rigl_lightning.kernels.stored_types import Stored
 from rigl_lightning.kernels.tiers import available, tier_of, use_tier
 from rigl_lightning.kernels.workspace import release
 
 __all__ = [
     "Patterns",
     "SparsePattern",
+    "Stored",
     "Weights",
     "available",
     "release",
@@ -22,6 +25,9 @@ __all__ = [
     "sparse_gru",
     "sparse_linear",
     "sparse_lstm",
+    "stored_conv2d",
+    "stored_linear",
+    "stored_recurrent",
     "tier_of",
     "use_tier",
 ]

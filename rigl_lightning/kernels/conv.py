@@ -62,14 +62,14 @@ def _sparse_conv2d(
 ) -> Tensor:
     tier = tier_of(x, weight)
     if tier == "dense" or (tier == "torch" and not _is_pointwise(weight, window)):
-        return _dense(x, weight, bias, window, pattern, dense_grad)
+        return dense(x, weight, bias, window, pattern, dense_grad)
     if torch.compiler.is_compiling():
         flat = [number for pair in window for number in pair]
         return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad, tier)
     return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad, tier)
 
 
-def _dense(
+def dense(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, dense_grad: bool
 ) -> Tensor:
     """The layer by torch's own operators, with a masked gradient."""
@@ -82,7 +82,7 @@ def _dense(
     return F.conv2d(x, weight, bias, *window)
 
 
-def _forward(
+def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, tier: str
 ) -> Tensor:
     pointwise = _is_pointwise(weight, window)
@@ -98,7 +98,7 @@ def _forward(
     return compiled_conv.forward(x, weight, bias, window, pattern)
 
 
-class _Needs(NamedTuple):
+class Needs(NamedTuple):
     """Which gradients are computed, and whether that of the weight is dense."""
 
     x: bool
@@ -106,8 +106,8 @@ class _Needs(NamedTuple):
     dense: bool
 
 
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, window: Window, pattern: SparsePattern, needs: _Needs, tier: str
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, window: Window, pattern: SparsePattern, needs: Needs, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of images and weight, each only if needed."""
     sampled = needs.weight and not needs.dense
@@ -205,18 +205,18 @@ class _SparseConv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.window, ctx.pattern, ctx.dense_grad, ctx.tier = window, pattern, dense_grad, tier
-        return _forward(x, weight, bias, window, pattern, tier)
+        return forward(x, weight, bias, window, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():
-            layer = partial(_dense, window=ctx.window, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
+            layer = partial(dense, window=ctx.window, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
             found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
             return *found, None, None, None, None, None
-        needs = _Needs(need_x, need_weight, ctx.dense_grad)
-        grad_x, grad_weight = _backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
+        needs = Needs(need_x, need_weight, ctx.dense_grad)
+        grad_x, grad_weight = backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
 
 
@@ -240,7 +240,7 @@ def _conv_op(
     dense_grad: bool,
     tier: str,
 ) -> Tensor:
-    return _forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern), tier).contiguous()
+    return forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern), tier).contiguous()
 
 
 @_conv_op.register_fake
@@ -271,9 +271,9 @@ def _(
 def _conv_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:
-    needs = _Needs(True, True, dense_grad)
+    needs = Needs(True, True, dense_grad)
     found = SparsePattern.from_tensors(pattern)
-    grad_x, grad_weight = _backward(grad, x, weight, _window(window), found, needs, tier)
+    grad_x, grad_weight = backward(grad, x, weight, _window(window), found, needs, tier)
     assert grad_x is not None
     assert grad_weight is not None
     return grad_x.contiguous(), grad_weight

@@ -64,8 +64,8 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatter
     return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
-    rows = _rows(x)
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
+    rows = rows_of(x)
     if tier == "fast":
         from rigl_lightning.kernels.compiled import linear as compiled_linear
 
@@ -75,7 +75,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatt
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
-class _Needs(NamedTuple):
+class Needs(NamedTuple):
     """Which gradients are computed, and whether that of the weight is dense."""
 
     x: bool
@@ -83,11 +83,11 @@ class _Needs(NamedTuple):
     dense: bool
 
 
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, needs: _Needs, tier: str
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, needs: Needs, tier: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of inputs and weight, each only if needed."""
-    rows, grads = _rows(x), _rows(grad)
+    rows, grads = rows_of(x), rows_of(grad)
     sampled = needs.weight and not needs.dense
     if tier == "fast":
         from rigl_lightning.kernels.compiled import linear as compiled_linear
@@ -101,7 +101,7 @@ def _backward(
     return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     return x.flatten(0, -2) if x.ndim > 1 else x[None]
 
 
@@ -120,7 +120,7 @@ class _SparseLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.pattern, ctx.dense_grad, ctx.tier = pattern, dense_grad, tier
-        return _forward(x, weight, bias, pattern, tier)
+        return forward(x, weight, bias, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -130,9 +130,9 @@ class _SparseLinear(torch.autograd.Function):
             layer = partial(_dense, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
             found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
             return *found, None, None, None
-        needs = _Needs(need_x, need_weight, ctx.dense_grad)
-        grad_x, grad_weight = _backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
-        grad_bias = _rows(grad).sum(0) if need_bias else None
+        needs = Needs(need_x, need_weight, ctx.dense_grad)
+        grad_x, grad_weight = backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
+        grad_bias = rows_of(grad).sum(0) if need_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
@@ -145,7 +145,7 @@ class _SparseLinear(torch.autograd.Function):
 def _linear_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> Tensor:
-    return _forward(x, weight, bias, SparsePattern.from_tensors(pattern), tier)
+    return forward(x, weight, bias, SparsePattern.from_tensors(pattern), tier)
 
 
 @_linear_op.register_fake
@@ -162,8 +162,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], den
 def _linear_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> tuple[Tensor, Tensor]:
-    needs = _Needs(True, True, dense_grad)
-    grad_x, grad_weight = _backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
+    needs = Needs(True, True, dense_grad)
+    grad_x, grad_weight = backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
     assert grad_x is not None
     assert grad_weight is not None
     return grad_x, grad_weight
@@ -185,7 +185,7 @@ def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, weight, *pattern = ctx.saved_tensors
     op = torch.ops.rigl_lightning.sparse_linear_backward
     grad_x, grad_weight = op(grad, x, weight, pattern, ctx.dense_grad, ctx.tier)
-    grad_bias = _rows(grad).sum(0) if ctx.needs_input_grad[2] else None
+    grad_bias = rows_of(grad).sum(0) if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias, [None] * len(pattern), None, None
 
 

@@ -62,7 +62,7 @@ def _recurrent(
     states = [state.to(x.dtype) for state in states]
     tier = tier_of(x, weights.weight_ih)
     if tier == "dense":
-        return _dense(x, states, weights, patterns, dense_grad)
+        return dense(x, states, weights, patterns, dense_grad)
     if torch.compiler.is_compiling():
         op = torch.ops.rigl_lightning.sparse_recurrent
         tensors = (patterns.ih.tensors(), patterns.hh.tensors())
@@ -70,7 +70,7 @@ def _recurrent(
     return _SparseRecurrent.apply(x, patterns, dense_grad, tier, len(states), *states, *weights)
 
 
-def _dense(
+def dense(
     x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, dense_grad: bool
 ) -> tuple[Tensor, ...]:
     """The layer by torch's own operators, with masked gradients."""
@@ -85,7 +85,7 @@ def _dense(
     return out, h[0], c[0]
 
 
-def _forward(
+def forward(
     x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, tier: str
 ) -> tuple[list[Tensor], Saved]:
     if tier == "fast":
@@ -95,7 +95,7 @@ def _forward(
     return torch_recurrent.forward(x, states, weights, patterns)
 
 
-def _backward(
+def backward(
     grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool, tier: str
 ) -> Gradients:
     if tier == "fast":
@@ -128,7 +128,7 @@ class _SparseRecurrent(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, patterns, dense_grad, tier, n_states, *rest):  # type: ignore[no-untyped-def]
         states, weights = list(rest[:n_states]), Weights(*rest[n_states:])
-        outs, saved = _forward(x, states, weights, patterns, tier)
+        outs, saved = forward(x, states, weights, patterns, tier)
         ctx.save_for_backward(x, *saved, *states, *weights)
         ctx.patterns, ctx.dense_grad, ctx.tier = patterns, dense_grad, tier
         return tuple(outs)
@@ -141,12 +141,12 @@ class _SparseRecurrent(torch.autograd.Function):
         if torch.is_grad_enabled():
 
             def layer(x, *tensors):  # type: ignore[no-untyped-def]
-                return _dense(x, list(tensors[:n]), Weights(*tensors[n:]), ctx.patterns, ctx.dense_grad)
+                return dense(x, list(tensors[:n]), Weights(*tensors[n:]), ctx.patterns, ctx.dense_grad)
 
             needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
             grad_x, *others = recorded_gradients(layer, [x, *states, *weights], needs, grads)
             return grad_x, None, None, None, None, *others
-        g = _backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad, ctx.tier)
+        g = backward(list(grads), x, weights, ctx.patterns, Saved(*rest[:3]), ctx.dense_grad, ctx.tier)
         biases = (None, None) if weights.bias_ih is None else (g.bias_ih, g.bias_hh)
         return g.x, None, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
 
@@ -171,7 +171,7 @@ def _recurrent_op(
     tier: str,
 ) -> list[Tensor]:
     patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
-    outs, saved = _forward(x, states, Weights(weight_ih, weight_hh, bias_ih, bias_hh), patterns, tier)
+    outs, saved = forward(x, states, Weights(weight_ih, weight_hh, bias_ih, bias_hh), patterns, tier)
     return [outs[0].contiguous(), *outs[1:], *saved]
 
 
@@ -208,7 +208,7 @@ def _recurrent_backward_op(
 ) -> list[Tensor]:
     patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
     with_bias = Weights(*weights) if len(weights) == 4 else Weights(weights[0], weights[1], None, None)
-    g = _backward(grads, x, with_bias, patterns, Saved(*saved), dense_grad, tier)
+    g = backward(grads, x, with_bias, patterns, Saved(*saved), dense_grad, tier)
     return [g.x.contiguous(), *g.states, g.weight_ih, g.weight_hh, g.bias_ih, g.bias_hh]
 
 

@@ -73,7 +73,7 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
     for single in with_wrapped(optimizer):
         group = group_of(single, parameter) or {}
         for key, value in _state_tensors(single, parameter):
-            start = _start_of(single, key)(group, parameter)
+            start = start_of(single, key)(group, parameter)
             if isinstance(start, Tensor):
                 value[where.to(value.device)] = start.detach()[where].to(value)
             else:
@@ -96,10 +96,11 @@ def starts_from_a_number(optimizer: Optimizer, key: str) -> bool:
     >>> starts_from_a_number(Adagrad([weight]), "sum"), starts_from_a_number(SGD([weight]), "momentum_buffer")
     (True, False)
     """
-    return _start_of(optimizer, key) not in (_zero, _weight)
+    return start_of(optimizer, key) not in (_zero, _weight)
 
 
-def _start_of(optimizer: Optimizer, key: str) -> _Start:
+def start_of(optimizer: Optimizer, key: str) -> _Start:
+    """What a state tensor begins with: a function of the parameter's group and its value."""
     names = (kind.__name__ for kind in type(optimizer).__mro__)
     return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), _zero)
 

@@ -1,0 +1,32 @@
+"""Stored: a weight as the vector of its active values, which the tiers take in the place of a dense one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Stored(NamedTuple):
+    """A weight of which only the active connections exist.
+
+    Attributes:
+        values: (n_active,), in the order by row of its `SparsePattern`.
+        shape: Of the dense weight.
+    """
+
+    values: Tensor
+    shape: torch.Size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+
+def scattered(values: Tensor, shape: Sequence[int], positions: Tensor) -> Tensor:
+    """The dense tensor of values at the active ``positions``, zero elsewhere. Differentiable."""
+    return values.new_zeros(math.prod(shape)).index_copy(0, positions, values).view(*shape)

@@ -1,0 +1,191 @@
+"""Compact weights: parameters that hold their active connections only, and optimizer state that goes with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.sparsity.optimizer_state import group_of, start_of
+
+ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD")
+"""Optimizers of torch.optim that treat every element by itself, so that a vector of some is updated as the whole is."""
+
+
+class CompactWeight:
+    """A weight of which only the active connections are stored.
+
+    The parameter stays the object it is, so optimizers and parameter groups keep it. Its data, its gradient and its
+    optimizer state are vectors of (n_active,) in row-major order, until `expand`.
+
+    Args:
+        parameter: Dense, contiguous or channels last, on the CPU.
+        positions: int64 indices of the active connections in the flattened weight, ascending.
+
+    Attributes:
+        parameter: As given.
+        shape: Of the dense weight.
+        pattern: Its active connections.
+
+    >>> weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    >>> compact = CompactWeight(weight, torch.tensor([0, 3]))
+    >>> weight.tolist()
+    [1.0, 2.0]
+    >>> compact.expand()
+    >>> weight.tolist()
+    [[1.0, 0.0], [0.0, 2.0]]
+    """
+
+    def __init__(self, parameter: nn.Parameter, positions: Tensor) -> None:
+        self.parameter = parameter
+        self.shape = parameter.shape
+        self._strides = parameter.stride()
+        self.pattern = self._pattern_of(positions)
+        grad = None if parameter.grad is None else self.gather(parameter.grad)
+        _replace_data(parameter, self.gather(parameter.detach()), grad)
+
+    @property
+    def n_active(self) -> int:
+        """Number of active connections."""
+        return self.pattern.n_active
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Active elements of a tensor of the dense shape, (n_active,)."""
+        return dense.reshape(-1).index_select(0, self.pattern.positions)
+
+    def scatter(self, values: Tensor, elsewhere: float = 0.0) -> Tensor:
+        """Inverse of `gather`, with one value at all inactive connections. Differentiable."""
+        dense = values.new_full((math.prod(self.shape),), elsewhere)
+        return dense.index_copy(0, self.pattern.positions, values).view(self.shape)
+
+    def dense(self) -> Tensor:
+        """The dense weight as it is now, without history."""
+        return self.scatter(self.parameter.detach())
+
+    def mask(self) -> Tensor:
+        """Boolean, of the dense shape."""
+        mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
+        mask[self.pattern.positions] = True
+        return mask.view(self.shape)
+
+    @torch.no_grad()
+    def set_to(self, dense: Tensor) -> None:
+        """Take the active elements of a dense weight as values."""
+        self.parameter.copy_(self.gather(dense))
+
+    @torch.no_grad()
+    def move(self, positions: Tensor, optimizer: Optimizer, initial: Tensor | None = None) -> Tensor:
+        """Make other connections active: those that stay keep values, gradients and optimizer state.
+
+        Args:
+            positions: Of the connections that are active from now on, as in the class.
+            optimizer: Of the parameter.
+            initial: Dense weight that new connections start from; None for zero.
+
+        Returns:
+            Positions of the new connections.
+        """
+        old, new = self.pattern.positions, positions
+        source = torch.searchsorted(old, new).clamp_(max=max(old.numel() - 1, 0))
+        stays = old[source] == new if old.numel() else torch.zeros_like(new, dtype=torch.bool)
+
+        def moved(values: Tensor, start: float | Tensor) -> Tensor:
+            if not old.numel():
+                return torch.full_like(new, 0, dtype=values.dtype) + start
+            return torch.where(stays, values[source], start)
+
+        start = 0.0 if initial is None else initial.reshape(-1)[new].to(self.parameter.dtype)
+        values = moved(self.parameter.detach(), start)
+        for state, key, begin in _state_of(optimizer, self.parameter, self.parameter.shape):
+            state[key] = moved(state[key], values if begin is None else begin)
+        grad = None if self.parameter.grad is None else moved(self.parameter.grad, 0.0)
+        self.pattern = self._pattern_of(new)
+        _replace_data(self.parameter, values, grad)
+        return new[~stays]
+
+    @torch.no_grad()
+    def take_state(self, optimizer: Optimizer) -> None:
+        """Gather the state that has the dense shape, such as that of a checkpoint."""
+        for state, key, _ in _state_of(optimizer, self.parameter, self.shape):
+            state[key] = self.gather(state[key])
+
+    def dense_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The optimizer's state of all connections, as dense training would have it."""
+        return {
+            key: self._as_before(self.scatter(state[key], begin or 0.0))
+            for state, key, begin in _state_of(optimizer, self.parameter, self.parameter.shape)
+        }
+
+    @torch.no_grad()
+    def expand(self, optimizer: Optimizer | None = None) -> None:
+        """Make the parameter dense again, with its gradient and state; inactive weights are zero."""
+        if optimizer is not None and self.parameter in optimizer.state:
+            optimizer.state[self.parameter].update(self.dense_state(optimizer))
+        grad = None if self.parameter.grad is None else self._as_before(self.scatter(self.parameter.grad))
+        _replace_data(self.parameter, self._as_before(self.dense()), grad)
+
+    def _pattern_of(self, positions: Tensor) -> SparsePattern:
+        return SparsePattern.from_positions(positions, self.shape[0], math.prod(self.shape[1:]))
+
+    def _as_before(self, dense: Tensor) -> Tensor:
+        """The tensor in the memory format that the parameter had."""
+        if dense.stride() == self._strides:
+            return dense
+        return torch.empty_strided(self.shape, self._strides, dtype=dense.dtype).copy_(dense)
+
+
+def is_elementwise(optimizer: Optimizer) -> bool:
+    """Whether the optimizer updates every element by itself, as far as is known.
+
+    >>> weight = nn.Parameter(torch.zeros(2, 2))
+    >>> is_elementwise(torch.optim.Adam([weight])), is_elementwise(torch.optim.Adafactor([weight]))
+    (True, False)
+    """
+    kind = type(optimizer)
+    return kind.__module__.startswith("torch.optim.") and kind.__name__ in ELEMENTWISE
+
+
+def dense_state_dict(optimizer: Optimizer, compact: Iterable[CompactWeight], state_dict: dict[str, Any]) -> dict[str, Any]:
+    """What ``optimizer.state_dict`` returned, with the state of compact weights as dense tensors.
+
+    Args:
+        optimizer: As it is now.
+        compact: Weights that are compact, among its parameters.
+        state_dict: Not changed.
+    """
+    order = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    key_of = dict(zip(order, keys, strict=True))
+    state = dict(state_dict["state"])
+    for weight in compact:
+        key = key_of.get(id(weight.parameter))
+        if key in state:
+            state[key] = {**state[key], **weight.dense_state(optimizer)}
+    return {**state_dict, "state": state}
+
+
+def _state_of(
+    optimizer: Optimizer, parameter: nn.Parameter, shape: torch.Size
+) -> Iterator[tuple[dict[str, Any], str, float | None]]:
+    """The state tensors of a shape: where they are kept, their keys, and what they begin with, None for the weight."""
+    state = optimizer.state.get(parameter, {})
+    for key, value in list(state.items()):
+        if isinstance(value, Tensor) and value.shape == shape:
+            begin = start_of(optimizer, key)(group_of(optimizer, parameter) or {}, parameter)
+            yield state, key, None if isinstance(begin, Tensor) else begin
+
+
+def _replace_data(parameter: nn.Parameter, data: Tensor, grad: Tensor | None) -> None:
+    """Give a parameter data of another shape, and their gradient."""
+    parameter.grad = None
+    # A graph that is still alive, as that of the last loss, keeps the shape that gradients had. Autograd forgets it when
+    # the dtype changes.
+    parameter.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
+    parameter.data = data
+    torch.autograd.graph.increment_version(parameter)  # a backward pass over earlier values stops
+    parameter.grad = grad
