@@ -66,7 +66,7 @@ class LinearKind:
 
     def call_refusal(self, module: nn.Linear, x: Tensor) -> str:
         """Where torch has an error to raise."""
-        return "" if x.ndim > 0 and x.shape[-1] == module.weight.shape[1] else "inputs of another width"
+        return "" if x.ndim > 0 and x.shape[-1] == module.in_features else "inputs of another width"
 
     def dense(self, module: nn.Linear, x: Tensor, tensors: Tensors) -> Tensor:
         """`F.linear`."""
@@ -78,7 +78,7 @@ class LinearKind:
         self, module: nn.Linear, x: Tensor, tensors: Tensors, patterns: LayerPatterns, dense_grad: bool
     ) -> Tensor:
         """`sparse_linear`."""
-        return _watched(linear, x, *tensors, patterns[0], dense_grad)
+        return watched(linear, x, *tensors, patterns[0], dense_grad)
 
 
 class Conv2dKind:
@@ -98,7 +98,7 @@ class Conv2dKind:
         """Where torch has an error to raise, or an image is alone."""
         if x.ndim != 4:
             return "an image without a batch dimension"
-        return "" if x.shape[1] == module.weight.shape[1] else "inputs of another width"
+        return "" if x.shape[1] == module.in_channels else "inputs of another width"
 
     def dense(self, module: nn.Conv2d, x: Tensor, tensors: Tensors) -> Tensor:
         """As the module does it."""
@@ -110,8 +110,8 @@ class Conv2dKind:
         self, module: nn.Conv2d, x: Tensor, tensors: Tensors, patterns: LayerPatterns, dense_grad: bool
     ) -> Tensor:
         """`sparse_conv2d`."""
-        x, padding = _padded(module, x)
-        return _watched(conv2d, x, *tensors, module.stride, padding, module.dilation, patterns[0], dense_grad)
+        x, padding = padded(module, x)
+        return watched(conv2d, x, *tensors, module.stride, padding, module.dilation, patterns[0], dense_grad)
 
 
 class RecurrentKind:
@@ -140,7 +140,7 @@ class RecurrentKind:
 
     def dense(self, module: nn.RNNBase, x: Tensor, tensors: Tensors) -> Tensor:
         """`torch._VF.gru` or ``lstm``, without dropout."""
-        zeros = _zero_state(module, x)
+        zeros = zero_state(module, x)
         flat = [tensor for tensor in tensors if tensor is not None]
         settings = (module.bias, module.num_layers, 0.0, False, module.bidirectional, module.batch_first)
         if isinstance(module, nn.LSTM):
@@ -157,14 +157,10 @@ class RecurrentKind:
         hx: Any = None,
     ) -> tuple[Tensor, Any]:
         """`sparse_gru` or `sparse_lstm`, layer by layer."""
-        is_lstm = isinstance(module, nn.LSTM)
-        if hx is None:
-            zeros = _zero_state(module, x)
-            hx = (zeros, zeros) if is_lstm else zeros
-        module.check_forward_args(x, hx, None)
-        states = list(hx) if is_lstm else [hx]
-        out, *last = _watched(lstm if is_lstm else gru, x, states, list(tensors), list(patterns), module, dense_grad)
-        return out, tuple(last) if is_lstm else last[0]
+        states = states_of(module, x, hx)
+        function = lstm if len(states) == 2 else gru
+        out, *last = watched(function, x, states, list(tensors), list(patterns), module, dense_grad)
+        return out, tuple(last) if len(states) == 2 else last[0]
 
 
 KINDS: tuple[Kind, ...] = (LinearKind(), Conv2dKind(), RecurrentKind(nn.GRU), RecurrentKind(nn.LSTM))
@@ -209,18 +205,38 @@ def _recurrent(
     module: nn.RNNBase,
     dense_grad: bool,
 ) -> list[Tensor]:
+    def one_direction(x: Tensor, states: list[Tensor], i: int) -> list[Tensor]:
+        size = 4 if module.bias else 2
+        weights = Weights(*flat[size * i : size * (i + 1)], *([None] * (4 - size)))
+        own = Patterns(*patterns[size * i : size * i + 2])
+        if len(states) == 2:
+            out, last = sparse_lstm(x, (states[0], states[1]), weights, own, dense_grad)
+            return [out, *last]
+        return list(sparse_gru(x, states[0], weights, own, dense_grad))
+
+    return all_directions(module, x, states, one_direction)
+
+
+def all_directions(
+    module: nn.RNNBase, x: Tensor, states: list[Tensor], one: Callable[[Tensor, list[Tensor], int], list[Tensor]]
+) -> list[Tensor]:
+    """Outputs and last states of a recurrent module, layer by layer and direction by direction.
+
+    Args:
+        module: Says how many there are, and whether there is dropout between layers.
+        x: As the module takes it.
+        states: Of all layers and directions, each (layers x directions, batch, units).
+        one: Function of a sequence (time, batch, features), its states, and the number of the layer and direction.
+    """
     x = x.transpose(0, 1) if module.batch_first else x
-    directions, size = 2 if module.bidirectional else 1, 4 if module.bias else 2
+    directions = 2 if module.bidirectional else 1
     last: list[list[Tensor]] = [[] for _ in states]
     for layer in range(module.num_layers):
         outs = []
         for direction in range(directions):
             i = layer * directions + direction
-            of_layer = slice(size * i, size * (i + 1))
-            weights = Weights(*flat[of_layer], *([None] * (4 - size)))
-            own = Patterns(*patterns[of_layer][:2])
-            out, *ends = _one_direction(x, [s[i] for s in states], weights, own, dense_grad, backwards=direction == 1)
-            outs.append(out)
+            out, *ends = one(x.flip(0) if direction else x, [s[i] for s in states], i)
+            outs.append(out.flip(0) if direction else out)
             for found, end in zip(last, ends, strict=True):
                 found.append(end)
         x = outs[0] if directions == 1 else torch.cat(outs, 2)
@@ -229,31 +245,30 @@ def _recurrent(
     return [x.transpose(0, 1) if module.batch_first else x, *(torch.stack(found) for found in last)]
 
 
-def _one_direction(
-    x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, dense_grad: bool, backwards: bool
-) -> list[Tensor]:
-    x = x.flip(0) if backwards else x
-    if len(states) == 2:
-        out, last = sparse_lstm(x, (states[0], states[1]), weights, patterns, dense_grad)
-        ends = list(last)
-    else:
-        out, end = sparse_gru(x, states[0], weights, patterns, dense_grad)
-        ends = [end]
-    return [out.flip(0) if backwards else out, *ends]
-
-
-def _watched(function: Callable[..., Any], x: Tensor, *args: Any) -> Any:
+def watched(function: Callable[..., Any], x: Tensor, *args: Any) -> Any:
+    """``function(x, *args)``, seen by the modes that watch calls of torch's functions."""
     if has_torch_function_unary(x):
         return handle_torch_function(function, (x,), x, *args)
     return function(x, *args)
 
 
-def _zero_state(module: nn.RNNBase, x: Tensor) -> Tensor:
+def states_of(module: nn.RNNBase, x: Tensor, hx: Any) -> list[Tensor]:
+    """The states that a call begins with: those given, else zero; checked."""
+    is_lstm = isinstance(module, nn.LSTM)
+    if hx is None:
+        zeros = zero_state(module, x)
+        hx = (zeros, zeros) if is_lstm else zeros
+    module.check_forward_args(x, hx, None)
+    return list(hx) if is_lstm else [hx]
+
+
+def zero_state(module: nn.RNNBase, x: Tensor) -> Tensor:
+    """The state before a batch of sequences."""
     batch = x.shape[0] if module.batch_first else x.shape[1]
     return x.new_zeros(module.num_layers * (2 if module.bidirectional else 1), batch, module.hidden_size)
 
 
-def _padded(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
+def padded(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
     """The images with the padding that `sparse_conv2d` does not do, and the one it does."""
     sides = module._reversed_padding_repeated_twice
     if module.padding_mode != "zeros":

@@ -85,6 +85,7 @@ def dense(
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, tier: str
 ) -> Tensor:
+    """The convolution by a sparse tier; the weight may be `Stored`, here and in `backward`."""
     pointwise = _is_pointwise(weight, window)
     x = _strided(x, window) if pointwise else x
     if tier == "torch":

@@ -65,6 +65,7 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatter
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
+    """The layer by a sparse tier; the weight may be `Stored`, here and in `backward`."""
     rows = rows_of(x)
     if tier == "fast":
         from rigl_lightning.kernels.compiled import linear as compiled_linear
@@ -102,6 +103,7 @@ def backward(
 
 
 def rows_of(x: Tensor) -> Tensor:
+    """(..., features) as (M, features)."""
     return x.flatten(0, -2) if x.ndim > 1 else x[None]
 
 

@@ -88,6 +88,7 @@ def dense(
 def forward(
     x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, tier: str
 ) -> tuple[list[Tensor], Saved]:
+    """The layer by a sparse tier, and what `backward` reads; weights may be `Stored`, here and there."""
     if tier == "fast":
         from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
 
@@ -98,6 +99,7 @@ def forward(
 def backward(
     grads: list[Tensor], x: Tensor, weights: Weights, patterns: Patterns, saved: Saved, dense_grad: bool, tier: str
 ) -> Gradients:
+    """Gradients of the inputs, the states and the weights."""
     if tier == "fast":
         from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
 

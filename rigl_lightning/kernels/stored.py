@@ -90,9 +90,7 @@ class _Linear(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None
         needs = linear.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = linear.backward(
-            grad, x, Stored(values, shape), pattern, needs, tier_of(x, values)
-        )
+        grad_x, grad_weight = linear.backward(grad, x, Stored(values, shape), pattern, needs, tier_of(x, values))
         grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None
 
@@ -117,9 +115,7 @@ class _Conv2d(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None
         needs = conv.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = conv.backward(
-            grad, x, Stored(values, shape), window, pattern, needs, tier_of(x, values)
-        )
+        grad_x, grad_weight = conv.backward(grad, x, Stored(values, shape), window, pattern, needs, tier_of(x, values))
         grad_bias = grad.sum((0, 2, 3)) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.sparsity.optimizer_state import group_of, start_of
+from rigl_lightning.sparsity.selection import positions as flat_positions
 
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD")
 """Optimizers of torch.optim that treat every element by itself, so that a vector of some is updated as the whole is."""
@@ -46,6 +47,7 @@ class CompactWeight:
         self.shape = parameter.shape
         self._strides = parameter.stride()
         self.pattern = self._pattern_of(positions)
+        parameter.dense_shape = self.shape  # type: ignore[attr-defined]  # for who meets the parameter and looks for it
         grad = None if parameter.grad is None else self.gather(parameter.grad)
         _replace_data(parameter, self.gather(parameter.detach()), grad)
 
@@ -128,6 +130,7 @@ class CompactWeight:
             optimizer.state[self.parameter].update(self.dense_state(optimizer))
         grad = None if self.parameter.grad is None else self._as_before(self.scatter(self.parameter.grad))
         _replace_data(self.parameter, self._as_before(self.dense()), grad)
+        del self.parameter.dense_shape
 
     def _pattern_of(self, positions: Tensor) -> SparsePattern:
         return SparsePattern.from_positions(positions, self.shape[0], math.prod(self.shape[1:]))
@@ -137,6 +140,68 @@ class CompactWeight:
         if dense.stride() == self._strides:
             return dense
         return torch.empty_strided(self.shape, self._strides, dtype=dense.dtype).copy_(dense)
+
+
+class CompactWeights(dict[str, CompactWeight]):
+    """The compact weights of a network by name, and what belongs to one step.
+
+    Attributes:
+        gradients: Dense gradients by name that layers have handed over in the backward passes of this step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: dict[str, Tensor] = {}
+        self._passes: dict[str, int] = {}
+        self._optimizer: Optimizer | None = None
+        self._hook: Any = None
+
+    def add(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
+        """Make a parameter compact; state that an optimizer has of it follows at its next step."""
+        self[name] = CompactWeight(parameter, flat_positions(mask))
+
+    def remove(self, name: str) -> None:
+        """Make a parameter dense again, and its state in the optimizer that was followed."""
+        self.pop(name).expand(self._optimizer)
+        self.gradients.pop(name, None)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Keep the optimizer's state compact, and its ``state_dict`` dense.
+
+        Raises:
+            ValueError: If it does not treat every element by itself.
+        """
+        if not self:
+            return
+        if optimizer is not self._optimizer:
+            if not is_elementwise(optimizer):
+                raise ValueError(
+                    f"Expected an optimizer that updates every element by itself ({', '.join(ELEMENTWISE)}) where only "
+                    f"connections are stored, got {type(optimizer).__name__}. Set --sparse.storage to dense."
+                )
+            self._optimizer = optimizer
+            if self._hook is not None:
+                self._hook.remove()
+            self._hook = optimizer.register_state_dict_post_hook(
+                lambda own, state_dict: dense_state_dict(own, self.values(), state_dict)
+            )
+        for weight in self.values():
+            weight.take_state(optimizer)
+
+    def take(self, name: str, gradient: Tensor) -> None:
+        """Add a layer's dense gradient, in its backward pass."""
+        # A layer may be part of a pass more than once, and several passes may be part of a step. What was before the
+        # gradients were last set to None or zero is of a step that was given up.
+        this_pass = torch._C._current_graph_task_id()
+        grad = self[name].parameter.grad
+        goes_on = self._passes.get(name) == this_pass or (grad is not None and bool(grad.any()))
+        self._passes[name] = this_pass
+        earlier = self.gradients.get(name) if goes_on else None
+        self.gradients[name] = gradient if earlier is None else earlier.add_(gradient)
+
+    def forget_gradients(self) -> None:
+        """The step is over, or was taken by a mask update."""
+        self.gradients, self._passes = {}, {}
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
@@ -150,7 +215,9 @@ def is_elementwise(optimizer: Optimizer) -> bool:
     return kind.__module__.startswith("torch.optim.") and kind.__name__ in ELEMENTWISE
 
 
-def dense_state_dict(optimizer: Optimizer, compact: Iterable[CompactWeight], state_dict: dict[str, Any]) -> dict[str, Any]:
+def dense_state_dict(
+    optimizer: Optimizer, compact: Iterable[CompactWeight], state_dict: dict[str, Any]
+) -> dict[str, Any]:
     """What ``optimizer.state_dict`` returned, with the state of compact weights as dense tensors.
 
     Args:
@@ -183,8 +250,8 @@ def _state_of(
 def _replace_data(parameter: nn.Parameter, data: Tensor, grad: Tensor | None) -> None:
     """Give a parameter data of another shape, and their gradient."""
     parameter.grad = None
-    # A graph that is still alive, as that of the last loss, keeps the shape that gradients had. Autograd forgets it when
-    # the dtype changes.
+    # A graph that is still alive, as that of the last loss, keeps the shape that gradients had. Autograd forgets it
+    # when the dtype changes.
     parameter.data = torch.empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
     parameter.data = data
     torch.autograd.graph.increment_version(parameter)  # a backward pass over earlier values stops

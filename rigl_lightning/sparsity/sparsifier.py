@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks, weight_checksum
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
 from rigl_lightning.sparsity.masks import pack_mask
@@ -108,6 +109,7 @@ class Sparsifier:
         self._hessian_gradients: dict[str, Tensor] = {}
         self._grad_averages: dict[str, Tensor] = {}
         self._masked_optimizer: Optimizer | None = None
+        self.compact = CompactWeights()
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         if state is None:
             self._begin()
@@ -183,16 +185,19 @@ class Sparsifier:
         if not gradients:
             self._hessian_gradients = {}  # the step is skipped
         self._mask_state_once(optimizer)
-        dense_gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+        self.compact.follow(optimizer)
+        dense_gradients = self._dense_gradients()
         self._average(dense_gradients)
         update_due = self._has_gradients and self.algorithm.is_update(self.step)
         if self.algorithm.replaces_step and update_due and self._are_usable(dense_gradients):
             if not self.has_dropped_gradients:  # a closure may be evaluated twice
                 self._update_masks(optimizer, dense_gradients)
+            self.compact.forget_gradients()
             optimizer.zero_grad(set_to_none=True)
             return
         if update_due and self.algorithm.needs_dense_gradient(self.step) and self.algorithm.grad_average_decay is None:
-            self._kept_gradients = {name: grad.clone() for name, grad in dense_gradients.items()}
+            # Those of compact weights are not in the parameters, and nobody masks them.
+            self._kept_gradients = {n: g if n in self.compact else g.clone() for n, g in dense_gradients.items()}
         self._add_penalties()
         self.mask_gradients()
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
@@ -226,6 +231,7 @@ class Sparsifier:
             self._update_masks(optimizer, self._kept_gradients)
             self._kept_gradients = {}
         self.apply_masks()
+        self.compact.forget_gradients()
         self._has_gradients = False
         self.step += 1
 
@@ -247,6 +253,25 @@ class Sparsifier:
         if self._hidden is None:
             for name in self._sparse:
                 reset_state(optimizer, self.parameters[name], ~self.masks[name])
+
+    def why_not_compact(self) -> str:
+        """Why the algorithm needs dense weights, or ""."""
+        name = type(self.algorithm).__name__
+        if self.algorithm.hides_inactive_weights:
+            return f"the inactive weights of {name} keep their values"
+        if self.algorithm.grad_average_decay is not None:
+            return f"{name} averages dense gradients"
+        return f"{name} differentiates twice" if self.algorithm.needs_hessian_gradient(self.step) else ""
+
+    def store_compactly(self, name: str) -> None:
+        """Let a parameter hold its active connections only, see `CompactWeight`; its layer has to compute so."""
+        self.compact.add(name, self.parameters[name], self.masks[name])
+        self._list_masked()
+
+    def store_densely(self, name: str) -> None:
+        """Undo `store_compactly`."""
+        self.compact.remove(name)
+        self._list_masked()
 
     @property
     def has_dropped_gradients(self) -> bool:
@@ -367,11 +392,21 @@ class Sparsifier:
             for name, parameter in self.parameters.items()
         }
 
+    def _dense_gradients(self) -> dict[str, Tensor]:
+        """Gradients of all connections, of those layers that have them."""
+        own = {n: p.grad for n, p in self.parameters.items() if p.grad is not None and n not in self.compact}
+        return {
+            name: gradients[name]
+            for name in self.parameters
+            for gradients in (own, self.compact.gradients)
+            if name in gradients
+        }
+
     def _update_masks(self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor]) -> None:
         layers = self._layers(dense_gradients)
         new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
         grown = [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
-        self._sparse = self.sparse_layers()
+        self._list_masked()
         if self._hidden is not None:
             self._hidden.show()  # what is inactive now is hidden again when the masks are applied
             self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
@@ -386,7 +421,7 @@ class Sparsifier:
         weights = self.parameters if self._hidden is None else self._hidden.weights
         return {
             name: Connections(
-                weight=_for_scores(weights[name]),
+                weight=_for_scores(self.compact[name].dense() if name in self.compact else weights[name]),
                 mask=self.masks[name],
                 generator=self._generator(name, moment or str(self.step)),
                 dense_grad=None if name not in dense_gradients else _for_scores(dense_gradients[name]),
@@ -398,7 +433,7 @@ class Sparsifier:
 
     def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> tuple[int, int]:
         """Make ``new_mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
-        parameter, mask = self.parameters[name], self.masks[name]
+        mask = self.masks[name]
         if new_mask is mask:
             return 0, 0
         # A connection that was dropped and grown again in one update keeps its value and its optimizer state, as in
@@ -408,7 +443,7 @@ class Sparsifier:
         if at.numel() == 0:
             return 0, 0
         if self._hidden is None:
-            self._start_anew(optimizer, layer, parameter, changed, at)
+            self._start_anew(optimizer, layer, name, changed, at)
         mask.copy_(new_mask)
         grown = at[mask.reshape(-1)[at]]
         self._n_explored[name] += _add_to(self.explored[name], grown)
@@ -416,11 +451,13 @@ class Sparsifier:
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
 
-    def _start_anew(
-        self, optimizer: Optimizer, layer: Connections, parameter: nn.Parameter, changed: Tensor, at: Tensor
-    ) -> None:
+    def _start_anew(self, optimizer: Optimizer, layer: Connections, name: str, changed: Tensor, at: Tensor) -> None:
         """Values and optimizer state of connections that are dropped or grown."""
+        parameter = self.parameters[name]
         initial = self.algorithm.grow_init(layer)
+        if name in self.compact:
+            self.compact[name].move(positions(changed ^ layer.mask), optimizer, initial)
+            return
         set_at(parameter, changed, 0.0, at)
         if initial is not None:
             grown = changed & ~layer.mask
@@ -435,7 +472,10 @@ class Sparsifier:
         layers = self._layers({}, f"{self.step}/adjust")
         adjusted = self.algorithm.adjust_weights(layers, self.step, rates, self.memory)
         for name, weight in adjusted.items():
-            self.parameters[name].copy_(weight)
+            if name in self.compact:
+                self.compact[name].set_to(weight)
+            else:
+                self.parameters[name].copy_(weight)
 
     def _add_penalties(self) -> None:
         if type(self.algorithm).penalty_gradient is SparseAlgorithm.penalty_gradient:
@@ -444,6 +484,7 @@ class Sparsifier:
             grad = self.parameters[name].grad
             penalty = None if grad is None else self.algorithm.penalty_gradient(layer)
             if grad is not None and penalty is not None:
+                penalty = self.compact[name].gather(penalty) if name in self.compact else penalty
                 grad.add_(penalty.to(grad.dtype))
 
     def _are_usable(self, dense_gradients: Mapping[str, Tensor]) -> bool:
@@ -486,7 +527,10 @@ class Sparsifier:
     def _count(self) -> None:
         self.n_active = {name: count_active(mask) for name, mask in self.masks.items()}
         self._n_explored = {name: count_active(mask) for name, mask in self.explored.items()}
-        self._sparse = self.sparse_layers()
+        self._list_masked()
+
+    def _list_masked(self) -> None:
+        self._sparse = [name for name in self.sparse_layers() if name not in self.compact]
 
     def sparse_layers(self) -> list[str]:
         """Names of the layers that have an inactive connection; the others need no masking."""

@@ -30,7 +30,7 @@ def ordered_by_column(values: Tensor, pattern: SparsePattern) -> Tensor:
 
 
 def scatter(values: Tensor, like: Tensor | Stored, pattern: SparsePattern) -> Tensor:
-    """Tensor of the shape of ``like`` with ``values`` at the active connections and 0 elsewhere; the values if that is `Stored`."""
+    """Tensor of the shape of ``like`` with ``values`` at the active ones, 0 elsewhere; the values for `Stored`."""
     if isinstance(like, Stored):
         return values
     dense = torch.empty(like.shape)

@@ -141,13 +141,19 @@ def _linear(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -
 
 def _rows(weight: Tensor, vectors: int) -> tuple[Tensor, int, int]:
     # Each row of an (out, in) matrix makes one output of every vector.
-    return weight, 2 * weight.numel() * vectors, weight.shape[0] * vectors
+    shape = _shape(weight)
+    return weight, 2 * math.prod(shape) * vectors, shape[0] * vectors
+
+
+def _shape(weight: Tensor) -> Sequence[int]:
+    """Of the dense weight, also where the parameter holds its active connections only (`CompactWeight`)."""
+    return getattr(weight, "dense_shape", weight.shape)
 
 
 def _convolution(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> _Counted:
     # (out, in / groups, *kernel): each weight is used once at every output position of every sample.
-    positions = result.numel() // weight.shape[0]
-    return [(weight, 2 * weight.numel() * positions, result.numel())]
+    shape = _shape(weight)
+    return [(weight, 2 * math.prod(shape) * (result.numel() // shape[0]), result.numel())]
 
 
 def _transposed_convolution(result: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> _Counted:
@@ -192,7 +198,7 @@ def _recurrent(result: Any, input: Tensor, *rest: Any, **_: Any) -> _Counted:
     # torch._VF passes (input, [batch sizes,] states, flat weights, ...): each matrix meets every vector of the input.
     flat = next(a for a in rest if isinstance(a, list | tuple) and any(isinstance(w, nn.Parameter) for w in a))
     vectors = input.numel() // input.shape[-1]
-    return [_rows(weight, vectors) for weight in flat if weight.ndim == 2]
+    return [_rows(weight, vectors) for weight in flat if len(_shape(weight)) == 2]
 
 
 def _cell(result: Any, input: Tensor, state: Any, *weights: Any, **_: Any) -> _Counted:
