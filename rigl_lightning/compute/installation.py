@@ -7,17 +7,40 @@ The module gets a class of its own, made from the one it has, as torch's paramet
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 Forward = Callable[..., Any]
 _MARK = "_rigl_lightning_original"
 
 
-def replace_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> None:
-    """Let ``module.forward`` be ``make(its own forward)``, until `restore_forward`."""
+class Weights(Protocol):
+    """Weights of a module that may be stored in another form than others are to see, by attribute."""
+
+    @property
+    def weights(self) -> Iterable[str]:
+        """Attributes that hold them."""
+
+    def dense_tensors(self) -> dict[str, Tensor]:
+        """Dense weights, of those that are stored in another form."""
+
+    def read(self, attribute: str) -> Any:
+        """What somebody who reads the attribute gets."""
+
+    def gather(self, attribute: str, dense: Tensor) -> Tensor:
+        """What to load into the parameter for a dense weight."""
+
+
+def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weights: Weights | None = None) -> None:
+    """Let ``module.forward`` be ``make(its own forward)``, until `restore_forward`.
+
+    Args:
+        module: Any.
+        make: Takes the module's forward and returns the one to call instead.
+        weights: Its weights, if not all are plain parameters; ``state_dict`` and copies have dense ones.
+    """
     original = type(module)
 
     class Replaced(original):  # type: ignore[misc, valid-type]
@@ -27,6 +50,8 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> No
             function, args, *rest = super().__reduce_ex__(protocol)
             if args[:1] == (Replaced,) and function is copyreg.__newobj__:  # type: ignore[attr-defined]
                 function, args = copyreg._reconstructor, (Replaced, object, None)  # type: ignore[attr-defined]
+            if weights is not None and self is module and rest:
+                rest = [_with_dense_weights(rest[0], weights.dense_tensors()), *rest[1:]]
             return function, tuple(original if arg is Replaced else arg for arg in args), *rest
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
@@ -34,6 +59,8 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> No
     setattr(Replaced, _MARK, original)
     forward = make(lambda *args, **kwargs: original.forward(module, *args, **kwargs))
     Replaced.forward = lambda self, *args, **kwargs: _call(self, module, original, forward, args, kwargs)
+    if weights is not None:
+        _show_dense_weights(Replaced, module, weights)
     module.__class__ = Replaced
 
 
@@ -56,3 +83,41 @@ def _call(
     if self is not module:
         return original.forward(self, *args, **kwargs)
     return forward(*args, **kwargs)
+
+
+def _show_dense_weights(replaced: Any, module: nn.Module, weights: Weights) -> None:
+    """Attributes and ``state_dict`` of the module are those of one with dense weights."""
+    original = vars(replaced)[_MARK]
+
+    def save(self: nn.Module, destination: Any, prefix: str, keep_vars: bool) -> None:
+        original._save_to_state_dict(self, destination, prefix, keep_vars)
+        if self is module:
+            destination.update({prefix + name: dense for name, dense in weights.dense_tensors().items()})
+
+    def load(self: nn.Module, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if self is module:
+            own = {prefix + name: name for name in weights.weights}
+            state_dict = {
+                k: weights.gather(own[k], v) if k in own and isinstance(v, Tensor) else v for k, v in state_dict.items()
+            }
+        original._load_from_state_dict(self, state_dict, prefix, *rest)
+
+    def attribute(name: str) -> property:
+        return property(lambda self: weights.read(name) if self is module else self._parameters[name])
+
+    replaced._save_to_state_dict, replaced._load_from_state_dict = save, load
+    for name in weights.weights:
+        setattr(replaced, name, attribute(name))
+
+
+def _with_dense_weights(state: Any, dense: dict[str, Tensor]) -> Any:
+    """A module's state, as it is copied, with these in the place of its parameters."""
+    if not dense or not isinstance(state, dict):
+        return state
+    parameters = dict(state["_parameters"])
+    for name, tensor in dense.items():
+        parameters[name] = nn.Parameter(tensor, parameters[name].requires_grad)
+    state = {**state, "_parameters": parameters}
+    if "_flat_weights" in state:  # recurrent modules list their parameters once more
+        state["_flat_weights"] = [parameters.get(name) for name in state["_flat_weights_names"]]
+    return state

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
+from rigl_lightning.compute.storage import LayerStorage, Storage
+from rigl_lightning.compute.stored_layers import call_refusal, compute_stored
 from rigl_lightning.compute.timed_choice import Choice, decide, decide_without_timing
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
@@ -41,9 +44,14 @@ class SparseCompute:
             `torch.use_deterministic_algorithms` "auto" is dense: what is faster may differ from run to run.
             "dense": nowhere.
         choices: What an earlier `state_dict` returned: layers are computed as they were, without timing them again.
+        storage: "connections": while this is installed, the weights of layers that compute sparsely are vectors of
+            their active values, and so are gradients and optimizer state (see `CompactWeight`), wherever an algorithm
+            and what hangs on the weight allow it. ``state_dict`` of module and optimizer stay the dense ones. "auto":
+            the same, where sparse was also chosen as the faster way. "dense": weights stay dense.
+        why_dense: Why no weight may be stored as connections, or "".
 
     Raises:
-        ValueError: If ``compute`` is none of the three.
+        ValueError: If ``compute`` or ``storage`` is none of the three, or connections cannot be computed with.
 
     >>> from rigl_lightning.sparsity.algorithms import Static
     >>> model = nn.Linear(20, 10)
@@ -60,11 +68,18 @@ class SparseCompute:
         sparsifier: Sparsifier,
         compute: Compute = "auto",
         choices: Mapping[str, Any] | None = None,
+        storage: Storage = "dense",
+        why_dense: str = "",
     ) -> None:
         check_compute(compute)
+        check_storage(storage, compute)
         self.compute = compute
+        self.storage = storage
+        self._why_dense = why_dense
         self.sparsifier = sparsifier
         self.patterns = PatternCache()
+        homes = Counter(id(p) for child in module.modules() for p in child._parameters.values())
+        self._shared = {name for name, p in sparsifier.parameters.items() if homes[id(p)] > 1}
         self.layers = list(self._find_layers(module))
         for layer in self.layers:
             if compute == "auto" and layer.name in (choices or {}):
@@ -78,15 +93,18 @@ class SparseCompute:
             return
         for layer in self.layers:
             if not layer.refusal:
-                replace_forward(layer.module, layer.around)
+                stored = None if self.storage == "dense" else layer.storage
+                replace_forward(layer.module, layer.around, stored)
                 self._installed.append(layer)
+                if self.storage == "connections" and layer.storage.is_possible():
+                    layer.storage.compact()
 
     def remove(self) -> None:
         """Give every module its own forward back, and free what the kernels keep."""
         for layer in self._installed:
-            layer.is_on = (
-                False  # should somebody have changed the module's class meanwhile, it can no longer be given back
-            )
+            # Should somebody have changed the module's class meanwhile, it can no longer be given back.
+            layer.is_on = False
+            layer.storage.expand()
             restore_forward(layer.module)
         self._installed = []
         self.patterns = PatternCache()
@@ -108,6 +126,10 @@ class SparseCompute:
         if self._step != self.sparsifier.step:
             self._step, self._needs_dense = self.sparsifier.step, self.sparsifier.needs_dense_gradient()
         return self._needs_dense
+
+    def why_shared(self, names: Iterable[str]) -> str:
+        """Why weights cannot be compact that another module has too, or ""."""
+        return "its weight is shared with another module" if self._shared.intersection(names) else ""
 
     def _find_layers(self, module: nn.Module) -> Iterator[LayerCompute]:
         names = {id(parameter): name for name, parameter in self.sparsifier.parameters.items()}
@@ -151,14 +173,21 @@ class LayerCompute:
         self._weights = dict(weights)
         kind = next((kind for kind in KINDS if isinstance(module, kind.base)), None) if weights else None
         self.refusal = self._find_refusal(kind)
+        why_dense = owner._why_dense or self.refusal or owner.why_shared(weights.values())
+        self.storage = LayerStorage(owner.sparsifier, module, weights, owner.storage, why_dense)
         if kind is not None and not self.refusal:
             self._kind: Kind = kind
             self._names = kind.names(module)
 
     def around(self, dense: Forward) -> Forward:
         """The forward that takes the place of ``dense``."""
+        owner_stores = self.owner.storage != "dense"
 
         def forward(input: Any, *rest: Any, **named: Any) -> Any:
+            if self.is_on and owner_stores:
+                self.storage.begin_call()
+                if self.storage.is_compact:
+                    return self._compact_call(dense, input, *rest, **named)
             # Calls without gradients are no training, and compilers record torch's own operators.
             if not self.is_on or not torch.is_grad_enabled() or recorded():
                 return dense(input, *rest, **named)
@@ -166,11 +195,27 @@ class LayerCompute:
             self.is_sparse = self._wants_sparse(input)
             if not self.is_sparse:
                 return dense(input, *rest, **named)
+            if owner_stores and self.storage.is_possible():
+                self.storage.compact()
+                return self._compact_call(dense, input, *rest, **named)
             tensors, patterns = self._tensors(), self._patterns()
             dense_grad = self.owner.needs_dense_gradient()
             return self._kind.sparse(self.module, input, tensors, patterns, dense_grad, *rest, **named)
 
         return forward
+
+    def _compact_call(self, dense: Forward, input: Any, *rest: Any, **named: Any) -> Any:
+        """The layer from values; by torch's operators where the kernels cannot."""
+        self.was_called = True
+        refusal = "recorded by a compiler" if recorded() else self._call_refusal(input)
+        self.last_refusal = refusal or call_refusal(self.module, input)
+        self.is_sparse = not self.last_refusal
+        if self.is_sparse:
+            return compute_stored(
+                self.module, input, self.storage.tensors(self._names, self._patterns()), *rest, **named
+            )
+        with self.storage.dense_parameters():
+            return dense(input, *rest, **named)
 
     @property
     def density(self) -> float:
@@ -212,7 +257,8 @@ class LayerCompute:
 
     def _call_refusal(self, x: Any) -> str:
         parameters = self.owner.sparsifier.parameters
-        if any(getattr(self.module, attribute) is not parameters[name] for attribute, name in self._weights.items()):
+        own = self.module._parameters
+        if any(own.get(attribute) is not parameters[name] for attribute, name in self._weights.items()):
             return "called with other weights"
         weight = parameters[next(iter(self._weights.values()))]
         if type(x) is not Tensor and type(x) is not nn.Parameter:
@@ -268,18 +314,31 @@ class LayerCompute:
         return [(id(masks[name]), masks[name]._version) for name in self._weights.values()]
 
     def _tensors(self) -> list[Tensor | None]:
-        return [getattr(self.module, name) for name in self._names]
+        return [self.module._parameters.get(name) for name in self._names]
 
     def _patterns(self) -> LayerPatterns:
         masks, cache = self.owner.sparsifier.gradient_masks(), self.owner.patterns
         patterns: list[SparsePattern | None] = []
         for attribute in self._names:
             if attribute in self._weights:
-                patterns.append(cache.of(self._weights[attribute], masks))
+                name = self._weights[attribute]
+                compact = self.owner.sparsifier.compact.get(name)
+                patterns.append(cache.of(name, masks) if compact is None else compact.pattern)
             else:
-                tensor = getattr(self.module, attribute)
+                tensor = self.module._parameters.get(attribute)
                 patterns.append(cache.full(tensor.shape) if tensor is not None and tensor.ndim > 1 else None)
         return patterns
+
+
+def check_storage(storage: str, compute: str) -> None:
+    """Raise a ValueError unless ``storage`` is one of the three, and possible with ``compute``."""
+    if storage not in ("auto", "connections", "dense"):
+        raise ValueError(f"Expected `storage` of auto, connections or dense, got {storage!r}. Set --sparse.storage.")
+    if storage == "connections" and compute == "dense":
+        raise ValueError(
+            "Expected compute auto or sparse with storage of connections only, which dense products cannot read, got "
+            "dense. Set --sparse.compute, or --sparse.storage to auto."
+        )
 
 
 def check_compute(compute: str) -> None:

@@ -18,6 +18,7 @@ from rigl_lightning.kernels import (
     stored_recurrent,
 )
 from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.tiers import tier_of
 
 Take = Callable[[Tensor], None]
 """Gets the dense gradient of a weight."""
@@ -28,7 +29,7 @@ class StoredTensors:
 
     Args:
         tensors: Values of the active connections of compact weights; other parameters as they are.
-        shapes: Shapes of the dense weights; None for a bias.
+        shapes: Dense shapes of the compact weights; None for the others.
         patterns: Of the weights; None for a bias.
         takes: What the dense gradient of each is given to; None for nothing.
     """
@@ -42,10 +43,30 @@ class StoredTensors:
     ) -> None:
         self.tensors, self.shapes, self.patterns, self.takes = tensors, shapes, patterns, takes
 
+    def pattern(self, i: int) -> SparsePattern:
+        """That of the i-th parameter, a weight."""
+        found = self.patterns[i]
+        assert found is not None
+        return found
+
     def weight(self, i: int) -> Any:
         """The i-th parameter as the kernels take it."""
         tensor, shape = self.tensors[i], self.shapes[i]
-        return Stored(tensor, shape) if tensor is not None and shape is not None and tensor.ndim == 1 else tensor
+        return tensor if tensor is None or shape is None else Stored(tensor, shape)
+
+
+def call_refusal(module: nn.Module, x: Tensor) -> str:
+    """Why no kernel computes the module from values, or ""."""
+    tier = tier_of(x, x)
+    if tier == "dense":
+        return "no sparse kernel takes its inputs"
+    if (
+        isinstance(module, nn.Conv2d)
+        and tier != "fast"
+        and (module.kernel_size != (1, 1) or module.padding not in ((0, 0), "valid"))
+    ):
+        return "its convolution needs numba"
+    return ""
 
 
 def compute_stored(module: nn.Module, x: Tensor, stored: StoredTensors, *rest: Any, **named: Any) -> Any:
@@ -54,9 +75,8 @@ def compute_stored(module: nn.Module, x: Tensor, stored: StoredTensors, *rest: A
         return watched(linear, x, stored.tensors[0], stored)
     if isinstance(module, nn.Conv2d):
         x, padding = padded(module, x)
-        return watched(
-            conv2d, x, stored.tensors[0], stored, Window(*map(_pair, (module.stride, padding, module.dilation)))
-        )
+        window = Window(_pair(module.stride), _pair(padding), _pair(module.dilation))
+        return watched(conv2d, x, stored.tensors[0], stored, window)
     assert isinstance(module, nn.RNNBase)
     states = states_of(module, x, *rest, *named.values()) if rest or named else states_of(module, x, None)
     out, *last = watched(lstm if len(states) == 2 else gru, x, states, list(stored.tensors), stored, module)
@@ -66,12 +86,12 @@ def compute_stored(module: nn.Module, x: Tensor, stored: StoredTensors, *rest: A
 # Named as torch's functions, and given the same operands first, as in `layers`.
 def linear(input: Tensor, weight: Tensor, stored: StoredTensors) -> Tensor:
     """`stored_linear`."""
-    return stored_linear(input, stored.weight(0), stored.tensors[1], stored.patterns[0], stored.takes[0])
+    return stored_linear(input, stored.weight(0), stored.tensors[1], stored.pattern(0), stored.takes[0])
 
 
 def conv2d(input: Tensor, weight: Tensor, stored: StoredTensors, window: Window) -> Tensor:
     """`stored_conv2d`."""
-    return stored_conv2d(input, stored.weight(0), stored.tensors[1], window, stored.patterns[0], stored.takes[0])
+    return stored_conv2d(input, stored.weight(0), stored.tensors[1], window, stored.pattern(0), stored.takes[0])
 
 
 def gru(input: Tensor, *args: Any) -> list[Tensor]:
@@ -92,11 +112,11 @@ def _recurrent(
     def one_direction(x: Tensor, states: list[Tensor], i: int) -> list[Tensor]:
         own = range(size * i, size * (i + 1))
         weights = Weights(*map(stored.weight, own), *([None] * (4 - size)))
-        patterns = Patterns(*(stored.patterns[k] for k in own[:2]))
+        patterns = Patterns(*(stored.pattern(k) for k in own[:2]))
         return stored_recurrent(x, states, weights, patterns, [stored.takes[k] for k in own[:2]])
 
     return all_directions(module, x, states, one_direction)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

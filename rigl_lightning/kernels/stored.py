@@ -15,6 +15,7 @@ from rigl_lightning.kernels import conv, linear, recurrent
 from rigl_lightning.kernels.conv_geometry import Window
 from rigl_lightning.kernels.dense import recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Patterns, Saved, Weights
 from rigl_lightning.kernels.stored_types import Stored, scattered
 from rigl_lightning.kernels.tiers import tier_of
@@ -35,7 +36,7 @@ def stored_linear(
         pattern: The active connections.
         take: Gets the dense gradient, if it is wanted.
     """
-    return _Linear.apply(x, weight.values, bias, weight.shape, pattern, take)
+    return in_float32(_Linear.apply, x, weight.values, bias, weight.shape, pattern, take)
 
 
 def stored_conv2d(
@@ -47,7 +48,7 @@ def stored_conv2d(
     take: TakeGradient | None = None,
 ) -> Tensor:
     """As `sparse_conv2d`, with the arguments of `stored_linear`."""
-    return _Conv2d.apply(x, weight.values, bias, weight.shape, window, pattern, take)
+    return in_float32(_Conv2d.apply, x, weight.values, bias, weight.shape, window, pattern, take)
 
 
 def stored_recurrent(
@@ -67,7 +68,12 @@ def stored_recurrent(
     """
     shapes = tuple(weight.shape for weight in weights[:2])
     values = [weight.values if isinstance(weight, Stored) else weight for weight in weights[:2]]
-    return list(_Recurrent.apply(x, patterns, take, shapes, len(states), *states, *values, *weights[2:]))
+
+    def layer(x: Tensor, _: Tensor) -> Any:
+        own = [state.to(x.dtype) for state in states]
+        return _Recurrent.apply(x, patterns, take, shapes, len(states), *own, *values, *weights[2:])
+
+    return list(in_float32(layer, x, values[0]))
 
 
 class _Linear(torch.autograd.Function):
@@ -75,7 +81,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
         ctx.settings = shape, pattern, _ = settings
-        return linear.forward(x, Stored(values, shape), bias, pattern, tier_of(x, values))
+        return linear.forward(x, _in_place_of_dense(values, shape), bias, pattern, tier_of(x, values))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -90,7 +96,9 @@ class _Linear(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None
         needs = linear.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = linear.backward(grad, x, Stored(values, shape), pattern, needs, tier_of(x, values))
+        grad_x, grad_weight = linear.backward(
+            grad, x, _in_place_of_dense(values, shape), pattern, needs, tier_of(x, values)
+        )
         grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None
 
@@ -100,7 +108,7 @@ class _Conv2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
         ctx.settings = shape, window, pattern, _ = settings
-        return conv.forward(x, Stored(values, shape), bias, window, pattern, tier_of(x, values))
+        return conv.forward(x, _in_place_of_dense(values, shape), bias, window, pattern, tier_of(x, values))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -115,7 +123,9 @@ class _Conv2d(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None
         needs = conv.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = conv.backward(grad, x, Stored(values, shape), window, pattern, needs, tier_of(x, values))
+        grad_x, grad_weight = conv.backward(
+            grad, x, _in_place_of_dense(values, shape), window, pattern, needs, tier_of(x, values)
+        )
         grad_bias = grad.sum((0, 2, 3)) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
 
@@ -156,6 +166,11 @@ class _Recurrent(torch.autograd.Function):
         ]
         biases = (None, None) if weights.bias_ih is None else (g.bias_ih, g.bias_hh)
         return g.x, None, None, None, None, *g.states, *found, *biases
+
+
+def _in_place_of_dense(values: Tensor, shape: torch.Size) -> Any:
+    # The tiers read a weight by `gather`, which takes this, and ask it for nothing else but its shape.
+    return Stored(values, shape)
 
 
 def _stored(tensors: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Weights:

@@ -130,7 +130,7 @@ class CompactWeight:
             optimizer.state[self.parameter].update(self.dense_state(optimizer))
         grad = None if self.parameter.grad is None else self._as_before(self.scatter(self.parameter.grad))
         _replace_data(self.parameter, self._as_before(self.dense()), grad)
-        del self.parameter.dense_shape
+        del self.parameter.dense_shape  # type: ignore[attr-defined]
 
     def _pattern_of(self, positions: Tensor) -> SparsePattern:
         return SparsePattern.from_positions(positions, self.shape[0], math.prod(self.shape[1:]))

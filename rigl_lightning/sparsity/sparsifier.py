@@ -259,9 +259,7 @@ class Sparsifier:
         name = type(self.algorithm).__name__
         if self.algorithm.hides_inactive_weights:
             return f"the inactive weights of {name} keep their values"
-        if self.algorithm.grad_average_decay is not None:
-            return f"{name} averages dense gradients"
-        return f"{name} differentiates twice" if self.algorithm.needs_hessian_gradient(self.step) else ""
+        return "" if self.algorithm.grad_average_decay is None else f"{name} averages dense gradients"
 
     def store_compactly(self, name: str) -> None:
         """Let a parameter hold its active connections only, see `CompactWeight`; its layer has to compute so."""

@@ -11,6 +11,8 @@ from rigl_lightning.kernels import available, use_tier
 from tests.helpers.every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
 from tests.helpers.small_training import batch
 
+NEED_DENSE = {*HIDING, "SNFS"}
+
 
 class Network(nn.Module):
     """Every kind of layer once; no batch norm, which blows rounding up in dead channels."""
@@ -37,13 +39,13 @@ def file(tmp_path_factory):
     return str(path)
 
 
-def train(name, file, how):
+def train(name, file, how, storage="dense"):
     torch.manual_seed(0)
     model = Network()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     sparsifier = Sparsifier(select_parameters(model), ALGORITHMS[name](file), total_steps=TOTAL)
-    compute = SparseCompute(model, sparsifier, how)
-    masks, n_sparse = [], 0
+    compute = SparseCompute(model, sparsifier, how, storage=storage)
+    masks, n_sparse, n_compact = [], 0, 0
     with compute:
         for step in range(TOTAL):
             images, labels = batch(step)
@@ -56,19 +58,23 @@ def train(name, file, how):
             sparsifier.after_step(optimizer)
             masks.append(sparsifier.checksums())
             n_sparse += sum(layer.is_sparse for layer in compute.layers)
-    return model, masks, n_sparse
+            n_compact += len(sparsifier.compact)
+    assert all(parameter.ndim > 1 for parameter in sparsifier.parameters.values())
+    return model, masks, n_sparse, n_compact
 
 
+@pytest.mark.parametrize("storage", ["dense", "connections"])
 @pytest.mark.parametrize("tier", available()[:-1])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_masks_are_those_of_the_dense_computation_at_every_step(name, tier, file):
+def test_masks_are_those_of_the_dense_computation_at_every_step(name, tier, storage, file):
     if name in ("RigL 2:4", "RigL blocks", "Static 1:4") and tier != available()[0]:
         pytest.skip("structures are nothing to a tier")
-    expected_model, expected, none = train(name, file, "dense")
+    expected_model, expected, none, _ = train(name, file, "dense")
     with use_tier(tier):
-        model, masks, n_sparse = train(name, file, "sparse")
+        model, masks, n_sparse, n_compact = train(name, file, "sparse", storage)
     assert none == 0
     assert n_sparse > 10 or name == "Dense"
+    assert (n_compact > 0) == (storage == "connections" and name != "Dense" and name not in NEED_DENSE)
     for step, (found, right) in enumerate(zip(masks, expected, strict=True)):
         assert found == right, f"after step {step}"
     for (key, found), right in zip(model.state_dict().items(), expected_model.state_dict().values(), strict=True):

@@ -49,7 +49,7 @@ def compare(weights, inputs, dense, stored, wants_dense):
     """Outputs and all gradients of both, given functions of the inputs."""
     other = [t.detach().clone().requires_grad_() for t in inputs]
     for found, expected in ((stored, other), (dense, inputs)):
-        outs = [out for out in found(*expected)]
+        outs = list(found(*expected))
         torch.manual_seed(1)
         sum((out * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outs).backward()
     for one, two in zip(inputs, other, strict=True):

@@ -1,0 +1,186 @@
+"""How the weights of a layer are stored while it trains: dense, or as the values of their active connections."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rigl_lightning.compute.stored_layers import StoredTensors
+from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
+from rigl_lightning.kernels import available
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+Storage = Literal["auto", "connections", "dense"]
+
+
+class LayerStorage:
+    """Storage of one layer's sparse weights: all compact (see `CompactWeight`), or all dense.
+
+    A weight that is read as an attribute of its module is dense again from the next step on under "auto". Until then,
+    and always under "connections", who reads it gets a dense tensor of the moment, which can be differentiated.
+
+    Args:
+        sparsifier: Of the weights.
+        module: That has them.
+        weights: Name in the sparsifier by attribute of the module.
+        storage: "connections" wherever possible, "auto" where the layer also computes sparsely, "dense" nowhere.
+        why_dense: Why the weights have to be dense, if that is known already.
+
+    Attributes:
+        why_dense: Why the weights are stored densely, or "".
+    """
+
+    def __init__(
+        self,
+        sparsifier: Sparsifier,
+        module: nn.Module,
+        weights: Mapping[str, str],
+        storage: Storage,
+        why_dense: str = "",
+    ) -> None:
+        self.sparsifier = sparsifier
+        self.module = module
+        self.weights = dict(weights)
+        self.storage = storage
+        self.why_dense = "asked for" if storage == "dense" else why_dense or self._find_refusal()
+        self._was_read = False
+        self._graph_step = -1
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether the weights are compact now."""
+        return any(name in self.sparsifier.compact for name in self.weights.values())
+
+    def is_possible(self) -> bool:
+        """Whether they can be compact now; asked again when masks change."""
+        if self.why_dense or self._was_read or self.sparsifier.algorithm.needs_hessian_gradient(self.sparsifier.step):
+            return False
+        counts = [
+            (self.sparsifier.n_active[name], self.sparsifier.masks[name].numel()) for name in self.weights.values()
+        ]
+        return sum(n for n, _ in counts) <= LARGEST_DENSITY * sum(n for _, n in counts)
+
+    def compact(self) -> None:
+        """Store the active connections only."""
+        for name in self.weights.values():
+            self.sparsifier.store_compactly(name)
+
+    def expand(self, why: str = "") -> None:
+        """Store dense weights again."""
+        self.why_dense = self.why_dense or why
+        for name in self.weights.values():
+            if name in self.sparsifier.compact:
+                self.sparsifier.store_densely(name)
+
+    def begin_call(self) -> None:
+        """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""
+        if self._was_read and self._graph_step != self.sparsifier.step:
+            self.expand("its weight was read as a dense tensor")
+        if torch.is_grad_enabled():
+            self._graph_step = self.sparsifier.step
+
+    def tensors(self, names: list[str], patterns: Any) -> StoredTensors:
+        """The layer's parameters for the kernels, with dense gradients handed on at the steps that read them."""
+        sparsifier = self.sparsifier
+        wants_dense = torch.is_grad_enabled() and sparsifier.needs_dense_gradient()
+        tensors = [self.module._parameters.get(name) for name in names]
+        shapes = [getattr(tensor, "dense_shape", None) for tensor in tensors]
+        takes = [
+            partial(sparsifier.compact.take, self.weights[name]) if wants_dense and name in self.weights else None
+            for name in names
+        ]
+        return StoredTensors(tensors, shapes, patterns, takes)
+
+    # ---- what others see ---------------------------------------------------------------------------------------
+
+    def dense_tensors(self) -> dict[str, Tensor]:
+        """Dense weights by attribute, of those that are compact."""
+        compact = self.sparsifier.compact
+        return {a: compact[name].dense() for a, name in self.weights.items() if self._holds(a)}
+
+    def read(self, attribute: str) -> Any:
+        """What an attribute of the module is to somebody else."""
+        if attribute not in self.module._parameters:
+            raise AttributeError(attribute)  # somebody has moved it; the module may know where to
+        if not self._holds(attribute):
+            return self.module._parameters[attribute]
+        if self.storage == "auto":
+            self._was_read = True
+            if self._graph_step != self.sparsifier.step:  # no backward pass is to come
+                self.expand("its weight was read as a dense tensor")
+                return self.module._parameters[attribute]
+        else:
+            _warn_of_reading(self.weights[attribute])
+        return self.differentiable(attribute)
+
+    def differentiable(self, attribute: str) -> Tensor:
+        """The dense weight as a function of the values; its gradient is handed on where it is read."""
+        name = self.weights[attribute]
+        compact = self.sparsifier.compact
+        dense = compact[name].scatter(compact[name].parameter)
+        if dense.requires_grad and self.sparsifier.needs_dense_gradient():
+            dense.register_hook(partial(_take_copy, compact, name))
+        return dense
+
+    def gather(self, attribute: str, dense: Tensor) -> Tensor:
+        """What to load in the place of a dense weight."""
+        if not self._holds(attribute):
+            return dense
+        compact = self.sparsifier.compact[self.weights[attribute]]
+        return compact.gather(dense) if dense.shape == compact.shape else dense
+
+    @contextmanager
+    def dense_parameters(self) -> Iterator[None]:
+        """Within, the module has dense tensors in the place of compact parameters: for torch's own operators."""
+        own = {attribute: self.module._parameters[attribute] for attribute in self.weights if self._holds(attribute)}
+        module: Any = self.module
+        flat = getattr(module, "_flat_weights", None)  # recurrent modules list their parameters once more
+        try:
+            for attribute in own:
+                self.module._parameters[attribute] = self.differentiable(attribute)  # type: ignore[assignment]
+            if flat is not None:
+                module._flat_weights = [module._parameters.get(name) for name in module._flat_weights_names]
+            yield
+        finally:
+            self.module._parameters.update(own)
+            if flat is not None:
+                module._flat_weights = flat
+
+    def _holds(self, attribute: str) -> bool:
+        """Whether the module's parameter is the compact one: not where somebody has put another in its place."""
+        compact = self.sparsifier.compact.get(self.weights[attribute])
+        return compact is not None and self.module._parameters.get(attribute) is compact.parameter
+
+    def _find_refusal(self) -> str:
+        reason = self.sparsifier.why_not_compact()
+        if reason:
+            return reason
+        for name in self.weights.values():
+            parameter = self.sparsifier.parameters[name]
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                return "a hook reads the gradient of its weight"
+            if parameter.dtype != torch.float32:
+                return f"in {str(parameter.dtype).removeprefix('torch.')}"
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return "several processes" if torch.distributed.get_world_size() > 1 else ""
+        if available()[0] != "fast" and isinstance(self.module, nn.Conv2d) and self.module.kernel_size != (1, 1):
+            return "its convolution needs numba"
+        return ""
+
+
+def _take_copy(compact: Any, name: str, gradient: Tensor) -> None:
+    compact.take(name, gradient.clone())
+
+
+def _warn_of_reading(name: str) -> None:
+    warnings.warn(
+        f"{name!r} was read as an attribute of its module, which stores connections only: each reading makes a dense "
+        "tensor, and what is written to it is lost. Set storage to auto or dense.",
+        stacklevel=4,
+    )
