@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rigl_lightning.compute.layers import LayerPatterns, all_directions, padded, states_of, watched
 from rigl_lightning.kernels import (
     Patterns,
+    SparsePattern,
     Stored,
     Weights,
     stored_conv2d,

@@ -81,7 +81,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
         ctx.settings = shape, pattern, _ = settings
-        return linear.forward(x, _in_place_of_dense(values, shape), bias, pattern, tier_of(x, values))
+        return linear.forward(x, _stored(values, shape), bias, pattern, tier_of(x, values))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -96,9 +96,7 @@ class _Linear(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None
         needs = linear.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = linear.backward(
-            grad, x, _in_place_of_dense(values, shape), pattern, needs, tier_of(x, values)
-        )
+        grad_x, grad_weight = linear.backward(grad, x, _stored(values, shape), pattern, needs, tier_of(x, values))
         grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None
 
@@ -108,7 +106,7 @@ class _Conv2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
         ctx.settings = shape, window, pattern, _ = settings
-        return conv.forward(x, _in_place_of_dense(values, shape), bias, window, pattern, tier_of(x, values))
+        return conv.forward(x, _stored(values, shape), bias, window, pattern, tier_of(x, values))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -123,9 +121,7 @@ class _Conv2d(torch.autograd.Function):
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None
         needs = conv.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = conv.backward(
-            grad, x, _in_place_of_dense(values, shape), window, pattern, needs, tier_of(x, values)
-        )
+        grad_x, grad_weight = conv.backward(grad, x, _stored(values, shape), window, pattern, needs, tier_of(x, values))
         grad_bias = grad.sum((0, 2, 3)) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
 
@@ -133,7 +129,7 @@ class _Conv2d(torch.autograd.Function):
 class _Recurrent(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, patterns, take, shapes, n_states, *rest):  # type: ignore[no-untyped-def]
-        states, weights = list(rest[:n_states]), _stored(rest[n_states:], shapes)
+        states, weights = list(rest[:n_states]), _both(rest[n_states:], shapes)
         tier = tier_of(x, weights.weight_ih)
         outs, saved = recurrent.forward(x, states, weights, patterns, tier)
         ctx.save_for_backward(x, *saved, *rest)
@@ -155,7 +151,7 @@ class _Recurrent(torch.autograd.Function):
             needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
             grad_x, *others = recorded_gradients(dense, [x, *states, *tensors], needs, grads)
             return grad_x, None, None, None, None, *others
-        weights = _stored(tensors, ctx.shapes)
+        weights = _both(tensors, ctx.shapes)
         wants_dense = any(take is not None for take in ctx.take)
         g = recurrent.backward(list(grads), x, weights, ctx.patterns, saved, wants_dense, ctx.tier)
         found = [
@@ -168,12 +164,12 @@ class _Recurrent(torch.autograd.Function):
         return g.x, None, None, None, None, *g.states, *found, *biases
 
 
-def _in_place_of_dense(values: Tensor, shape: torch.Size) -> Any:
+def _stored(values: Tensor, shape: torch.Size) -> Any:
     # The tiers read a weight by `gather`, which takes this, and ask it for nothing else but its shape.
     return Stored(values, shape)
 
 
-def _stored(tensors: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Weights:
+def _both(tensors: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Weights:
     """Weights of which the vectors are values of these shapes."""
     ih, hh = (
         Stored(tensor, shape) if tensor is not None and tensor.ndim == 1 else tensor
