@@ -11,6 +11,7 @@ import yaml
 from pytorch_lightning.cli import SaveConfigCallback
 
 from rigl_lightning.cli.app import _SaveFitConfig, main
+from rigl_lightning.export import read_compact
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -296,6 +297,88 @@ def test_print_config_is_a_configuration(capsys):
 def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):
     assert expected in error(capsys, *args)
     assert not list(Path().glob("runs/digits/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "export"])
+def test_a_network_that_nobody_trained_is_refused(capsys, command):
+    place = ["--output", "net.pt"] if command == "export" else []
+    assert "--ckpt_path" in error(capsys, *place, command=command)
+    for given in ("last", "best"):
+        line = error(capsys, *place, "--ckpt_path", given, command=command)
+        assert f"Expected a checkpoint for {command}" in line
+        assert "to last for the newest run of this configuration" in line
+    assert not Path("net.pt").exists()
+
+
+def test_initial_weights_are_tested_if_they_are_asked_for(capsys):
+    with pytest.warns(UserWarning, match="The network is dense: 0.0% of its weights are zero, and RigL leaves 90.0%"):
+        run("--ckpt_path", "none", command="test")
+    assert "test/accuracy" in capsys.readouterr().out
+
+
+def test_the_newest_run_of_a_configuration_is_found_by_every_command(capsys):
+    run("--trainer.max_steps", "10")
+    for command, more in (("test", []), ("validate", []), ("export", ["--output", "net.pt"])):
+        run("--ckpt_path", "last", "--trainer.max_steps", "10", *more, command=command)
+        assert "untrained" not in capsys.readouterr().err
+    assert Path("net.pt").is_file()
+    assert "Expected a checkpoint for test" in error(capsys, "--ckpt_path", "last", command="test")  # of 56 steps
+
+
+def test_classes_that_a_checkpoint_names_are_neither_imported_nor_made(capsys):
+    run("--trainer.max_steps", "10")
+    Path("other.py").write_text("raise SystemExit('CODE OF other.py RAN')\n", encoding="utf-8")
+    checkpoint = "runs/digits/version_0/checkpoints/last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] = {"_class_path": "other.Net", "num_classes": 3}
+    torch.save(content, "named.ckpt")
+    for command, more in (("test", []), ("predict", []), ("fit", []), ("export", ["--output", "net.pt"])):
+        run("--ckpt_path", "named.ckpt", *more, command=command)
+    assert Path("net.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"hello world\n", "was not written by torch"),
+        (b"PK\x03\x04" + bytes(500), "is damaged"),
+        ({"model.1.weight": torch.ones(2)}, "found no `state_dict`"),
+        ([1, 2], "found no `state_dict`"),
+        ({"state_dict": {}, "x": Path("a")}, "holds objects such as pathlib."),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(capsys, data, reason):
+    Path("x.ckpt").write_bytes(data) if isinstance(data, bytes) else torch.save(data, "x.ckpt")
+    for command, more in (("fit", []), ("test", []), ("export", ["--output", "net.pt"])):
+        line = error(capsys, "--ckpt_path", "x.ckpt", *more, command=command)
+        assert reason in line
+        assert "Set --ckpt_path" in line
+        assert "x.ckpt" in line
+
+
+def test_every_file_of_a_run_may_be_remote(capsys, caplog):
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    picture = "--trainer.callbacks+=rigl_lightning.SparsityPlot"
+    remote = (picture, "--trainer.logger.save_dir", "memory://runs", "--trainer.default_root_dir", "memory://root")
+    metrics = "--trainer.logger=rigl_lightning.csv_logger.ResumableCSVLogger"
+    remote = (metrics, "--trainer.logger.name", "digits", *remote, "--ckpt_path", "last")
+    run(*remote, "--trainer.max_epochs", "1")
+    run(*remote, "--trainer.max_epochs", "1")
+    assert "Going on with memory://" in caplog.text
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    names = ("config.yaml", "metrics.csv", "sparsity.png", "checkpoints/last.ckpt")
+    assert all(f"memory://runs/digits/version_0/{name}" in line for name in names)
+    assert all(fs.size(f"/runs/digits/version_0/{name}") > 0 for name in names)
+    main(line.split("python -m rigl_lightning ")[1].split())  # the test
+    last = "memory://runs/digits/version_0/checkpoints/last.ckpt"
+    run("--ckpt_path", last, "--output", "memory://nets/net.pt", command="export")
+    state, masks = read_compact("memory://nets/net.pt")
+    assert sum(int(mask.sum()) for mask in masks.values()) == 5020
+    run("--sparse.algorithm", "FixedMasks", "--sparse.algorithm.checkpoint", last, "--trainer.max_steps", "2")
+    assert not list(Path().glob("memory:*"))
+    fs.rm("/runs", recursive=True)
+    fs.rm("/nets", recursive=True)
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(capsys):

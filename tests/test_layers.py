@@ -17,6 +17,7 @@ LIBRARIES = LIGHTNING | {"torchmetrics", "torchvision", "timm", "sklearn", "json
 
 # From the bottom up: folders, with all that is in them, and other packages that their files may import.
 FLOORS = [
+    ({"base"}, CORE | {"fsspec"}),
     ({"kernels"}, CORE | {"numba", "llvmlite"}),
     ({"sparsity"}, CORE),
     ({"compute"}, CORE),

@@ -19,10 +19,20 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.utilities import rank_zero_info
 
 from rigl_lightning import __version__
+from rigl_lightning.base.files import is_file, join, written_beside
 from rigl_lightning.cli.configs import describe_configs, with_config_paths
 from rigl_lightning.cli.errors import explain_parse_error, explain_run_error
 from rigl_lightning.cli.export import Format, export_checkpoint
-from rigl_lightning.cli.runs import LAST, OF_ONE_CALL, last_checkpoint, multiplied_length, version_of, whereabouts
+from rigl_lightning.cli.runs import (
+    LAST,
+    OF_ONE_CALL,
+    UNTRAINED,
+    check_trained,
+    last_checkpoint,
+    multiplied_length,
+    version_of,
+    whereabouts,
+)
 from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.compacting import Compute
 from rigl_lightning.reports.layer_table import layer_table
@@ -107,6 +117,11 @@ class _Parser(LightningArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
 
+    def save(self, cfg: Namespace, path: str | Path, *args: Any, **settings: Any) -> None:
+        """Save a configuration, whole or not at all, to this machine or a remote file system."""
+        with written_beside(path) as unfinished:
+            super().save(cfg, unfinished, *args, **{**settings, "overwrite": True})
+
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Leaves the description's lines as they are."""
@@ -130,7 +145,7 @@ class _SaveFitConfig(SaveConfigCallback):
             return
         # The first process decides for all: another could find the file that the first has just written, and leave
         # it alone in the collective calls to come.
-        exists = trainer.is_global_zero and Path(folder, self.config_filename).exists()
+        exists = trainer.is_global_zero and is_file(join(folder, self.config_filename))
         if not trainer.strategy.broadcast(exists):
             super().setup(trainer, pl_module, stage)
 
@@ -154,13 +169,23 @@ class SparseCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Find what ``--ckpt_path last`` goes on with."""
-        settings = self.config.get(str(self.subcommand))
-        if self.subcommand == "fit" and settings.ckpt_path == LAST:
-            plain = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
-            settings.ckpt_path = found = last_checkpoint(plain)
+        """Find what ``--ckpt_path last`` means; see that a network that is tested is a trained one."""
+        command = str(self.subcommand)
+        settings = self.config.get(command)
+        given = settings.get("ckpt_path")
+        if given == UNTRAINED:
+            settings.ckpt_path = None
+        elif given != LAST:
+            check_trained(command, given)
+        if given != LAST:
+            return
+        plain = yaml.safe_load(self._parser(command).dump(settings, skip_none=False))
+        settings.ckpt_path = found = last_checkpoint(plain)
+        if command == "fit":
             rank_zero_info(f"Going on with {found}." if found else "No earlier run of this command: it begins now.")
             self._log_into(found)
+        else:
+            check_trained(command, found)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Lightning's, of the length that the training multiplier gives.
@@ -190,7 +215,7 @@ class SparseCLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         return multiplied_length(settings["max_steps"], settings["max_epochs"], factor)
 
-    def _log_into(self, checkpoint: Path | None) -> None:
+    def _log_into(self, checkpoint: str | None) -> None:
         """Have the logger use the folder of the run that goes on."""
         logger = self.config.get(str(self.subcommand)).trainer.logger
         for entry in logger if isinstance(logger, list) else [logger]:
@@ -204,9 +229,11 @@ class SparseCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}, "export": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning lets the checkpoint's hyper-parameters override the command line; a resumed run is given its own.
-        if self.config.subcommand != "fit":
-            super()._parse_ckpt_path()
+        """Leave the network as it is configured.
+
+        Lightning makes the class that the checkpoint's hyper-parameters name, and imports its module: whoever gives
+        you a checkpoint could run code.
+        """
 
 
 def main(args: Sequence[str] | None = None) -> None:

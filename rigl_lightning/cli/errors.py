@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from rigl_lightning.base.files import NO_ROOM, full_disk
 from rigl_lightning.cli.configs import config_files
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
@@ -88,6 +89,9 @@ def explain_run_error(error: Exception) -> str | None:
             "Expected a checkpoint of this model, but its weights do not fit: "
             f"{first.rstrip('. ')}. Set --ckpt_path, or the model as in the run of the checkpoint."
         )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        told = str(error.strerror)
+        return told if told.startswith("Expected room") else full_disk("the files of this run", error)
     if isinstance(error, pickle.UnpicklingError | IsADirectoryError) or "PytorchStreamReader" in message:
         return "Expected a readable checkpoint, but the file is damaged or none. Set --ckpt_path."
     if message.startswith("Checkpoint file not found"):

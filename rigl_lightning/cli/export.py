@@ -6,13 +6,15 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.files import has_folder, replacing, size
 from rigl_lightning.export.checkpoints import load_checkpoint
-from rigl_lightning.export.compacting import Compute, compact, example_of, layers_of
+from rigl_lightning.export.compacting import Compute, compact, layers_of
+from rigl_lightning.export.example import batch_dimensions, example_of, with_samples
 from rigl_lightning.export.files import paper_bytes, save_compact
 from rigl_lightning.export.onnx import export_onnx
 
@@ -49,7 +51,7 @@ def export_checkpoint(
         raise ValueError(f"Expected a format of {get_args(Format)}, got {file_format!r}. Set --format.")
     if batch_size < 1:
         raise ValueError(f"Expected a batch of at least 1, got {batch_size}. Set --batch_size.")
-    if not Path(output).resolve().parent.is_dir():
+    if not has_folder(output):
         raise FileNotFoundError(f"Expected a folder for {output}, found none. Set --output.")
     masks = load_checkpoint(module, checkpoint)
     module.eval()
@@ -58,13 +60,14 @@ def export_checkpoint(
     elif file_format == "onnx":
         export_onnx(module, output)
     else:
-        torch.save(module.state_dict(), output)
+        with replacing(output) as stream:
+            torch.save(module.state_dict(), stream)
     state = module.state_dict()
-    dense = sum(tensor.nbytes for tensor in state.values())
+    dense = sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
     connections = sum(mask.numel() for mask in masks.values())
     density = sum(int(mask.sum()) for mask in masks.values()) / connections
     lines = [
-        f"{output}: {Path(output).stat().st_size:,} bytes",
+        f"{output}: {size(output):,} bytes",
         f"dense {dense:,} bytes, {paper_bytes(state, masks):,.0f} by the paper's formula for sparse sizes",
         f"{connections:,} connections in {len(masks)} sparse layers, density {density:.4f}",
     ]
@@ -77,19 +80,18 @@ def speed(module: nn.Module, batch_size: int, compute: Compute) -> str:
     example = example_of(module, None)
     if example is None:
         return "speed not measured: the module has no example_input_array"
-    inputs = tuple(_batch(x, batch_size) for x in example)
-    network = compact(module, inputs, compute=compute)
-    slow, fast = _interleaved(lambda: module(*inputs), lambda: network(*inputs))
+    dims = batch_dimensions(module, example)
+    if dims is not None:
+        example = with_samples(example, dims, batch_size)
+    network = compact(module, example, compute=compute)
+    slow, fast = _interleaved(lambda: example.call(module), lambda: example.call(network))
     ratios = statistics.quantiles([a / b for a, b in zip(slow, fast, strict=True)], n=4)
+    batch = "batch of the example" if dims is None else f"batch {batch_size}"
     return (
-        f"batch {batch_size}, {torch.get_num_threads()} thread(s): {1e3 * statistics.median(fast):.3g} ms, dense "
+        f"{batch}, {torch.get_num_threads()} thread(s): {1e3 * statistics.median(fast):.3g} ms, dense "
         f"{1e3 * statistics.median(slow):.3g} ms, {ratios[1]:.2f} ({ratios[0]:.2f}-{ratios[2]:.2f}) times as fast, "
         f"{len(layers_of(network))} layers sparse"
     )
-
-
-def _batch(x: Any, size: int) -> Any:
-    return x.repeat(size, *[1] * (x.ndim - 1)) if isinstance(x, Tensor) and x.ndim and x.shape[0] == 1 else x
 
 
 def _interleaved(*actions: Callable[[], object]) -> list[list[float]]:

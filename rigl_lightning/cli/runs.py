@@ -10,20 +10,26 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from rigl_lightning.base.files import is_file, join, matching, modified, open_file
 from rigl_lightning.trainer.optimizers import callbacks_of
 
 LAST = "last"
+UNTRAINED = "none"
+_BEST = "best"  # of a training in the same process, in Lightning
+_OF_TRAINED_NETWORKS = ("validate", "test", "predict", "export")
 LAST_CHECKPOINT = "last.ckpt"
 CONFIG = "config.yaml"
 OF_ONE_CALL = ("ckpt_path", "weights_only")
 """Settings of one command, and not of the run: what is saved is without them, so that every subcommand takes it."""
+OF_THE_RUN = ("seed_everything", "trainer", "model", "data", "sparse", "training_multiplier")
+"""Settings that make one run another."""
 METRICS = "metrics.csv"
 PLOT = "sparsity.png"
 _KINDS = {METRICS: "metrics", PLOT: "picture"}
 _LOGGERS_WITH_FOLDERS = ("CSVLogger", "TensorBoardLogger")  # and ResumableCSVLogger
 
 
-def last_checkpoint(settings: Mapping[str, Any]) -> Path | None:
+def last_checkpoint(settings: Mapping[str, Any]) -> str | None:
     """Newest ``last.ckpt`` of an earlier run of the same settings, or None if there is none.
 
     Where ``ModelCheckpoint`` has a ``dirpath``, or the logger a ``version``, that place alone is looked at. Else all
@@ -38,20 +44,39 @@ def last_checkpoint(settings: Mapping[str, Any]) -> Path | None:
     trainer = settings["trainer"]
     folder = next((args["dirpath"] for args in _settings_of(trainer["callbacks"]) if args.get("dirpath")), None)
     if folder is not None:
-        return _newest([Path(folder, LAST_CHECKPOINT)])
+        return _newest([join(folder, LAST_CHECKPOINT)])
     logger = _logger(trainer["logger"])
-    root = Path(logger["save_dir"], logger.get("name") or "")
+    root = join(logger["save_dir"], *filter(None, [logger.get("name")]))
     if logger.get("version") is not None:
         version = logger["version"]
         name = version if isinstance(version, str) else f"version_{version}"
-        return _newest([root / name / "checkpoints" / LAST_CHECKPOINT])
-    found = root.glob(f"*/checkpoints/{LAST_CHECKPOINT}")
-    return _newest(path for path in found if _is_of(path.parents[1] / CONFIG, settings))
+        return _newest([join(root, name, "checkpoints", LAST_CHECKPOINT)])
+    found = matching(root, f"*/checkpoints/{LAST_CHECKPOINT}")
+    return _newest(path for path in found if _is_of(join(_run_of(path), CONFIG), settings))
 
 
-def version_of(checkpoint: Path) -> str:
+def check_trained(command: str, checkpoint: str | None) -> None:
+    """Refuse to test, validate, predict with or export a network that nobody has trained.
+
+    Args:
+        command: Of the command line.
+        checkpoint: Its ``--ckpt_path``, or what was found for ``last``; None if there is none.
+
+    Raises:
+        ValueError: Saying what could be given.
+    """
+    if command in _OF_TRAINED_NETWORKS and checkpoint in (None, _BEST):
+        initial = f", or to {UNTRAINED} for the weights that the configuration itself makes"
+        raise ValueError(
+            f"Expected a checkpoint for {command}, {'got best' if checkpoint else 'found none'}: the network would be "
+            f"as it is before training. Set --ckpt_path to a file, to {LAST} for the newest run of this configuration"
+            f"{initial if command != 'export' else ''}."
+        )
+
+
+def version_of(checkpoint: str) -> str:
     """Name of the run's folder: ``version_3`` of ``runs/name/version_3/checkpoints/last.ckpt``."""
-    return checkpoint.parents[1].name
+    return Path(_run_of(checkpoint)).name
 
 
 def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> dict[str, int]:
@@ -82,33 +107,40 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
 def whereabouts(trainer: pl.Trainer) -> str:
     """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it."""
     checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
-    kept = [
-        path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and Path(path).exists()
-    ]
+    kept = [path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and is_file(path)]
     folder = trainer.log_dir if trainer.loggers else None
-    files = [path for name in (METRICS, PLOT) if folder and (path := Path(folder, name)).is_file()]
+    files = {name: path for name in _KINDS if folder and is_file(path := join(folder, name))}
     parts = [f"checkpoint {kept[0]}"] if kept else ["no checkpoint"]
-    parts += [f"{_KINDS[path.name]} {path}" for path in files]
-    config = Path(folder, CONFIG) if folder else None
+    parts += [f"{_KINDS[name]} {path}" for name, path in files.items()]
+    config = join(folder, CONFIG) if folder else None
     test = ""
-    if kept and config is not None and config.is_file():
+    if kept and config is not None and is_file(config):
         test = f"; test it: python -m rigl_lightning test --config {config} --ckpt_path {kept[0]}"
     return f"Done after {trainer.global_step} steps: {', '.join(parts)}{test}"
 
 
-def _newest(paths: Iterable[Path]) -> Path | None:
-    return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+def _run_of(checkpoint: str) -> str:
+    """The run's folder: ``a/version_3`` of ``a/version_3/checkpoints/last.ckpt``."""
+    return checkpoint.replace("\\", "/").rsplit("/", 2)[0]
 
 
-def _is_of(file: Path, settings: Mapping[str, Any]) -> bool:
-    if not file.is_file():
+def _newest(paths: Iterable[str]) -> str | None:
+    return max(filter(is_file, paths), key=modified, default=None)
+
+
+def _is_of(file: str, settings: Mapping[str, Any]) -> bool:
+    if not is_file(file):
         return False
-    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        with open_file(file) as stream:
+            saved = yaml.safe_load(stream)
+    except yaml.YAMLError:  # torn, or of somebody else: no run of these settings
+        return False
     return isinstance(saved, dict) and _comparable(saved) == _comparable(settings)
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in (*OF_ONE_CALL, "config")}
+    return {key: value for key, value in settings.items() if key in OF_THE_RUN}
 
 
 def _settings_of(callbacks: Any) -> list[Mapping[str, Any]]:

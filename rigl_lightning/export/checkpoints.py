@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.loading import load_plain
 from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.files.masks import read_masks
 from rigl_lightning.sparsity.names import clean_name
@@ -28,12 +28,7 @@ def load_checkpoint(module: nn.Module, checkpoint: str | Path) -> dict[str, Tens
         ValueError: If it is no checkpoint, has no masks, or those of a dense network.
         RuntimeError: If the weights are those of another module.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"Expected a checkpoint at {checkpoint}, found no such file. Set --ckpt_path.")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"Expected a readable checkpoint at {checkpoint} ({error}). Set --ckpt_path.") from error
+    content = load_plain(checkpoint, "a checkpoint", "Set --ckpt_path.")
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"Expected a checkpoint of Lightning at {checkpoint}, found no `state_dict`. Set --ckpt_path.")

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.export.example import Example, example_of
 from rigl_lightning.export.folded import FoldedConv2d
 from rigl_lightning.export.graph import FoldedLinear, fuse, is_plain
 from rigl_lightning.export.layers import CompactConv2d, CompactLayer, CompactLinear
@@ -25,7 +26,7 @@ _FEW_CHANNELS = 4
 
 def compact(
     module: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
     *,
     compute: Compute = "auto",
     fuse_layers: bool = True,
@@ -39,8 +40,9 @@ def compact(
 
     Args:
         module: Any module; weights of inactive connections are exactly zero, as `SparseTrainingCallback` leaves them.
-        example_inputs: What the module is called with, a tensor or a tuple of arguments; by default its
-            ``example_input_array`` (Lightning), if it has one. Its batch size is the one that is tuned for.
+        example_inputs: What the module is called with: a tensor, a tuple of arguments or a mapping of arguments by
+            name; by default its ``example_input_array`` (Lightning), if it has one. Its batch size is the one that is
+            tuned for.
         compute: ``auto`` keeps a layer dense where that is faster on the example; ``sparse`` makes every layer with
             zeros sparse; ``dense`` only folds and fuses.
         fuse_layers: Fold and fuse. The fused part becomes a `torch.fx.GraphModule`, which keeps the names of
@@ -75,15 +77,7 @@ def layers_of(model: nn.Module) -> dict[str, CompactLayer]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CompactLayer)}
 
 
-def example_of(module: nn.Module, given: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-    """Arguments of a call: those given, or the module's ``example_input_array``, or None."""
-    given = getattr(module, "example_input_array", None) if given is None else given
-    if given is None:
-        return None
-    return tuple(given) if isinstance(given, tuple | list) else (given,)
-
-
-def _checked_fusion(module: nn.Module, example: tuple[Any, ...] | None) -> nn.Module:
+def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
     """The fused network, or the one that was given if the two do not agree on the example."""
     fused = fuse(deepcopy(module))
     if example is None:
@@ -103,7 +97,7 @@ def _checked_fusion(module: nn.Module, example: tuple[Any, ...] | None) -> nn.Mo
     return fused
 
 
-def _runs_in(dtype: torch.dtype, module: nn.Module, example: tuple[Any, ...]) -> bool:
+def _runs_in(dtype: torch.dtype, module: nn.Module, example: Example) -> bool:
     """Not if the network makes tensors of another precision by itself."""
     try:
         _outputs(module, example, dtype)
@@ -113,13 +107,13 @@ def _runs_in(dtype: torch.dtype, module: nn.Module, example: tuple[Any, ...]) ->
 
 
 @torch.no_grad()
-def _outputs(module: nn.Module, example: tuple[Any, ...], dtype: torch.dtype) -> Any:
+def _outputs(module: nn.Module, example: Example, dtype: torch.dtype) -> Any:
     """What a copy of the network in this precision makes of a copy of the example."""
 
-    def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
-    return deepcopy(module).to(dtype)(*torch.utils._pytree.tree_map(cast, deepcopy(example)))
+    return example.map(cast).call(deepcopy(module).to(dtype))
 
 
 def _largest(output: Any) -> float:

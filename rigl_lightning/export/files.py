@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from rigl_lightning.base.files import replacing, size
+from rigl_lightning.base.loading import load_plain
 from rigl_lightning.export.encoding import decode, encode
 from rigl_lightning.export.layers import CompactConv2d, CompactLayer, CompactLinear
 from rigl_lightning.export.recurrent_layers import CompactRecurrent
@@ -17,26 +21,32 @@ from rigl_lightning.sparsity.costs.sizes import network_bytes
 from rigl_lightning.sparsity.names import clean_name
 
 _FORMAT = "rigl_lightning.compact.1"
+_FORMAT_WITH_VALUES = "rigl_lightning.compact.2"
+"""Of files with an entry that is no plain tensor; readers of the first form cannot read those."""
+_REMEDY = "Give a file of `save_compact`."
 
 
 def save_compact(
-    module: nn.Module | Mapping[str, Tensor], path: str | Path, masks: Mapping[str, Tensor] | None = None
+    module: nn.Module | Mapping[str, Any], path: str | Path, masks: Mapping[str, Tensor] | None = None
 ) -> int:
     """Write the weights of a trained module; zeros are left out.
 
     Values keep their dtype. Where the active connections are takes one bit a connection, as in the paper's sizes
-    (appendix "Calculation of FLOPs"), or less.
+    (appendix "Calculation of FLOPs"), or less. Entries of other kinds (quantized and sparse tensors, the extra state of
+    a module) are kept as they are. A file that was there is replaced when the new one is whole.
 
     Args:
         module: The module that was trained, or its ``state_dict``.
-        path: The file.
+        path: The file, in a folder that exists, or an address of fsspec.
         masks: Active connections by name, kept with the weights; a tensor without one keeps what is not exactly zero.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        ValueError: If the module comes from `compact`, or masks do not fit it or hide a weight that is not zero.
+        ValueError: If the module comes from `compact`, masks do not fit it or hide a weight that is not zero, or an
+            entry could not be read again without running code.
+        OSError: If the disk is full.
     """
     if isinstance(module, nn.Module) and any(isinstance(m, CompactLayer) for m in module.modules()):
         raise ValueError(
@@ -44,7 +54,7 @@ def save_compact(
             "latter again in seconds, for the machine it runs on."
         )
     state = module.state_dict() if isinstance(module, nn.Module) else module
-    state = {clean_name(name): tensor for name, tensor in state.items()}
+    state = {clean_name(name): value for name, value in state.items()}
     masks = {} if masks is None else masks
     unknown = sorted(set(masks) - set(state))
     if unknown:
@@ -53,42 +63,41 @@ def save_compact(
         )
     pools: dict[str, list[Tensor]] = {}
     first: dict[Any, str] = {}
-    entries = [_entry(name, tensor, masks.get(name), pools, first) for name, tensor in state.items()]
-    content = {"format": _FORMAT, "entries": entries, "pools": {key: torch.cat(parts) for key, parts in pools.items()}}
-    torch.save(content, path)
-    return Path(path).stat().st_size
+    entries = [_entry(name, value, masks.get(name), pools, first) for name, value in state.items()]
+    content = {
+        "format": _FORMAT_WITH_VALUES if any("value" in entry for entry in entries) else _FORMAT,
+        "entries": entries,
+        "pools": {key: torch.cat(parts).view(_dtype(key)) for key, parts in pools.items()},
+    }
+    with replacing(path) as stream:
+        torch.save(content, stream)
+    return size(path)
 
 
-def read_compact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_compact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The dense ``state_dict`` of a compact file, and the masks of its sparse tensors.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a compact file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected a compact file at {path}, found no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"Expected a compact file at {path}, got something else ({error}). Use `save_compact`."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"Expected a compact file at {path}, got other content. Use `save_compact`.")
+    content = load_plain(path, "a compact file", _REMEDY)
+    if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _FORMAT_WITH_VALUES):
+        raise ValueError(f"Expected a compact file at {path}, got other content. {_REMEDY}")
     pools = _Pools(content["pools"])
-    state: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
     for entry in content["entries"]:
-        name, shape = entry["name"], entry["shape"]
+        name = entry["name"]
         if "same" in entry:
             state[name] = state[entry["same"]]
+        elif "value" in entry:
+            state[name] = entry["value"]
         elif "code" in entry:
-            masks[name] = decode(entry["code"], pools.take("torch.uint8", entry["bytes"]), shape)
-            tensor = torch.zeros(shape, dtype=_dtype(entry["dtype"]))
-            state[name] = tensor.masked_scatter_(masks[name], pools.take(entry["dtype"], entry["values"]))
+            masks[name] = decode(entry["code"], pools.take("torch.uint8", entry["bytes"]), entry["shape"])
+            state[name] = _scattered(masks[name], pools.take(entry["dtype"], entry["values"]))
         else:
-            state[name] = pools.take(entry["dtype"], entry["values"]).view(shape)
+            state[name] = pools.take(entry["dtype"], entry["values"]).view(entry["shape"])
     return state, masks
 
 
@@ -125,14 +134,15 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {**rest, **state}
 
 
-def paper_bytes(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> float:
+def paper_bytes(state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> float:
     """Size by the paper's formula: values, a bit for each connection of a sparse layer, one bias for each output.
 
     Args:
         state: A ``state_dict``; its tensors of rank 2 and above count as weights.
         masks: Of the sparse ones.
     """
-    shapes = {clean_name(name): tuple(tensor.shape) for name, tensor in state.items() if tensor.ndim >= 2}
+    tensors = {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.ndim >= 2}
     sparsities = {name: 1 - mask.float().mean().item() for name, mask in masks.items()}
     return network_bytes(shapes, {name: s for name, s in sparsities.items() if s > 0})
 
@@ -154,24 +164,70 @@ class _Pools:
 
 
 def _entry(
-    name: str, tensor: Tensor, mask: Tensor | None, pools: dict[str, list[Tensor]], first: dict[Any, str]
+    name: str, value: Any, mask: Tensor | None, pools: dict[str, list[Tensor]], first: dict[Any, str]
 ) -> dict[str, Any]:
-    tensor = tensor.detach().cpu()
-    place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-    entry: dict[str, Any] = {"name": name, "shape": list(tensor.shape)}
-    if tensor.numel() and first.setdefault(place, name) != name:
+    if not _is_plain(value):
+        if mask is not None:
+            raise ValueError(f"Expected a dense tensor for the mask of {name!r}, got another. Give no mask of it.")
+        return {"name": name, "value": _readable(name, value)}
+    value = value.as_subclass(Tensor)
+    # By the tensor itself: a copy on the CPU is freed, and the next copy may lie at the same address.
+    layout = (tuple(value.shape), value.stride(), value.dtype, value.is_conj(), value.is_neg())
+    place = (value.device, value.data_ptr(), layout)
+    entry: dict[str, Any] = {"name": name, "shape": list(value.shape)}
+    if value.numel() and first.setdefault(place, name) != name:
         return {**entry, "same": first[place]}
+    tensor = value.detach().cpu().resolve_conj().resolve_neg()
     entry["dtype"] = str(tensor.dtype)
     active = _active(name, tensor, mask)
     if active is not None:
         code, data = encode(active)
-        values = tensor[active]
+        values = _bytes_if_small(tensor)[active]
         if mask is not None or values.nbytes + data.nbytes < tensor.nbytes:
             pools.setdefault("torch.uint8", []).append(data)
             pools.setdefault(str(tensor.dtype), []).append(values)
             return {**entry, "code": code, "bytes": data.numel(), "values": values.numel()}
-    pools.setdefault(str(tensor.dtype), []).append(tensor.reshape(-1))
+    pools.setdefault(str(tensor.dtype), []).append(_bytes_if_small(tensor).reshape(-1))
     return {**entry, "values": tensor.numel()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is numbers in memory that a compact file takes as they are."""
+    if not isinstance(value, Tensor) or is_lazy(value) or is_traceable_wrapper_subclass(value) or value.is_meta:
+        return False
+    return value.layout is torch.strided and not value.is_quantized and not value.is_nested
+
+
+def _readable(name: str, value: Any) -> Any:
+    """The value, if a file with it can be read again without running code.
+
+    Raises:
+        ValueError: If not, naming the entry.
+    """
+    if isinstance(value, Tensor) and (is_lazy(value) or value.is_meta):
+        raise ValueError(f"Expected numbers in {name!r}, got a tensor without. Load the weights first.")
+    stream = io.BytesIO()
+    try:
+        torch.save(value, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception as error:  # of pickle or torch, whatever the object is
+        raise ValueError(
+            f"Expected tensors and plain values, got {name!r} with {type(value).__name__}, which could not be read "
+            "again without running code. Leave it out of the state_dict, or save it beside."
+        ) from error
+    return value
+
+
+def _bytes_if_small(tensor: Tensor) -> Tensor:
+    """A tensor of one byte a number as bytes: for float8, torch has next to no functions."""
+    return tensor.contiguous().view(torch.uint8) if tensor.element_size() == 1 else tensor
+
+
+def _scattered(mask: Tensor, values: Tensor) -> Tensor:
+    """Zeros of the mask's shape with the values at its active connections."""
+    source = _bytes_if_small(values)
+    return torch.zeros(mask.shape, dtype=source.dtype).masked_scatter_(mask, source).view(values.dtype)
 
 
 def _active(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -183,7 +239,7 @@ def _active(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor | None:
         raise ValueError(
             f"Expected a mask {tuple(tensor.shape)} for {name!r}, got {tuple(mask.shape)}. Give masks of this module."
         )
-    if bool((tensor[~mask] != 0).any()):
+    if bool(((tensor != 0) & ~mask).any()):
         raise ValueError(
             f"Expected zeros outside the mask of {name!r}, found other weights. Apply the masks to the module first."
         )

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rigl_lightning.export.example import Example
+
 _SHORTEST = 5e-3
 """Seconds that the timing of one layer takes at least, for each of the two."""
 _ROUNDS = 5
@@ -31,15 +33,13 @@ class Timing:
 
 
 @torch.no_grad()
-def timings(
-    model: nn.Module, sparse: Mapping[nn.Module, nn.Module], example: tuple[Any, ...]
-) -> dict[nn.Module, Timing]:
+def timings(model: nn.Module, sparse: Mapping[nn.Module, nn.Module], example: Example) -> dict[nn.Module, Timing]:
     """Time layers and what would replace them, on the inputs they get from an example.
 
     Args:
         model: A network that holds the layers.
         sparse: What would replace each layer.
-        example: Positional arguments of the network.
+        example: What the network is called with.
 
     Returns:
         Timings of the layers that the example reaches.
@@ -56,7 +56,7 @@ def timings(
         timing.sparse += other
 
     with _hooked(sparse, measure):
-        model(*example)
+        example.call(model)
     return found
 
 

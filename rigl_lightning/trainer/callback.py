@@ -26,6 +26,7 @@ from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.trainer.checks import (
     count_nonzero,
     refuse_replaced_weights,
+    warn_of_dense,
     warn_of_early_best,
     warn_of_finetuning,
     warn_of_lost_topology,
@@ -250,6 +251,15 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Averaged weights are validated with the masks of now."""
         self._mask_averages_in_fit(trainer)
+        self._warn_of_dense(pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so if the network was never made sparse: nobody wants to know its accuracy."""
+        self._warn_of_dense(pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As before a test."""
+        self._warn_of_dense(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -416,6 +426,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self._restored and "masks" in self._restored:
             return unpack_masks(self._restored["masks"])
         return None if self.sparsifier is None else self.sparsifier.masks
+
+    def _warn_of_dense(self, pl_module: pl.LightningModule) -> None:
+        if self._tested_masks() is None:
+            warn_of_dense(pl_module, self.select, self.algorithm)
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from rigl_lightning.base.files import local, make_folder, replacing
+from rigl_lightning.base.loading import why_unreadable
 from rigl_lightning.trainer.optimizers import load_other_flavour
-
-_REMOTE = "://"
 
 
 def _flavours() -> tuple[type, ...]:
@@ -40,19 +39,33 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save to ``path``; what was there before stays until all is written."""
-        if storage_options is not None or _REMOTE in str(path):
+        if storage_options is not None or local(path) is None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.unfinished")  # the next save of this name writes over a leftover
+        make_folder(path)
+        with replacing(path) as stream:
+            torch.save(checkpoint, stream)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint of Lightning.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: In one line, if it is empty, damaged or something else.
+        """
         try:
-            _write(checkpoint, unfinished)
-            os.replace(unfinished, target)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
+            content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        except OSError:
             raise
-        _force_to_disk(target.parent)
+        except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
+            reason = why_unreadable(path, error)
+            raise ValueError(f"Expected a checkpoint at {path}, but the file {reason}. Set --ckpt_path.") from error
+        if _is_foreign(content):
+            raise ValueError(
+                f"Expected a checkpoint of Lightning at {path}, found no `state_dict` in it. Set --ckpt_path; weights "
+                "alone are loaded with load_state_dict."
+            )
+        return content
 
 
 def write_whole_files(trainer: pl.Trainer) -> None:
@@ -63,19 +76,8 @@ def write_whole_files(trainer: pl.Trainer) -> None:
         strategy.checkpoint_io = AtomicCheckpointIO()
 
 
-def _write(checkpoint: Mapping[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _force_to_disk(folder: Path) -> None:
-    """The name of a new file is in its folder, which is written on its own."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_foreign(content: Any) -> bool:
+    """Whether a file holds a network as another program saves it, such as a ``state_dict`` alone."""
+    if not isinstance(content, Mapping):
+        return True
+    return "state_dict" not in content and any(isinstance(v, torch.Tensor | Mapping) for v in content.values())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.optimizers import callbacks_named
 
 _SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
+_LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
 
 
 def refuse_replaced_weights(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -48,6 +50,32 @@ def warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter]) 
         rank_zero_warn(
             f"A finetuning callback will unfreeze weights during training; {_some([*frozen])} no mask and will be "
             "trained dense. Leave out that callback to make them sparse, or add them to `exclude`."
+        )
+
+
+def warn_of_dense(
+    module: nn.Module, select: Callable[[nn.Module], Mapping[str, nn.Parameter]], algorithm: SparseAlgorithm
+) -> None:
+    """Say so if a network that is tested without masks is dense: its checkpoint may have been forgotten.
+
+    Args:
+        module: The network.
+        select: Its sparse weights, as `select_parameters` finds them.
+        algorithm: What trains it.
+    """
+    try:
+        parameters = select(module)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        resolved = algorithm.resolve(_LONG)
+        planned = sum(active_counts(shapes, resolved.final_sparsities(shapes)).values())
+    except (ValueError, OSError):  # what training would refuse, a test has no use for
+        return
+    size = sum(parameter.numel() for parameter in parameters.values())
+    kept = sum(count_nonzero(parameters).values())
+    if planned < size and kept > _SPARSE_ALREADY * size:
+        rank_zero_warn(
+            f"The network is dense: {1 - kept / size:.1%} of its weights are zero, and {type(algorithm).__name__} "
+            f"leaves {1 - planned / size:.1%}. Give the checkpoint of the training (ckpt_path)."
         )
 
 

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 import csv
-import warnings
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_only
 
+from rigl_lightning.base.files import full_disk, is_file, join, local, open_file, write_text, written_beside
+
 METRICS_FILE = "metrics.csv"
+Row = Mapping[str, Any]
 
 
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSVLogger, whose file of metrics a resumed training goes on with; Lightning's own deletes it.
 
     `KeepEarlierMetrics` beside it takes out the rows that a training logs again; the command line adds it by itself.
-    The arguments are Lightning's.
+    A full disk, or a process that is killed, leaves the rows written before. The arguments are Lightning's.
     """
 
     @property
     def experiment(self) -> Any:
         """The writer of the files, which goes on with those that are there."""
-        if self._experiment is not None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-            return super().experiment
-        rows = read_rows(Path(self.log_dir, METRICS_FILE))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Experiment logs directory")  # that it deletes them
-            writer = super().experiment
-        writer.metrics = rows
-        writer.save()
-        return writer
+        if self._experiment is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self._experiment = _Writer(self.log_dir)
+        return super().experiment
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
         """Take out the rows of this step and later ones."""
-        file = Path(self.log_dir, METRICS_FILE)
-        writer = self.experiment
-        writer.metrics = [row for row in read_rows(file) if int(row["step"]) < step]
-        writer.metrics_keys = []
-        file.unlink(missing_ok=True)
-        writer.save()
+        self.experiment.keep(lambda row: int(row["step"]) < step)
 
 
 class KeepEarlierMetrics(pl.Callback):
@@ -55,13 +51,75 @@ class KeepEarlierMetrics(pl.Callback):
                 logger.forget_from(trainer.global_step)
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
+class _Writer(ExperimentWriter):
+    """Lightning's, whose files are whole at every time."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.keep(lambda row: True)
+
+    def keep(self, wanted: Any) -> None:
+        """Leave out the rows that are not wanted, and a line that was torn."""
+        file = self.metrics_file_path
+        if is_file(file):
+            self._rewrite([row for row in read_rows(file) if wanted(row)])
+
+    def save(self) -> None:
+        """Write what was logged since the last time."""
+        if not self.metrics:
+            return
+        file = local(self.metrics_file_path)
+        if file is not None and file.is_file() and set().union(*self.metrics) <= {*self.metrics_keys}:
+            _append(file, _lines(self.metrics, self.metrics_keys))
+        else:
+            self._rewrite([*read_rows(self.metrics_file_path), *self.metrics])
+        self.metrics = []
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Record hyper-parameters, and write them."""
+        self.hparams.update(params)
+        with written_beside(join(self.log_dir, self.NAME_HPARAMS_FILE)) as unfinished:
+            save_hparams_to_yaml(unfinished, self.hparams)
+
+    def _rewrite(self, rows: Sequence[Row]) -> None:
+        keys = sorted(set().union(*rows))
+        if rows:
+            header = _lines([dict(zip(keys, keys, strict=True))], keys)
+            write_text(self.metrics_file_path, header + _lines(rows, keys))
+        elif is_file(self.metrics_file_path):
+            self._fs.rm_file(self.metrics_file_path)
+        self.metrics_keys = keys
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's deletes the file of metrics here."""
+
+
+def read_rows(file: str | Path) -> list[dict[str, str]]:
     """Rows of a file of metrics, without their empty cells; none if there is no file.
 
     A last line that ends without a line break is left out: its process was killed while it wrote.
     """
-    if not file.is_file():
+    if not is_file(file):
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
+    with io.TextIOWrapper(open_file(file), encoding="utf-8", newline="") as stream:
         whole = [line for line in stream if line.endswith("\n")]
     return [{key: value for key, value in row.items() if value} for row in csv.DictReader(whole)]
+
+
+def _lines(rows: Iterable[Row], keys: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, keys).writerows(rows)
+    return text.getvalue()
+
+
+def _append(file: Path, lines: str) -> None:
+    """Add whole lines, or none."""
+    before = file.stat().st_size
+    try:
+        with file.open("ab", buffering=0) as stream:
+            data = lines.encode()
+            while data:
+                data = data[stream.write(data) :]
+    except OSError as error:
+        os.truncate(file, before)
+        raise OSError(error.errno, full_disk(file, error)) from error

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from rigl_lightning.base.files import join, make_folder, replacing
 from rigl_lightning.reports.layer_table import mask_metrics
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.optimizers import callback_flavours, callbacks_of
@@ -78,9 +79,10 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         """Draw."""
         folder = trainer.log_dir or trainer.default_root_dir  # on every process: Lightning broadcasts it
         if trainer.is_global_zero and self._sparsifier is not None:
-            path = Path(self.path or Path(folder) / "sparsity.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.draw(self._sparsifier).savefig(path, dpi=150)
+            path = str(self.path or join(folder, "sparsity.png"))
+            make_folder(path)
+            with replacing(path) as stream:
+                self.draw(self._sparsifier).savefig(stream, dpi=150, format=Path(path).suffix[1:] or "png")
             rank_zero_info(f"picture of the masks: {path}")
 
     def draw(self, sparsifier: Sparsifier) -> Figure:

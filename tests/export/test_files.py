@@ -58,6 +58,101 @@ def test_active_zeros_dtypes_and_what_is_not_finite_are_kept(tmp_path):
     assert torch.equal(masks["a.weight"], mask)
 
 
+def layers(count=4, **settings):
+    """Layers of one shape, with different zeros."""
+    model = nn.Sequential(*(nn.Linear(40, 40, bias=False, **settings) for _ in range(count)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(40, 40) * (torch.rand(40, 40) > 0.9))
+    return model
+
+
+def test_weights_of_any_device_are_told_apart(tmp_path, monkeypatch):
+    """A copy on the CPU is freed before the next is made, which may lie at its address."""
+    model = layers()
+    model[3].weight = model[0].weight
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *args, **kwargs: self.clone())
+    save_compact(model, tmp_path / "net.pt")
+    monkeypatch.undo()
+    state, _ = read_compact(tmp_path / "net.pt")
+    assert_same(state, model.state_dict())
+    entries = torch.load(tmp_path / "net.pt", weights_only=True)["entries"]
+    assert [entry.get("same") for entry in entries] == [None, None, None, "0.weight"]
+
+
+def test_views_of_one_memory_are_told_apart(tmp_path):
+    base = torch.randn(4, 4, dtype=torch.complex64)
+    state = {"a": base, "b": base.conj(), "c": base.t(), "d": base[:2], "e": base.imag, "f": base.conj().imag}
+    save_compact(state, tmp_path / "net.pt")
+    assert_same(read_compact(tmp_path / "net.pt")[0], state)
+
+
+class Counted(nn.Linear):
+    def get_extra_state(self):
+        return {"seen": 3, "mean": torch.ones(2)}
+
+    def set_extra_state(self, state):
+        self.seen = state["seen"]
+
+
+FLOAT8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
+
+
+def test_a_modules_extra_state_comes_back(tmp_path):
+    save_compact(Counted(8, 8), tmp_path / "net.pt")
+    other = Counted(8, 8)
+    load_compact(tmp_path / "net.pt", other)
+    assert other.seen == 3
+    assert paper_bytes(other.state_dict(), {}) == 4 * (64 + 8)
+
+
+@pytest.mark.parametrize("dtype", [*FLOAT8, torch.int8, torch.bool, torch.float16, torch.complex64])
+@pytest.mark.parametrize("masked", [True, False])
+def test_every_dtype_comes_back(tmp_path, dtype, masked):
+    weight = layers(1)[0].weight.detach().to(dtype)
+    mask = weight.to(torch.complex64) != 0
+    save_compact({"w": weight, "v": weight.clone()}, tmp_path / "net.pt", {"w": mask} if masked else None)
+    state, masks = read_compact(tmp_path / "net.pt")
+    for tensor in state.values():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor.to(torch.complex64), weight.to(torch.complex64))
+    assert "w" not in masks or torch.equal(masks["w"], mask)
+
+
+def test_sparse_and_quantized_tensors_come_back(tmp_path):
+    weight = layers(1)[0].weight.detach()
+    quantized = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
+    state = {"csr": weight.to_sparse_csr(), "coo": weight.to_sparse(), "quantized": quantized, "type": torch.qint8}
+    save_compact({**state, "pair": (quantized, None)}, tmp_path / "net.pt")
+    got, _ = read_compact(tmp_path / "net.pt")
+    assert [got["csr"].layout, got["coo"].layout] == [torch.sparse_csr, torch.sparse_coo]
+    assert all(torch.equal(got[name].to_dense(), weight) for name in ("csr", "coo"))
+    assert torch.equal(got["quantized"].int_repr(), quantized.int_repr())
+    assert got["type"] is torch.qint8
+    assert got["pair"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (object(), "'x' with object"),
+        (nn.Linear(2, 2), "'x' with Linear"),
+        (torch.ones(2, device="meta"), "numbers in 'x'"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_by_name(tmp_path, value, message):
+    (tmp_path / "net.pt").write_bytes(b"before")
+    with pytest.raises(ValueError, match=message):
+        save_compact({"w": torch.ones(2), "x": value}, tmp_path / "net.pt")
+    assert (tmp_path / "net.pt").read_bytes() == b"before"
+
+
+def test_a_file_of_plain_tensors_has_the_form_that_earlier_versions_read(tmp_path):
+    for state, form in (({"w": torch.ones(2)}, 1), ({"w": torch.ones(2), "x": 3}, 2)):
+        save_compact(state, tmp_path / "net.pt")
+        assert torch.load(tmp_path / "net.pt")["format"] == f"rigl_lightning.compact.{form}"
+
+
 @pytest.mark.parametrize("sparsity", [0.8, 0.9, 0.95, 0.98])
 def test_the_size_is_the_papers_or_less(sparsity, tmp_path):
     model = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))

@@ -63,7 +63,7 @@ def train_until_killed(folder, at, plugin):
         return rename(*paths)
 
     whole_save, rename = torch.save, os.replace
-    module.torch.save, module.os.replace = torn_save, no_rename
+    torch.save, os.replace = torn_save, no_rename
     train(folder, plugin)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,8 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.files import fingerprint, is_file
+from rigl_lightning.base.loading import load_plain
 from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_names
 from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+
+_REMEDY = "Set --sparse.algorithm.checkpoint."
+_OBJECTS = "Of objects of another package save the masks alone, such as {'backward_masks': scheduler.backward_masks}."
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
@@ -83,19 +87,17 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no masks, those of several callbacks, or objects other than tensors and numbers.
+        ValueError: If it is damaged, or holds no masks, those of several callbacks, or objects other than tensors and
+            numbers.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"Expected a checkpoint at {checkpoint}, found no such file. Set --sparse.algorithm.checkpoint."
-        )
-    file = Path(checkpoint).stat()
-    return _read_state(str(Path(checkpoint).resolve()), file.st_mtime_ns, file.st_size)
+    if not is_file(checkpoint):
+        raise FileNotFoundError(f"Expected a checkpoint at {checkpoint}, found no such file. {_REMEDY}")
+    return _read_state(str(checkpoint), fingerprint(checkpoint))
 
 
 @lru_cache(maxsize=2)  # an algorithm that starts from a file is asked for its layer sparsities again and again
-def _read_state(checkpoint: str, modified: int, size: int) -> Mapping[str, Any]:
-    content = _load(checkpoint)
+def _read_state(checkpoint: str, fingerprint: str) -> Mapping[str, Any]:
+    content = load_plain(checkpoint, "tensors and plain numbers", f"{_REMEDY} {_OBJECTS}")
     candidates = [content, *content.get("callbacks", {}).values()] if isinstance(content, Mapping) else []
     states = [state for state in candidates if isinstance(state, Mapping) and _is_own(state.get("masks"))]
     if len(states) == 1:  # without the weights of a whole checkpoint
@@ -108,16 +110,6 @@ def _read_state(checkpoint: str, modified: int, size: int) -> Mapping[str, Any]:
             "parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
         )
     return {"foreign": foreign}
-
-
-def _load(checkpoint: str) -> Any:
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"Expected tensors and plain numbers in {checkpoint}, got other objects, which are not loaded because they "
-            f"could run code. Save the masks alone, such as {{'backward_masks': scheduler.backward_masks}}. ({error})"
-        ) from error
 
 
 def _is_own(masks: Any) -> bool:
