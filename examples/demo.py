@@ -66,7 +66,7 @@ METHODS: dict[str, Callable[[float], SparseAlgorithm]] = {
     "DSR": lambda sparsity: DSR(sparsity, schedule=SCHEDULE),
     "DeepR": lambda sparsity: DeepR(sparsity),
     "DNW": lambda sparsity: DNW(sparsity),
-    "TopKAST": lambda sparsity: TopKAST(sparsity, max(2 * sparsity - 1, 0.0), renewal=UpdateSchedule(30, end=1.0)),
+    "TopKAST": lambda sparsity: TopKAST(sparsity, max(2 * sparsity - 1, 0.0), schedule=UpdateSchedule(30, end=1.0)),
     "GraNet": lambda sparsity: GraNet(sparsity, sparsity / 2, schedule=UpdateSchedule(interval=30, end=1.0)),
     "SET-ITOP": lambda sparsity: SETITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),
     "RigL-ITOP": lambda sparsity: RigLITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),

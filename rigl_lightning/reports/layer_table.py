@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rigl_lightning.sparsity.algorithms import SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs.flops import training_flops
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
@@ -131,11 +131,19 @@ def _schedule_line(algorithm: SparseAlgorithm) -> str:
         return "masks stay as they are"
     shown = [*steps[:3], "...", steps[-1]] if len(steps) > 4 else [*steps]
     plural = "s" if len(steps) > 1 else ""
-    schedule = getattr(algorithm, "schedule", None)
-    hint = ""
-    if isinstance(schedule, UpdateSchedule) and len(steps) < FEW_UPDATES:
-        hint = f" (few: a schedule.interval below its {schedule.interval} steps makes more)"
+    hint = _few_updates_hint(algorithm, len(steps))
     return f"{len(steps)} mask update{plural}, at step{plural} {', '.join(map(str, shown))}{hint}"
+
+
+def _few_updates_hint(algorithm: SparseAlgorithm, n_updates: int) -> str:
+    schedule = algorithm.schedule
+    if not isinstance(schedule, UpdateSchedule) or n_updates >= FEW_UPDATES:
+        return ""
+    if schedule.end == 1 and schedule.begin == 0:
+        return " (few: the end is step 1; 1.0 is the whole training)"
+    if schedule.interval == 1 or isinstance(algorithm, GradualMagnitudePruning):  # pruning needs no more than one
+        return ""
+    return f" (few: a schedule.interval below its {schedule.interval} steps makes more)"
 
 
 def _layers_line(algorithm: SparseAlgorithm) -> list[str]:

@@ -9,47 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rigl_lightning.sparsity.counts import ROUNDING, Shapes, active_counts, n_active
 from rigl_lightning.sparsity.names import matching_names
+from rigl_lightning.sparsity.settings import check_settings
 
-Shapes = Mapping[str, Sequence[int]]
-
-_ROUNDING = 1e-6
-
-
-def n_active(numel: int, sparsity: float) -> int:
-    """Number of active connections of a layer: THE rounding rule.
-
-    Zeros are rounded down, as in the reference (google-research/rigl d39fc7d, rigl/sparse_utils.py:35). A product
-    within 1e-6 of a whole number is that number, so that 0.29 of 100 is 29 zeros in spite of floating point.
-
-    Args:
-        numel: Connections in the layer.
-        sparsity: Fraction of inactive connections, in [0, 1].
-
-    >>> n_active(10, 0.75), n_active(100, 0.29)
-    (3, 71)
-    """
-    return numel - math.floor(sparsity * numel + _ROUNDING)
-
-
-def active_counts(shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, int]:
-    """Active connections of each layer, with an exact total.
-
-    The total follows `n_active`; the layers with the largest remainders get the connections that are left over, so a
-    layer is within one connection of `n_active` of its own, which is what the reference takes. Each layer keeps at
-    least one connection; where that needs more than rounding, it is taken from the others.
-
-    Args:
-        shapes: Shape of each sparse layer by name.
-        sparsities: Sparsity of each layer, as from a `Distribution`.
-
-    >>> active_counts({"a": (5, 5), "b": (5, 5)}, {"a": 0.5, "b": 0.5})  # 12.5 + 12.5 = 25
-    {'a': 13, 'b': 12}
-    """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    inactive = sum(sparsities[name] * sizes[name] for name in sizes)
-    total = max(sum(sizes.values()) - math.floor(inactive + _ROUNDING), len(sizes))
-    return _round_to_total({n: (1 - sparsities[n]) * sizes[n] for n in sizes}, sizes, total)
+__all__ = ["Distribution", "ErdosRenyi", "Shapes", "Uniform", "active_counts", "check_sparsity", "n_active"]
 
 
 def check_sparsity(sparsity: float, setting: str = "--sparse.algorithm.sparsity") -> None:
@@ -67,6 +31,9 @@ class Distribution(ABC):
 
     dense: tuple[str, ...]
     custom: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
         """Sparsity of each layer.
@@ -179,22 +146,10 @@ class ErdosRenyi(Distribution):
 
 
 def _check_budget(left: float, budget: float, free: Sequence[str], saturated: Iterable[str]) -> None:
-    if left + _ROUNDING < len(free):
+    if left + ROUNDING < len(free):
         raise ValueError(
             f"Expected a sparsity that leaves every layer a connection, got {budget:.0f} connections in all, of which "
             f"{budget - left:.0f} go to dense layers ({', '.join(sorted(saturated)) or 'none'}) and {left:.0f} remain "
             f"for {len(free)} sparse layers. Lower --sparse.algorithm.sparsity or shorten "
             "--sparse.algorithm.distribution.dense."
         )
-
-
-def _round_to_total(counts: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Whole counts within [1, size] that add up to ``total``, largest remainders rounded up first."""
-    whole = {name: min(max(math.floor(count + _ROUNDING), 1), sizes[name]) for name, count in counts.items()}
-    by_remainder = sorted(counts, key=lambda name: whole[name] - counts[name])
-    while (missing := total - sum(whole.values())) != 0:
-        change = 1 if missing > 0 else -1
-        able = [n for n in by_remainder[::change] if 1 <= whole[n] + change <= sizes[n]]
-        for name in able[: abs(missing)]:
-            whole[name] += change
-    return whole

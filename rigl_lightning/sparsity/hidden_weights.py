@@ -15,8 +15,9 @@ from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
 class HiddenWeights:
     """All weights of the sparse layers, of which the parameters show the active ones only.
 
-    The optimizer works on all weights: `reveal` puts them into the parameters before its step, `hide` takes them out
-    after it. Whoever reads the parameters at any other time, a forward pass or a checkpoint, sees the sparse network.
+    The optimizer works on all weights: `swap_in_all` puts them into the parameters before its step, `hide` takes them
+    out after it. Whoever reads the parameters at any other time, a forward pass or a checkpoint, sees the sparse
+    network.
 
     Args:
         parameters: Sparse weights by name; their present values are the first hidden weights.
@@ -30,7 +31,7 @@ class HiddenWeights:
         self._parameters = parameters
         self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.learning: dict[str, Tensor] | None = None
-        self.are_revealed = False
+        self.holds_all = False
 
     def mask_gradients(self) -> None:
         """Set the gradients of weights that do not learn to zero."""
@@ -39,7 +40,7 @@ class HiddenWeights:
             if grad is not None:
                 zero_inactive_(grad, mask)
 
-    def reveal(self, masks: Mapping[str, Tensor]) -> None:
+    def swap_in_all(self, masks: Mapping[str, Tensor]) -> None:
         """Before the optimizer's step: the inactive weights into the parameters.
 
         Active ones stay as they are there, so that what a user made of them (clipping, other weights loaded between
@@ -51,7 +52,7 @@ class HiddenWeights:
         Raises:
             RuntimeError: If they are there already.
         """
-        if self.are_revealed:
+        if self.holds_all:
             raise RuntimeError(
                 "Expected one evaluation of the loss for each optimizer step, got a second: the inactive weights of "
                 "this algorithm would take part in it. Use an optimizer without line search or repeated closures "
@@ -60,7 +61,7 @@ class HiddenWeights:
         for name, weight in self.weights.items():
             parameter = self._parameters[name]
             torch.where(masks[name], parameter, weight, out=parameter)
-        self.are_revealed = True
+        self.holds_all = True
 
     def hide(self) -> None:
         """After the optimizer's step: keep what it made of the weights that learn. Mask the parameters next."""
@@ -70,9 +71,9 @@ class HiddenWeights:
                 weight.copy_(parameter)
             else:
                 torch.where(self.learning[name], parameter, weight, out=weight)
-        self.are_revealed = False
+        self.holds_all = False
 
-    def show(self) -> None:
+    def copy_all(self) -> None:
         """All weights into the parameters, to be masked by new masks."""
         for name, weight in self.weights.items():
             self._parameters[name].copy_(weight)

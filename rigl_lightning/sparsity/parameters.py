@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -156,4 +157,43 @@ def _check_numbers(module: nn.Module, selected: Mapping[str, nn.Parameter]) -> N
         raise ValueError(
             f"Expected dense gradients, but the embeddings {sparse} are made with sparse=True: their gradient has no "
             "entries to grow by. Set sparse=False, or take them out of `include`."
+        )
+
+
+def check_weights(parameters: Any) -> None:
+    """Refuse what cannot be the sparse weights of a `Sparsifier`.
+
+    Args:
+        parameters: Should be whole tensors by name, each under one name.
+
+    Raises:
+        ValueError: Naming what came and what to do.
+    """
+    use = "Use Sparsifier(select_parameters(model), ...)"
+    if not isinstance(parameters, Mapping):
+        raise ValueError(f"Expected the sparse weights by name, got a {type(parameters).__name__}. {use}.")
+    if not parameters:
+        raise ValueError(f"Expected at least one weight to make sparse, got none. {use}.")
+    names: dict[Any, str] = {}
+    for name, parameter in parameters.items():
+        if not isinstance(parameter, Tensor):
+            raise ValueError(f"Expected the weights of layer {name!r}, got a {type(parameter).__name__}. {use}.")
+        _refuse_shard(name, parameter)
+        place = (parameter.device, parameter.data_ptr()) if parameter.data_ptr() else id(parameter)
+        if place in names:
+            raise ValueError(
+                f"Expected each tensor under one name, got {names[place]!r} and {name!r} for the same one (tied "
+                "weights): two masks would contradict each other. Leave one of them out, as select_parameters does."
+            )
+        names[place] = name
+
+
+def _refuse_shard(name: str, parameter: Tensor) -> None:
+    # By name: importing these classes takes torch.distributed, which not every build has.
+    kinds = {kind.__name__ for kind in type(parameter).__mro__} & {"DTensor", "FlatParameter", "ShardedTensor"}
+    if kinds or parameter.numel() == 0:
+        what = kinds.pop() if kinds else "tensor without elements"
+        raise ValueError(
+            f"Expected whole weights on each process, got a {what} in {name!r}: connections are ranked over a "
+            "whole layer. Use DistributedDataParallel instead of FSDP, ZeRO or tensor parallelism."
         )

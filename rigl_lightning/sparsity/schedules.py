@@ -7,6 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rigl_lightning.sparsity.settings import check_settings
+
+A_POINT = "to be a step (int, at least 0) or a fraction of training (float in [0, 1])"
+"""What a point in the training may be, see `is_point`."""
+
 Decay = Callable[[float], float]
 """Progress of the update window in [0, 1] -> factor on the drop fraction in [0, 1]."""
 
@@ -35,17 +40,15 @@ class UpdateSchedule:
     end: int | float = 0.75
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not isinstance(self.interval, int) or isinstance(self.interval, bool) or self.interval < 1:
             raise ValueError(
                 f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
                 "Set the schedule's interval."
             )
         for name, value in (("begin", self.begin), ("end", self.end)):
-            if not value >= 0 or (isinstance(value, float) and value > 1):
-                raise ValueError(
-                    f"Expected `{name}` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), "
-                    f"got {value}. Set the schedule's {name}."
-                )
+            if not is_point(value):
+                raise ValueError(f"Expected `{name}` {A_POINT}, got {value}. Set the schedule's {name}.")
         if isinstance(self.begin, float) == isinstance(self.end, float) and self.begin > self.end:
             raise ValueError(
                 f"Expected `begin` before `end`, got {self.begin} and {self.end}. Set the schedule's begin and end."
@@ -64,13 +67,8 @@ class UpdateSchedule:
         """
         if self.is_resolved:
             return self
-        if total_steps is None or total_steps < 1:
-            raise ValueError(
-                f"Expected a known number of training steps to place begin={self.begin} and end={self.end}, "
-                f"got {total_steps}. Set --trainer.max_steps (or `total_steps` of Sparsifier), or give begin and end "
-                "as whole steps."
-            )
-        return replace(self, begin=_in_steps(self.begin, total_steps), end=_in_steps(self.end, total_steps))
+        begin, end = (resolved_point(point, total_steps) for point in (self.begin, self.end))
+        return replace(self, begin=begin, end=end)
 
     def stretched(self, factor: float) -> "UpdateSchedule":
         """The same schedule for a training that is ``factor`` times as long: begin and end move, the interval stays.
@@ -106,8 +104,29 @@ class UpdateSchedule:
         return int(self.begin), int(self.end)
 
 
-def _in_steps(point: int | float, total_steps: int) -> int:
-    return round(point * total_steps) if isinstance(point, float) else point
+def is_point(value: int | float) -> bool:
+    """Whether it is a point in the training: a step, or a fraction of all steps as float.
+
+    >>> is_point(100), is_point(0.5), is_point(1.5), is_point(True)
+    (True, True, False, False)
+    """
+    return not isinstance(value, bool) and 0 <= value < math.inf and (isinstance(value, int) or value <= 1)
+
+
+def resolved_point(point: int | float, total_steps: int | None, name: str = "the schedule") -> int:
+    """A point in steps of a training of ``total_steps``.
+
+    Raises:
+        ValueError: If a fraction is to be resolved and the length of training is not known.
+    """
+    if not isinstance(point, float):
+        return point
+    if total_steps is None or total_steps < 1:
+        raise ValueError(
+            f"Expected a known number of training steps to place {name} at {point} of them, got {total_steps}. Set "
+            "--trainer.max_steps (or `total_steps` of Sparsifier), or give the point as whole steps."
+        )
+    return round(point * total_steps)
 
 
 def stretched_point(point: int | float, factor: float) -> int | float:
@@ -157,6 +176,7 @@ class InversePower:
     power: float = 3.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not self.power > 0:
             raise ValueError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
 

@@ -21,6 +21,7 @@ from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.names import matching_names
 from rigl_lightning.sparsity.selection import count_active, largest, largest_per_row, smallest
+from rigl_lightning.sparsity.settings import check_settings
 
 _ROUNDING = 1e-6
 _REMEDY = "Add the layer to --sparse.algorithm.distribution.dense or to --sparse.exclude"
@@ -28,6 +29,9 @@ _REMEDY = "Add the layer to --sparse.algorithm.distribution.dense or to --sparse
 
 class Structure(ABC):
     """Base of the structures. A subclass is a frozen dataclass of settings."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @abstractmethod
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
@@ -118,6 +122,7 @@ class NM(Structure):
     m: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.n < self.m:
             raise ValueError(
                 f"Expected 1 <= n < m active connections in a group of m, got n={self.n} and m={self.m}. "
@@ -180,6 +185,7 @@ class Blocks(Structure):
     shape: tuple[int, int] = (4, 4)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.shape) != 2 or min(self.shape) < 1:
             raise ValueError(
                 f"Expected `shape` to be outputs and inputs of a block, each at least 1, got {self.shape}. "
@@ -271,6 +277,7 @@ class ConstantFanIn(Structure):
     never_ablate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.min_salient <= 1:
             raise ValueError(
                 f"Expected `min_salient` in [0, 1], got {self.min_salient}. "

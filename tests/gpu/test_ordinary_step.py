@@ -29,7 +29,7 @@ WITHOUT_WAITING = {
     "SET": SET(0.8, schedule=SCHEDULE),
     "RigL": RigL(0.8, schedule=SCHEDULE),
     "SNFS": SNFS(0.8, schedule=SCHEDULE),
-    "GradualMagnitudePruning": GradualMagnitudePruning(0.8, ramp=SCHEDULE),
+    "GradualMagnitudePruning": GradualMagnitudePruning(0.8, schedule=SCHEDULE),
 }
 
 

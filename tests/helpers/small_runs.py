@@ -49,13 +49,13 @@ ALGORITHMS = {
     "snfs": SNFS(0.7, schedule=SCHEDULE),
     "rigl": RigL(0.7, schedule=SCHEDULE),
     "rigl_uniform": RigL(0.7, distribution=Uniform(), schedule=SCHEDULE),
-    "pruning": GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=3, begin=2, end=12)),
+    "pruning": GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=3, begin=2, end=12)),
     "one_shot": OneShotMagnitude(0.7, at=9),
     "grasp": GraSP(0.7),
     "dsr": DSR(0.7, schedule=SCHEDULE, target_fraction=0.1, threshold=0.05),
     "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
     "dnw": DNW(0.7),
-    "top_kast": TopKAST(0.7, 0.4, renewal=SCHEDULE),
+    "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
 }
 
 
@@ -149,5 +149,5 @@ def everything(model, sparse):
     optimizer = model.trainer.optimizers[0].state_dict()["state"]
     state = {f"{i}/{k}": v for i, entry in optimizer.items() for k, v in entry.items() if torch.is_tensor(v)}
     masks = {f"mask/{name}": mask for name, mask in sparse.sparsifier.masks.items()}
-    averages = {f"average/{name}": mean for name, mean in sparse.sparsifier._grad_averages.items()}
+    averages = {f"average/{name}": mean for name, mean in sparse.sparsifier._gradients.averages.items()}
     return {**model.state_dict(), **state, **masks, **averages}

@@ -11,8 +11,8 @@ from rigl_lightning.sparsity.algorithms import describe
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallModel, Watch, plain_loader
 
 RIGL = RigL(0.7, schedule=SCHEDULE)
-PRUNING = GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=1, end=5))
-HIDING = DNW(0.7, renewal=UpdateSchedule(interval=1, end=18))
+PRUNING = GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=2, begin=1, end=5))
+HIDING = DNW(0.7, schedule=UpdateSchedule(interval=1, end=18))
 
 
 class Tuned(SmallModel):

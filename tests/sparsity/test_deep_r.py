@@ -71,7 +71,7 @@ def test_a_dense_layer_is_left_alone():
 def test_active_connections_begin_with_the_signs_of_their_weights_and_dormant_ones_with_either():
     model = small_network()
     weight = model[4].weight.detach().clone()
-    sparsifier = sparsify(model, DeepR(0.7, rewiring=EVERY_STEP))
+    sparsifier = sparsify(model, DeepR(0.7, schedule=EVERY_STEP))
     mask, positive = sparsifier.masks["4.weight"], sparsifier.memory["positive/4.weight"]
     assert torch.equal(positive[mask], (weight > 0)[mask])
     assert 0.3 < positive[~mask].float().mean() < 0.7
@@ -81,7 +81,7 @@ def test_active_connections_begin_with_the_signs_of_their_weights_and_dormant_on
 @pytest.mark.parametrize("interval", [1, 3])
 def test_no_weight_ever_has_another_sign_than_its_connection(interval):
     model = small_network()
-    algorithm = DeepR(0.7, rewiring=UpdateSchedule(interval, 0, 100), l1=0.02, temperature=1e-4)
+    algorithm = DeepR(0.7, schedule=UpdateSchedule(interval, 0, 100), l1=0.02, temperature=1e-4)
     sparsifier = sparsify(model, algorithm)
     signs = {name: value.clone() for name, value in sparsifier.memory.items()}
     optimizer = torch.optim.SGD(model.parameters(), 0.2, momentum=0.9)
@@ -110,7 +110,7 @@ def test_noise_and_growth_of_one_step_do_not_share_their_numbers():
             return super().update_masks(layers, step, memory)
 
     model = small_network()
-    train(model, torch.optim.SGD(model.parameters(), 0.1), sparsify(model, Watch(0.7, rewiring=EVERY_STEP)), [0])
+    train(model, torch.optim.SGD(model.parameters(), 0.1), sparsify(model, Watch(0.7, schedule=EVERY_STEP)), [0])
     assert len(set(seen)) == 2
 
 

@@ -63,7 +63,7 @@ def test_the_first_masks_are_the_largest_weights():
 
 def test_with_an_interval_masks_stay_while_hidden_weights_learn():
     model = small_network()
-    sparsifier = sparsify(model, DNW(0.7, renewal=UpdateSchedule(4, 3, 100)))
+    sparsifier = sparsify(model, DNW(0.7, schedule=UpdateSchedule(4, 3, 100)))
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     checksums = []
     for step in range(8):

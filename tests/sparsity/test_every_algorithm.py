@@ -243,7 +243,8 @@ def assert_equal(one, other):
 def as_configuration(value):
     """A setting as a user writes it in YAML."""
     if is_dataclass(value):
-        settings = {f.name: as_configuration(getattr(value, f.name)) for f in fields(value)}
+        words = getattr(value, "outside_words", {})
+        settings = {words.get(f.name, f.name): as_configuration(getattr(value, f.name)) for f in fields(value)}
         path = f"{type(value).__module__}.{type(value).__qualname__}"
         return settings if isinstance(value, UpdateSchedule) else {"class_path": path, "init_args": settings}
     if inspect.isfunction(value):

@@ -77,10 +77,8 @@ def test_with_rigl_it_is_rigl(ticket):
     for algorithm in (LotteryTicket(ticket[1], RigL(0.7, schedule=SCHEDULE)), RigL(0.7, schedule=SCHEDULE)):
         model = small_network()
         sparsifier = sparsify(model, algorithm)
-        for name, mask in ticket[0].items():
-            sparsifier.masks[name].copy_(mask)
+        sparsifier.network.start_from(ticket[0])
         model.load_state_dict(small_network().state_dict())
-        sparsifier._count()
         sparsifier.apply_masks()
         train(model, torch.optim.SGD(model.parameters(), 0.1), sparsifier, range(8))
         results.append(sparsifier.checksums())
@@ -126,7 +124,7 @@ def test_the_checksums_are_of_the_weights_before_any_mask(ticket):
 
 
 def test_signs_of_deep_r_fit_the_ticket(ticket):
-    sparsifier = sparsify(small_network(), LotteryTicket(ticket[1], DeepR(0.7, rewiring=UpdateSchedule(1, 0, 9))))
+    sparsifier = sparsify(small_network(), LotteryTicket(ticket[1], DeepR(0.7, schedule=UpdateSchedule(1, 0, 9))))
     mask = ticket[0]["4.weight"]
     assert torch.equal(sparsifier.memory["positive/4.weight"][mask], (small_network()[4].weight > 0)[mask])
 
@@ -159,7 +157,7 @@ def test_algorithms_that_cannot_start_from_masks_are_refused_at_once(ticket, alg
 
 @pytest.mark.parametrize(
     "algorithm",
-    [SNIP(0.7), OneShotMagnitude(0.7, at=3), GradualMagnitudePruning(0.7, ramp=UpdateSchedule(2, 1, 6))],
+    [SNIP(0.7), OneShotMagnitude(0.7, at=3), GradualMagnitudePruning(0.7, schedule=UpdateSchedule(2, 1, 6))],
     ids=describe,
 )
 def test_algorithms_that_start_dense_are_refused_before_the_first_batch(ticket, algorithm):

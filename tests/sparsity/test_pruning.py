@@ -46,7 +46,7 @@ def test_the_final_sparsity_is_reached_whatever_the_ramp(interval, begin, end):
     counts, masks, sparsifier = prune_run(algorithm, 12)
     assert counts[-1] == 12  # 80 - 68
     assert sparsifier.density()["weight"] == 12 / 80
-    resolved_end = sparsifier.algorithm.ramp.end
+    resolved_end = sparsifier.algorithm.schedule.end
     assert counts[resolved_end] == 12
     assert counts[resolved_end - 1] > 12 or interval == 1
     assert not any((later & ~earlier).any() for earlier, later in itertools.pairwise(masks))  # none comes back

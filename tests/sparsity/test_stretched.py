@@ -24,8 +24,8 @@ TWICE = UpdateSchedule(interval=10, begin=40, end=600)
     [
         (RigL(schedule=STEPS), RigL(schedule=TWICE)),
         (RigL(schedule=UpdateSchedule(end=0.75)), RigL(schedule=UpdateSchedule(end=0.75))),
-        (GradualMagnitudePruning(ramp=STEPS), GradualMagnitudePruning(ramp=TWICE)),
-        (TopKAST(renewal=STEPS), TopKAST(renewal=TWICE)),
+        (GradualMagnitudePruning(schedule=STEPS), GradualMagnitudePruning(schedule=TWICE)),
+        (TopKAST(schedule=STEPS), TopKAST(schedule=TWICE)),
         (GraNet(schedule=STEPS, ramp_end=250), GraNet(schedule=TWICE, ramp_end=500)),
         (GraNet(ramp_end=0.5), GraNet(ramp_end=0.5)),
         (OneShotMagnitude(at=50), OneShotMagnitude(at=100)),
@@ -38,7 +38,7 @@ def test_points_in_steps_move_and_fractions_stay(algorithm, expected):
 
 
 def test_a_stretched_training_has_its_updates_at_the_same_fractions():
-    algorithm = GradualMagnitudePruning(ramp=replace(STEPS, interval=1))
+    algorithm = GradualMagnitudePruning(schedule=replace(STEPS, interval=1))
     short, long = (a.resolve(n) for a, n in ((algorithm, 400), (algorithm.stretched(5), 2000)))
     shapes = {"a": (10, 10)}
     for fraction in (0.1, 0.4, 0.6, 0.9):

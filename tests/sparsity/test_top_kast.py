@@ -92,7 +92,7 @@ def test_the_penalty_reaches_the_backward_set_only():
 def test_the_penalty_leaves_no_momentum_outside_the_backward_set():
     model = small_network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    sparsifier = sparsify(model, TopKAST(0.7, 0.4, renewal=UpdateSchedule(50, 0, 50), penalty=0.1))
+    sparsifier = sparsify(model, TopKAST(0.7, 0.4, schedule=UpdateSchedule(50, 0, 50), penalty=0.1))
     train(model, optimizer, sparsifier, range(1, 4))
     for name, parameter in sparsifier.parameters.items():
         outside = ~sparsifier._hidden.learning[name]

@@ -110,7 +110,7 @@ def test_a_layer_that_starts_at_zero_is_no_trained_one():
     assert not [m for m in messages(Static(0.7), zeros_at_the_head()) if "sparse before" in m]
 
 
-PRUNING = GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=2, end=14))
+PRUNING = GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=2, begin=2, end=14))
 
 
 @pytest.mark.parametrize(

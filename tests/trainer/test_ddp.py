@@ -25,12 +25,12 @@ ALGORITHMS = {
     "set": SET(0.7, schedule=SCHEDULE),
     "snfs": SNFS(0.7, schedule=SCHEDULE),
     "snip": SNIP(0.7),
-    "pruning": GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=2, begin=0.1, end=0.7)),
+    "pruning": GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=2, begin=0.1, end=0.7)),
     "grasp": GraSP(0.7),
     "dsr": DSR(0.7, schedule=SCHEDULE, target_fraction=0.1, threshold=0.05),
     "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
     "dnw": DNW(0.7),
-    "top_kast": TopKAST(0.7, 0.4, renewal=SCHEDULE),
+    "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
 }
 
 

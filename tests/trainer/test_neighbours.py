@@ -162,7 +162,7 @@ def test_changing_accumulation_needs_a_schedule_in_steps():
     with pytest.raises(ValueError, match="known number of training steps.*as whole steps"):
         fit(GradualMagnitudePruning(0.7), callbacks=[accumulation])
     ramp = UpdateSchedule(interval=2, begin=1, end=6)
-    _, sparse, _ = fit(GradualMagnitudePruning(0.7, ramp=ramp), callbacks=[accumulation])
+    _, sparse, _ = fit(GradualMagnitudePruning(0.7, schedule=ramp), callbacks=[accumulation])
     assert sparse.sparsifier.step == 6 + 1 + 1
 
 
@@ -183,7 +183,7 @@ class StopAtStep(pl.Callback):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [SNIP(0.7), GradualMagnitudePruning(0.7, ramp=UpdateSchedule(interval=1, begin=1, end=4))]
+    "algorithm", [SNIP(0.7), GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=1, begin=1, end=4))]
 )
 def test_a_dense_checkpoint_past_all_updates_is_refused_before_the_first_batch(algorithm, tmp_path):
     trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)

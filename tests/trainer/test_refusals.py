@@ -154,4 +154,4 @@ def test_a_fraction_of_a_training_of_unknown_length():
 
 def test_pruning_that_training_would_end_before():
     with pytest.raises(ValueError, match=r"end=100 and 18 steps.*--sparse.algorithm.ramp.end"):
-        fit(GradualMagnitudePruning(0.7, ramp=UpdateSchedule(begin=2, end=100)), Untrained())
+        fit(GradualMagnitudePruning(0.7, schedule=UpdateSchedule(begin=2, end=100)), Untrained())

@@ -1,6 +1,6 @@
 """Sparse training algorithms."""
 
-from rigl_lightning.sparsity.algorithms.base import SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms.base import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.deep_r import DeepR
 from rigl_lightning.sparsity.algorithms.dnw import DNW
 from rigl_lightning.sparsity.algorithms.drop_grow import SET, SNFS, DropGrow, RigL
@@ -14,6 +14,7 @@ from rigl_lightning.sparsity.algorithms.one_shot import OneShot, OneShotMagnitud
 from rigl_lightning.sparsity.algorithms.pruning import GradualMagnitudePruning
 from rigl_lightning.sparsity.algorithms.snip import SNIP
 from rigl_lightning.sparsity.algorithms.top_kast import TopKAST
+from rigl_lightning.sparsity.settings import describe
 
 __all__ = [
     "DNW",

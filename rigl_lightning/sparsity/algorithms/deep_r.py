@@ -1,24 +1,26 @@
 """DeepR: every connection has a sign, and one whose weight would change it makes room for another."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, GeneratorOf, LearningRates, Masks, Memory
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import drop_and_grow
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import called_outside, require
 
 
+@called_outside(schedule="rewiring")
 @dataclass(frozen=True)
-class DeepR(SparseAlgorithm):
+class DeepR(ConstantSparsity):
     """Deep rewiring: a random walk over networks with a fixed number of connections (Bellec et al. 2018, 1711.05136).
 
     A weight is ``w = s · theta`` with a sign s for each connection, active or not, that never changes. After the
@@ -38,32 +40,25 @@ class DeepR(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1); exact in each layer at every step.
         distribution: How it is shared among the layers.
-        rewiring: When to rewire: after every step, to the end of training.
-            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
-            algorithm of a configuration changes.
+        schedule: When to rewire: after every step, to the end of training.
+            The command line and saved configurations call it `rewiring`: the schedule of a drop-and-grow method, which
+            ends early, must not carry over when only the algorithm of a configuration changes.
         l1: Coefficient of the L1 penalty, at least 0.
         temperature: T of the noise, at least 0.
     """
 
+    costs_alike = True
+
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    rewiring: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
     l1: float = 1e-5
     temperature: float = 2.5e-11
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        for name, value in (("l1", self.l1), ("temperature", self.temperature)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"Expected `{name}` of at least 0, got {value}. Set --sparse.algorithm.{name}.")
-
-    def resolve(self, total_steps: int | None) -> "DeepR":
-        """The same algorithm with its update window in steps."""
-        return replace(self, rewiring=self.rewiring.resolve(total_steps))
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution, from the first step to the last."""
-        return self.distribution(shapes, self.sparsity)
+        super().__post_init__()
+        for name in ("l1", "temperature"):
+            require(0 <= getattr(self, name) < math.inf, self, name, "of at least 0")
 
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """A random sign for each connection: True for positive."""
@@ -78,12 +73,8 @@ class DeepR(SparseAlgorithm):
             memory[_sign_of(name)] = torch.where(layer.mask & (layer.weight != 0), layer.weight > 0, positive)
         return super().begin(layers, memory)
 
-    def is_update(self, step: int) -> bool:
-        """As `rewiring` says."""
-        return self.rewiring.is_update(step)
-
     def adjust_weights(
-        self, layers: Mapping[str, Connections], step: int, learning_rates: Mapping[str, float], memory: Memory
+        self, layers: Mapping[str, Connections], step: int, learning_rates: LearningRates, memory: Memory
     ) -> dict[str, Tensor]:
         """Move theta by penalty and noise, down to zero at most."""
         adjusted = {}
@@ -103,14 +94,6 @@ class DeepR(SparseAlgorithm):
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Move the active connections without a weight to random places of their layer."""
         return {name: _rewire(layer) for name, layer in layers.items()}
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of `rewiring`."""
-        return self.rewiring.update_steps()
-
-    def cost_changes(self) -> Sequence[int]:
-        """Never: a step costs the same with and without an update."""
-        return ()
 
 
 def _sign_of(name: str) -> str:

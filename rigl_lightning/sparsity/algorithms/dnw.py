@@ -1,18 +1,20 @@
 """DNW: all weights learn, and the network computes with the largest of them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
-from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.settings import called_outside
 
 
+@called_outside(schedule="renewal")
 @dataclass(frozen=True)
-class DNW(SparseAlgorithm):
+class DNW(ConstantSparsity):
     """Straight-through top-k, "Discovering neural wirings" (Wortsman et al. 2019, arXiv 1906.00586).
 
     Every weight gets the gradient it would have if it were active; after every step the largest are the network.
@@ -26,35 +28,17 @@ class DNW(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: How it is shared among the layers.
-        renewal: When the masks follow the weights: after every step, to the end of training.
-            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
-            algorithm of a configuration changes.
+        schedule: When the masks follow the weights: after every step, to the end of training.
+            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
+            ends early, must not carry over when only the algorithm of a configuration changes.
     """
 
     hides_inactive_weights = True
+    costs_alike = True
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    renewal: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
-
-    def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-
-    def resolve(self, total_steps: int | None) -> "DNW":
-        """The same algorithm with its update window in steps."""
-        return replace(self, renewal=self.renewal.resolve(total_steps))
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution, from the first step to the last."""
-        return self.distribution(shapes, self.sparsity)
-
-    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
-        """The largest weights."""
-        return self.update_masks(layers, 0, memory)
-
-    def is_update(self, step: int) -> bool:
-        """As `renewal` says."""
-        return self.renewal.is_update(step)
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
 
     def needs_dense_gradient(self, step: int) -> bool:
         """Always: all weights learn."""
@@ -65,11 +49,3 @@ class DNW(SparseAlgorithm):
         shapes = {name: layer.weight.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step))
         return {name: topk_mask(layer.weight.abs(), counts[name]) for name, layer in layers.items()}
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of `renewal`."""
-        return self.renewal.update_steps()
-
-    def cost_changes(self) -> Sequence[int]:
-        """Never: a step costs the same with and without an update."""
-        return ()

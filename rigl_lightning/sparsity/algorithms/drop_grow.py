@@ -1,22 +1,23 @@
 """Drop and grow: SET, SNFS and RigL are one algorithm with different scores."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import require
 from rigl_lightning.sparsity.structures import Structure, Unstructured
 
 
 @dataclass(frozen=True)
-class DropGrow(SparseAlgorithm):
+class DropGrow(ConstantSparsity):
     """Drop the connections with the lowest drop score and grow as many with the highest grow score, layer by layer.
 
     SET, SNFS and RigL are this with other scores; so is a user's own method.
@@ -32,6 +33,8 @@ class DropGrow(SparseAlgorithm):
         structure: Which connections of a layer go together.
     """
 
+    ranked_by = ("drop_score", "grow_score")
+
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     schedule: UpdateSchedule = field(default_factory=UpdateSchedule)
@@ -42,35 +45,12 @@ class DropGrow(SparseAlgorithm):
     structure: Structure = field(default_factory=Unstructured)
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        if not 0 <= self.drop_fraction <= 1:
-            raise ValueError(
-                f"Expected `drop_fraction` in [0, 1], got {self.drop_fraction}. Set --sparse.algorithm.drop_fraction."
-            )
-
-    def resolve(self, total_steps: int | None) -> "DropGrow":
-        """The same algorithm with its update window in steps."""
-        return replace(self, schedule=self.schedule.resolve(total_steps))
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution and the structure, from the first step to the last."""
-        return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
-
-    def is_update(self, step: int) -> bool:
-        """Every Delta T steps before T_end, step 0 included."""
-        return self.schedule.is_update(step)
+        super().__post_init__()
+        require(0 <= self.drop_fraction <= 1, self, "drop_fraction", "in [0, 1]")
 
     def drop_fraction_at(self, step: int) -> float:
         """``alpha · decay(progress)``: f_decay of the paper (section 3)."""
         return self.drop_fraction * self.decay(self.schedule.progress(step))
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """On update steps if a score reads the gradient; always if its average is kept."""
-        return super().needs_dense_gradient(step) or (self._reads_gradient and self.is_update(step))
-
-    @property
-    def _reads_gradient(self) -> bool:
-        return scores.needs_gradient(self.drop_score) or scores.needs_gradient(self.grow_score)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Drop and grow in each layer."""
@@ -87,7 +67,7 @@ class DropGrow(SparseAlgorithm):
         return {name: counts[name] for name in names}
 
     def _update_mask(self, layer: Connections, fraction: float, budget: int | None) -> Tensor:
-        if self._reads_gradient and layer.dense_grad is None:
+        if self.reads_gradient and layer.dense_grad is None:
             return layer.mask
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
             return layer.mask
@@ -98,10 +78,6 @@ class DropGrow(SparseAlgorithm):
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
         return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule."""
-        return self.schedule.update_steps()
 
 
 @dataclass(frozen=True)
@@ -125,11 +101,7 @@ class SNFS(DropGrow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.grad_average_decay < 1:
-            raise ValueError(
-                f"Expected `grad_average_decay` in [0, 1), got {self.grad_average_decay}. "
-                "Set --sparse.algorithm.grad_average_decay."
-            )
+        require(0 <= self.grad_average_decay < 1, self, "grad_average_decay", "in [0, 1)")
 
 
 @dataclass(frozen=True)

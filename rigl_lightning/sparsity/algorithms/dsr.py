@@ -1,22 +1,23 @@
 """DSR: one threshold for all layers decides what is pruned, and layers that keep much grow much."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, GeneratorOf, Masks, Memory
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import require
 
 
 @dataclass(frozen=True)
-class DSR(SparseAlgorithm):
+class DSR(ConstantSparsity):
     """Dynamic sparse reparameterization (Mostafa & Wang 2019, arXiv 1902.05967): connections move between layers.
 
     After the gradient step of an update (paper, Algorithm 1): prune every connection below the threshold; double the
@@ -42,6 +43,8 @@ class DSR(SparseAlgorithm):
         tolerance: Relative deviation from the target that leaves the threshold as it is, at least 0.
     """
 
+    costs_alike = True
+
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     schedule: UpdateSchedule = field(default_factory=UpdateSchedule)
@@ -50,30 +53,19 @@ class DSR(SparseAlgorithm):
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
+        super().__post_init__()
         for name, accepted, expected in (
             ("target_fraction", 0 < self.target_fraction <= 1, "in (0, 1]"),
             ("threshold", 0 < self.threshold < math.inf, "above 0"),
             ("tolerance", 0 <= self.tolerance < math.inf, "of at least 0"),
         ):
-            if not accepted:
-                got = getattr(self, name)
-                raise ValueError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
-
+            require(accepted, self, name, expected)
         density = 1 - self.sparsity
         if self.target_fraction > density + 1e-9:
             raise ValueError(
                 f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
                 "every update would prune all connections. Lower --sparse.algorithm.target_fraction."
             )
-
-    def resolve(self, total_steps: int | None) -> "DSR":
-        """The same algorithm with its update window in steps."""
-        return replace(self, schedule=self.schedule.resolve(total_steps))
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution, which hold at the start; later only their total does."""
-        return self.distribution(shapes, self.sparsity)
 
     def plans_layers(self) -> bool:
         """The training decides."""
@@ -82,10 +74,6 @@ class DSR(SparseAlgorithm):
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """The threshold."""
         return {"threshold": self.threshold}
-
-    def is_update(self, step: int) -> bool:
-        """As the schedule says."""
-        return self.schedule.is_update(step)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Prune by the threshold, adapt it, and grow."""
@@ -97,14 +85,6 @@ class DSR(SparseAlgorithm):
         room = {name: layer.mask.numel() - n_kept[name] for name, layer in layers.items()}
         n_grown = proportional_shares(n_pruned, n_kept, room)
         return {name: _grow(kept[name], layer, n_grown[name]) for name, layer in layers.items()}
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule."""
-        return self.schedule.update_steps()
-
-    def cost_changes(self) -> Sequence[int]:
-        """Never, as far as is known in advance."""
-        return ()
 
 
 def adapted_threshold(threshold: float, n_pruned: int, target: float, tolerance: float) -> float:

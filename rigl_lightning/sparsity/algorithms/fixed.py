@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, check_sparsity
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.files.masks import check_fit, read_masks
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.structures import Structure, Unstructured
@@ -34,9 +34,6 @@ class Static(SparseAlgorithm):
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     structure: Structure = field(default_factory=Unstructured)
-
-    def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the distribution and the structure, from the first step to the last."""

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -11,11 +11,12 @@ from torch import Tensor
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic_sparsity
+from rigl_lightning.sparsity.schedules import A_POINT, Decay, UpdateSchedule, cosine, cubic_sparsity, is_point
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import require
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class GraNet(SparseAlgorithm):
         grow_score: High is grown.
     """
 
+    ranked_by = ("drop_score", "grow_score")
+
     sparsity: float = 0.9
     initial_sparsity: float = 0.5
     distribution: Distribution = field(default_factory=ErdosRenyi)
@@ -60,21 +63,11 @@ class GraNet(SparseAlgorithm):
     grow_score: Score = scores.gradient_magnitude
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        if not 0 <= self.initial_sparsity <= self.sparsity:
-            raise ValueError(
-                f"Expected `initial_sparsity` in [0, {self.sparsity}], the final sparsity, got "
-                f"{self.initial_sparsity}. Set --sparse.algorithm.initial_sparsity."
-            )
-        if not 0 <= self.drop_fraction <= 1:
-            raise ValueError(
-                f"Expected `drop_fraction` in [0, 1], got {self.drop_fraction}. Set --sparse.algorithm.drop_fraction."
-            )
-        if not self.ramp_end >= 0 or (isinstance(self.ramp_end, float) and self.ramp_end > 1):
-            raise ValueError(
-                "Expected `ramp_end` to be a step (int, at least 0) or a fraction of training (float in [0, 1]), got "
-                f"{self.ramp_end}. Set --sparse.algorithm.ramp_end."
-            )
+        super().__post_init__()
+        initial = f"in [0, {self.sparsity}], the final sparsity"
+        require(0 <= self.initial_sparsity <= self.sparsity, self, "initial_sparsity", initial)
+        require(0 <= self.drop_fraction <= 1, self, "drop_fraction", "in [0, 1]")
+        require(is_point(self.ramp_end), self, "ramp_end", A_POINT)
 
     def resolve(self, total_steps: int | None) -> "GraNet":
         """The same algorithm with its window and its ramp in steps, the ramp ending at the last step at the latest.
@@ -114,18 +107,13 @@ class GraNet(SparseAlgorithm):
         """Not with a global ranking."""
         return not self.global_ranking
 
-    def is_update(self, step: int) -> bool:
-        """Every interval of the schedule, and at the end of the ramp."""
-        return self.schedule.is_update(step) or step == self.ramp_end
+    def further_updates(self) -> Sequence[int]:
+        """The end of the ramp."""
+        return (int(self.ramp_end),)
 
     def drop_fraction_at(self, step: int) -> float:
         """``drop_fraction · decay(progress)``, as in `DropGrow`."""
         return self.drop_fraction * self.decay(self.schedule.progress(step))
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """On update steps if a score reads the gradient."""
-        reads = scores.needs_gradient(self.drop_score) or scores.needs_gradient(self.grow_score)
-        return reads and self.is_update(step)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Prune, then regrow in each layer that had a gradient."""
@@ -139,14 +127,6 @@ class GraNet(SparseAlgorithm):
         wanted = {n: count_active(mask) for n, mask in pruned.items()} if self.global_ranking else counts
         fraction = self.drop_fraction_at(step)
         return {n: self._regrow(layer, pruned[n], ranked[n], fraction, wanted[n]) for n, layer in layers.items()}
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule, and the end of the ramp."""
-        return self._updates
-
-    @cached_property
-    def _updates(self) -> list[int]:
-        return sorted({*self.schedule.update_steps(), int(self.ramp_end)})
 
     def _counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
         shapes = {name: layer.weight.shape for name, layer in layers.items()}

@@ -1,20 +1,26 @@
 """Lottery tickets: the masks of an earlier run on its own initialisation."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
-from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
 from rigl_lightning.sparsity.algorithms.granet import GraNet
 from rigl_lightning.sparsity.algorithms.one_shot import OneShot
 from rigl_lightning.sparsity.distributions import Shapes
 from rigl_lightning.sparsity.files.masks import read_initial_weights, weight_checksum
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.settings import describe
 from rigl_lightning.sparsity.structures import Unstructured
+
+_OF_THE_INNER_ALGORITHM = (
+    *("schedule", "further_updates", "drop_fraction_at", "plans_layers", "costs_alike"),
+    *("replaces_step", "grad_average_decay", "needs_dense_gradient", "needs_hessian_gradient"),
+    *("initial_memory", "update_masks", "grow_init", "penalty_gradient", "adjust_weights"),
+)
+"""What a ticket takes over from the algorithm that goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,10 @@ class LotteryTicket(SparseAlgorithm):
     algorithm: SparseAlgorithm | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         inner = self._inner
+        if not isinstance(inner, SparseAlgorithm):
+            raise ValueError(f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set it so.")
         # The last two rank all connections by themselves, whatever masks they are given.
         if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket | OneShot | GraNet):
             raise _refusal(inner)
@@ -47,8 +56,8 @@ class LotteryTicket(SparseAlgorithm):
                 "structure, and its number of connections would change. Leave out "
                 "--sparse.algorithm.algorithm.structure, or the algorithm to keep the ticket's masks."
             )
-        for name in ("replaces_step", "grad_average_decay"):
-            object.__setattr__(self, name, getattr(inner, name))  # the inner algorithm's ways become this one's
+        for name in _OF_THE_INNER_ALGORITHM:
+            object.__setattr__(self, name, getattr(inner, name))
 
     @property
     def _inner(self) -> SparseAlgorithm:
@@ -62,10 +71,6 @@ class LotteryTicket(SparseAlgorithm):
         """Those of the ticket."""
         return FixedMasks(self.checkpoint).layer_sparsities(shapes, step)
 
-    def plans_layers(self) -> bool:
-        """As the inner algorithm says."""
-        return self._inner.plans_layers()
-
     def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
         """Masks of the ticket.
 
@@ -75,10 +80,6 @@ class LotteryTicket(SparseAlgorithm):
         if self._inner.layer_sparsities(shapes, 0) != self._inner.final_sparsities(shapes):
             raise _refusal(self._inner)
         return FixedMasks(self.checkpoint).initial_masks(shapes, generator)
-
-    def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
-        """The inner algorithm's."""
-        return self._inner.initial_memory(shapes, generator)
 
     def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
         """Compare the weights with those the ticket began with."""
@@ -104,48 +105,6 @@ class LotteryTicket(SparseAlgorithm):
                 f"{wrong[0]!r} ({len(wrong)} of {len(layers)} layers differ): this is no lottery ticket. {remedy}",
                 stacklevel=2,
             )
-
-    def is_update(self, step: int) -> bool:
-        """As the inner algorithm says."""
-        return self._inner.is_update(step)
-
-    def drop_fraction_at(self, step: int) -> float:
-        """As the inner algorithm says."""
-        return self._inner.drop_fraction_at(step)
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """As the inner algorithm says."""
-        return self._inner.needs_dense_gradient(step)
-
-    def needs_hessian_gradient(self, step: int) -> bool:
-        """As the inner algorithm says."""
-        return self._inner.needs_hessian_gradient(step)
-
-    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
-        """As the inner algorithm does."""
-        return self._inner.update_masks(layers, step, memory)
-
-    def penalty_gradient(self, layer: Connections) -> Tensor | None:
-        """As the inner algorithm says."""
-        return self._inner.penalty_gradient(layer)
-
-    def adjust_weights(
-        self, layers: Mapping[str, Connections], step: int, learning_rates: Mapping[str, float], memory: Memory
-    ) -> dict[str, Tensor]:
-        """As the inner algorithm does."""
-        return self._inner.adjust_weights(layers, step, learning_rates, memory)
-
-    def grow_init(self, layer: Connections) -> Tensor | None:
-        """As the inner algorithm says."""
-        return self._inner.grow_init(layer)
-
-    def update_steps(self) -> Sequence[int]:
-        """Those of the inner algorithm."""
-        return self._inner.update_steps()
-
-    def cost_changes(self) -> Sequence[int]:
-        """Those of the inner algorithm."""
-        return self._inner.cost_changes()
 
 
 def _refusal(algorithm: SparseAlgorithm) -> ValueError:

@@ -10,15 +10,11 @@ from torch import Tensor
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
-from rigl_lightning.sparsity.distributions import (
-    Distribution,
-    ErdosRenyi,
-    Shapes,
-    active_counts,
-    check_sparsity,
-)
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.schedules import A_POINT, is_point, resolved_point
 from rigl_lightning.sparsity.scores import Connections, Score
+from rigl_lightning.sparsity.settings import require
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,12 @@ class OneShot(SparseAlgorithm):
         score: The criterion; the highest are kept.
     """
 
+    ranked_by = ("score",)
+
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     global_ranking: bool = False
     score: Score = scores.weight_magnitude
-
-    def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
 
     @property
     @abstractmethod
@@ -55,13 +50,9 @@ class OneShot(SparseAlgorithm):
         """Not with a global ranking."""
         return not self.global_ranking
 
-    def is_update(self, step: int) -> bool:
-        """Once."""
-        return step == self.ranking_step
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """At the update if the score reads the gradient."""
-        return self.is_update(step) and scores.needs_gradient(self.score)
+    def further_updates(self) -> Sequence[int]:
+        """The step of the ranking."""
+        return (self.ranking_step,)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored connections."""
@@ -77,10 +68,6 @@ class OneShot(SparseAlgorithm):
         if layer.dense_grad is None and scores.needs_gradient(self.score):
             return torch.zeros_like(layer.weight)
         return scores.evaluate(self.score, layer)
-
-    def update_steps(self) -> Sequence[int]:
-        """The step of the ranking, if it is one of training."""
-        return (self.ranking_step,) if self.ranking_step >= 0 else ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +87,8 @@ class OneShotMagnitude(OneShot):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.at, bool) or not self.at >= 0 or (isinstance(self.at, float) and self.at > 1):
-            raise ValueError(
-                f"Expected `at` to be a number of steps (int, at least 0) or a fraction of training (float in [0, 1]), "
-                f"got {self.at}. Set --sparse.algorithm.at."
-            )
-        if self.at == 0 and scores.needs_gradient(self.score):
+        require(is_point(self.at), self, "at", A_POINT)
+        if self.at == 0 and self.reads_gradient:
             raise ValueError(
                 "Expected a score of the weights alone at the very beginning, where there is no gradient, got "
                 f"{getattr(self.score, '__qualname__', self.score)}. Set --sparse.algorithm.at above 0, or use SNIP."
@@ -117,12 +100,7 @@ class OneShotMagnitude(OneShot):
         Raises:
             ValueError: If it is a fraction of an unknown number of steps, or lies behind the end of training.
         """
-        if isinstance(self.at, float) and total_steps is None:
-            raise ValueError(
-                f"Expected a known number of training steps to place at={self.at}, got None. Set --trainer.max_steps "
-                "(or `total_steps` of Sparsifier), or give `at` as a whole number of steps."
-            )
-        steps = round(self.at * (total_steps or 0)) if isinstance(self.at, float) else self.at
+        steps = resolved_point(self.at, total_steps, "at")
         if total_steps is not None and steps > total_steps:
             raise ValueError(
                 f"Expected pruning before training ends, got at={steps} and {total_steps} steps. Set "

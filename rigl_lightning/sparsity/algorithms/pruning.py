@@ -9,13 +9,15 @@ from torch import Tensor
 
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts, check_sparsity
+from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule, cubic_sparsity
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import called_outside
 
 
+@called_outside(schedule="ramp")
 @dataclass(frozen=True)
 class GradualMagnitudePruning(SparseAlgorithm):
     """Dense at first, then pruned on a cubic ramp (Zhu & Gupta 2017, arXiv 1710.01878).
@@ -26,18 +28,18 @@ class GradualMagnitudePruning(SparseAlgorithm):
     Attributes:
         sparsity: Final fraction of inactive connections, in [0, 1).
         distribution: How the final sparsity is shared among the layers; all follow the same ramp.
-        ramp: When to prune: begin, end and interval. Not called schedule, because a drop-and-grow schedule, which
-            begins at step 0, must not carry over to pruning when only the algorithm of a configuration changes.
+        schedule: When to prune: begin, end and interval. The command line and saved configurations call it `ramp`: a
+            drop-and-grow schedule, which begins at step 0, must not carry over to pruning when only the algorithm of a
+            configuration changes.
         score: Low is pruned.
     """
 
+    ranked_by = ("score",)
+
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=Uniform)
-    ramp: UpdateSchedule = field(default_factory=partial(UpdateSchedule, begin=0.2))
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, begin=0.2))
     score: Score = scores.weight_magnitude
-
-    def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
 
     def resolve(self, total_steps: int | None) -> "GradualMagnitudePruning":
         """The same algorithm with its ramp in steps, ending at the last step at the latest.
@@ -45,43 +47,35 @@ class GradualMagnitudePruning(SparseAlgorithm):
         Raises:
             ValueError: If the ramp's end is given in steps and training ends before it.
         """
-        ramp = self.ramp.resolve(total_steps)
-        if total_steps is not None and ramp.end >= total_steps:
-            if not isinstance(self.ramp.end, float):
+        schedule = self.schedule.resolve(total_steps)
+        if total_steps is not None and schedule.end >= total_steps:
+            if not isinstance(self.schedule.end, float):
                 raise ValueError(
-                    f"Expected pruning to end before training, got end={ramp.end} and {total_steps} steps: "
+                    f"Expected pruning to end before training, got end={schedule.end} and {total_steps} steps: "
                     "the final sparsity would not be reached. Set --sparse.algorithm.ramp.end, for example to a "
                     "fraction such as 0.75."
                 )
             last = total_steps - 1
-            ramp = replace(ramp, begin=min(ramp.begin, last), end=last)
-        return replace(self, ramp=ramp)
+            schedule = replace(schedule, begin=min(schedule.begin, last), end=last)
+        return replace(self, schedule=schedule)
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the last update before ``step``."""
         final = self.distribution(shapes, self.sparsity)
         updates = self.update_steps()
         n_done = bisect_left(updates, step)
-        progress = self.ramp.progress(updates[n_done - 1]) if n_done else 0.0
+        progress = self.schedule.progress(updates[n_done - 1]) if n_done else 0.0
         return {name: cubic_sparsity(progress, final[name]) for name in shapes}
 
-    def is_update(self, step: int) -> bool:
-        """Every interval of the schedule, and at its end."""
-        return self.ramp.is_update(step) or step == self.ramp.end
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """On update steps if the score reads the gradient."""
-        return scores.needs_gradient(self.score) and self.is_update(step)
+    def further_updates(self) -> Sequence[int]:
+        """The schedule's end."""
+        return (int(self.schedule.end),)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored of the connections that are still active."""
         shapes = {name: layer.weight.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
         return {name: _prune(layer, scores.evaluate(self.score, layer), counts[name]) for name, layer in layers.items()}
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of the schedule, and its end."""
-        return (*self.ramp.update_steps(), int(self.ramp.end))
 
 
 def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:

@@ -1,22 +1,24 @@
 """Top-KAST: a sparse network within a larger, still sparse set of weights that learn."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.settings import called_outside, require
 
 
+@called_outside(schedule="renewal")
 @dataclass(frozen=True)
-class TopKAST(SparseAlgorithm):
+class TopKAST(ConstantSparsity):
     """The largest weights compute, a larger set of the largest learns (Jayakumar et al. 2020, arXiv 2106.03517).
 
     Of each layer, the forward set A is the top D of ``|w|``, the backward set B, which contains it, the top D + M;
@@ -33,49 +35,30 @@ class TopKAST(SparseAlgorithm):
         sparsity: Total fraction of connections that do not compute, 1 - D, in [0, 1).
         backward_sparsity: Total fraction of weights that do not learn, 1 - (D + M), in [0, ``sparsity``].
         distribution: How both are shared among the layers.
-        renewal: When the sets are renewed, after the gradient step.
-            Not called schedule: that of a drop-and-grow method, which ends early, must not carry over when only the
-            algorithm of a configuration changes.
+        schedule: When the sets are renewed, after the gradient step.
+            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
+            ends early, must not carry over when only the algorithm of a configuration changes.
         penalty: Coefficient of the exploration regulariser, at least 0.
     """
 
     hides_inactive_weights = True
+    costs_alike = True
 
     sparsity: float = 0.9
     backward_sparsity: float = 0.8
     distribution: Distribution = field(default_factory=ErdosRenyi)
-    renewal: UpdateSchedule = field(default_factory=partial(UpdateSchedule, end=1.0))
+    schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, end=1.0))
     penalty: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        if not 0 <= self.backward_sparsity <= self.sparsity:
-            raise ValueError(
-                f"Expected `backward_sparsity` in [0, {self.sparsity}], so that active weights learn, got "
-                f"{self.backward_sparsity}. Set --sparse.algorithm.backward_sparsity."
-            )
-        if not self.penalty >= 0:
-            raise ValueError(f"Expected `penalty` of at least 0, got {self.penalty}. Set --sparse.algorithm.penalty.")
-
-    def resolve(self, total_steps: int | None) -> "TopKAST":
-        """The same algorithm with its update window in steps."""
-        return replace(self, renewal=self.renewal.resolve(total_steps))
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the forward set, from the first step to the last."""
-        return self.distribution(shapes, self.sparsity)
+        super().__post_init__()
+        learning = f"in [0, {self.sparsity}], so that active weights learn"
+        require(0 <= self.backward_sparsity <= self.sparsity, self, "backward_sparsity", learning)
+        require(self.penalty >= 0, self, "penalty", "of at least 0")
 
     def weight_gradient_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the backward set, from the first step to the last."""
         return self.distribution(shapes, self.backward_sparsity)
-
-    def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
-        """The largest weights."""
-        return self.update_masks(layers, 0, memory)
-
-    def is_update(self, step: int) -> bool:
-        """As `renewal` says."""
-        return self.renewal.is_update(step)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """The forward set: the top D of each layer."""
@@ -90,14 +73,6 @@ class TopKAST(SparseAlgorithm):
         """``penalty · w`` where active and ``penalty / D · w`` elsewhere, D the layer's density."""
         density = count_active(layer.mask) / layer.mask.numel()
         return self.penalty * layer.weight * torch.where(layer.mask, 1.0, 1 / density)
-
-    def update_steps(self) -> Sequence[int]:
-        """All steps of `renewal`."""
-        return self.renewal.update_steps()
-
-    def cost_changes(self) -> Sequence[int]:
-        """Never: a step costs the same with and without an update."""
-        return ()
 
 
 def _shapes(layers: Mapping[str, Connections]) -> Shapes:

@@ -1,0 +1,145 @@
+"""The gradients that an algorithm reads: those of inactive connections too, their averages, Hessian products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rigl_lightning.sparsity.compact_weights import CompactWeights
+
+Mean = Callable[[Tensor], Tensor]
+"""Averages a tensor over all processes, in place or not."""
+
+
+class Gradients:
+    """Gradients of the sparse weights as backward left them, and what is kept of them from one moment to another.
+
+    Args:
+        parameters: Sparse weights by name.
+        compact: Those that hold their active connections only; their layers hand over dense gradients.
+
+    Attributes:
+        averages: Exponential averages of the dense gradients, by name, in float32.
+        kept: Dense gradients of this step, for an update that follows the gradient step.
+        hessian: Products of the loss's Hessian and gradient at this step, by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], compact: CompactWeights) -> None:
+        self._parameters = parameters
+        self._compact = compact
+        self.averages: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
+        self.hessian: dict[str, Tensor] = {}
+
+    def of_parameters(self) -> dict[str, Tensor]:
+        """Gradients of the parameters as they are stored; one that the batch did not use has none."""
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+
+    def dense(self) -> dict[str, Tensor]:
+        """Gradients of all connections by name, of the layers that have them."""
+        if not self._compact:
+            return self.of_parameters()
+        own = {name: grad for name, grad in self.of_parameters().items() if name not in self._compact}
+        both = {**own, **self._compact.gradients}
+        return {name: both[name] for name in self._parameters if name in both}
+
+    def keep(self) -> None:
+        """Keep the gradients of now until `clear`."""
+        # Those of compact weights are not in the parameters, and nobody masks them.
+        self.kept = {n: grad if n in self._compact else grad.clone() for n, grad in self.dense().items()}
+
+    def clear(self) -> None:
+        """Forget what belongs to one step."""
+        self.kept, self.hessian = {}, {}
+
+    def add_to_averages(self, decay: float) -> None:
+        """Average the gradients of now in, unless one is not finite: ``m = decay · m + (1 - decay) · g``."""
+        dense = self.dense()
+        if not all_finite(dense.values()):
+            return
+        for name, grad in dense.items():
+            if name not in self.averages:
+                self.averages[name] = torch.zeros_like(grad, dtype=torch.float32)
+            self.averages[name].mul_(decay).add_(grad, alpha=1 - decay)
+
+    def add_hessian_products(self, loss: Tensor, mean_over_ranks: Mean | None, algorithm: str) -> None:
+        """Add the products for this loss to those of the losses before it; arguments as `Sparsifier.before_backward`.
+
+        Raises:
+            RuntimeError: If the network cannot be differentiated twice.
+        """
+        try:
+            products = _hessian_products(loss, self._parameters, mean_over_ranks or (lambda tensor: tensor))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Expected a network that can be differentiated twice, as {algorithm} needs, got: "
+                f"{error} Leave out torch.compile, cuDNN's recurrent layers and fused attention, or set another "
+                "algorithm, such as SNIP."
+            ) from error
+        for name, product in products.items():
+            earlier = self.hessian.get(name)
+            self.hessian[name] = product if earlier is None else earlier + product
+
+    def check_hessian_products(self, step: int, algorithm: str) -> None:
+        """Refuse to go on without finite products.
+
+        Raises:
+            RuntimeError: If there are none, or one is not finite.
+        """
+        if not self.hessian:
+            raise RuntimeError(
+                f"Expected `before_backward(loss)` before loss.backward() at step {step}: {algorithm} reads the "
+                "product of the loss's Hessian and gradient. Add the call to the training loop; "
+                "SparseTrainingCallback makes it by itself."
+            )
+        if not all_finite(self.hessian.values()):
+            raise RuntimeError(
+                f"Expected a finite product of the loss's Hessian and gradient for {algorithm}, got an overflow. Set "
+                "--trainer.precision to 32-true or bf16-mixed."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, as CPU tensors; all else lasts no longer than a step."""
+        return {"grad_averages": {name: average.to("cpu", copy=True) for name, average in self.averages.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What an earlier `state_dict` returned."""
+        averages = state["grad_averages"].items()
+        self.averages = {name: average.to(self._parameters[name].device, copy=True) for name, average in averages}
+
+
+def gradients_of(optimizer: Optimizer) -> list[Tensor]:
+    """All gradients that the optimizer is about to use."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite."""
+    # A sum is the fastest reading of all values. It is not finite if one of them is not, or if it overflows.
+    return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
+
+
+def for_scores(tensor: Tensor) -> Tensor:
+    """The tensor in a precision that ranks: half precision has so few values that most scores would be ties."""
+    return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
+
+
+def _hessian_products(loss: Tensor, parameters: Mapping[str, nn.Parameter], mean_over_ranks: Mean) -> dict[str, Tensor]:
+    """Product of the loss's Hessian with its gradient, of each layer, by differentiating twice."""
+    zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
+    weights = [p for p in parameters.values() if p.requires_grad]  # Lightning's toggle_optimizer freezes the others'
+    if not weights:
+        return zeros
+    gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+    # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part.
+    pairs = [(g, mean_over_ranks(g.detach().clone())) for g in gradients if g is not None and g.requires_grad]
+    if not pairs:  # a loss that is linear in the weights has no curvature
+        return zeros
+    product = torch.stack([(own * mean).sum() for own, mean in pairs]).sum()
+    found = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
+    products = {id(weight): value for weight, value in zip(weights, found, strict=True) if value is not None}
+    return {name: mean_over_ranks(products.get(id(p), zeros[name]).detach()) for name, p in parameters.items()}

@@ -1,0 +1,184 @@
+"""The masks of a network: which connections of each sparse layer are active, were ever, and were at first."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
+from rigl_lightning.sparsity.masks import pack_mask
+from rigl_lightning.sparsity.selection import count_active, positions
+
+
+class MaskUpdate(NamedTuple):
+    """What one mask update did, over all layers.
+
+    Attributes:
+        step: Optimizer steps completed before it.
+        drop_fraction: Fraction of the active connections it dropped.
+        n_grown: Connections that were inactive before and are active now.
+        n_grown_blindly: Those of them whose dense gradient was exactly zero, so that position alone chose them: there
+            were too few non-zero gradients (dead units, a small batch, underflow).
+        n_active: Active connections.
+    """
+
+    step: int
+    drop_fraction: float
+    n_grown: int
+    n_grown_blindly: int
+    n_active: int
+
+    @property
+    def churn(self) -> float:
+        """Fraction of the active connections that are new."""
+        return self.n_grown / max(self.n_active, 1)
+
+    @property
+    def blind_growth(self) -> float:
+        """Fraction of the grown connections that position alone chose."""
+        return self.n_grown_blindly / max(self.n_grown, 1)
+
+
+class Change(NamedTuple):
+    """Connections of one layer that a mask update drops or grows.
+
+    Attributes:
+        where: Boolean, of the weight's shape.
+        at: Their positions in row-major order.
+    """
+
+    where: Tensor
+    at: Tensor
+
+
+class NetworkMasks:
+    """The masks of all sparse layers, changed in place. All connections are active until masks are set.
+
+    Args:
+        parameters: Sparse weights by name; each mask has the device and the memory format of its weight.
+
+    Attributes:
+        masks: Boolean tensor by name, True where a connection is active.
+        explored: The same, True where a connection was ever active.
+        first: The masks that training began with, packed.
+        n_active: Active connections by name.
+        sparse_layers: Names of the layers that have an inactive connection.
+        compact: Names of the layers whose tensors hold active connections only: there is nothing to mask.
+        masked_layers: The sparse layers that are not compact.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.masks = {name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in parameters.items()}
+        self.explored = {name: mask.clone() for name, mask in self.masks.items()}
+        self.first: dict[str, dict[str, Any]] = {}
+        self.n_active: dict[str, int] = {}
+        self.sparse_layers: list[str] = []
+        self.compact: set[str] = set()
+        self.masked_layers: list[str] = []
+        self._n_explored: dict[str, int] = {}
+
+    def start_from(self, masks: Mapping[str, Tensor]) -> None:
+        """Take these masks as the first ones."""
+        for name, mask in masks.items():
+            self.masks[name].copy_(mask)
+            self.explored[name].copy_(mask)
+        self.first = pack_masks(self.masks)
+        self._count()
+
+    def zero_inactive_(self, tensors: Mapping[str, Tensor | None]) -> None:
+        """Set what belongs to inactive connections to zero, in place, in all layers.
+
+        Args:
+            tensors: Weights or gradients by layer name; a layer that has none is left out, or has None.
+        """
+        for name in self.masked_layers:
+            tensor = tensors.get(name)
+            if tensor is not None:
+                zero_inactive_(tensor, self.masks[name])
+
+    def change(self, name: str, new_mask: Tensor) -> Change | None:
+        """Where ``new_mask`` differs from the layer's mask; None if nowhere.
+
+        A connection that was dropped and grown again in one update has not changed: it keeps its value and its
+        optimizer state, as in the reference (sparse_optimizers_base.py:328-334).
+        """
+        if new_mask is self.masks[name]:
+            return None
+        where = self.masks[name] ^ new_mask
+        at = positions(where)
+        return None if at.numel() == 0 else Change(where, at)
+
+    def move(self, name: str, new_mask: Tensor, change: Change) -> Tensor:
+        """Make ``new_mask`` the layer's mask; returns the positions of the grown connections."""
+        mask = self.masks[name]
+        mask.copy_(new_mask)
+        grown = change.at[mask.reshape(-1)[change.at]]
+        self._n_explored[name] += _add_to(self.explored[name], grown)
+        was_dense = self.n_active[name] == mask.numel()
+        self.n_active[name] += 2 * grown.numel() - change.at.numel()
+        if was_dense or self.n_active[name] == mask.numel():
+            self.list_layers()
+        return grown
+
+    def density(self) -> dict[str, float]:
+        """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
+        return {name: self.n_active[name] / mask.numel() for name, mask in self.masks.items()}
+
+    def total_density(self) -> float:
+        """Density of all layers together, in [0, 1]."""
+        return sum(self.n_active.values()) / sum(mask.numel() for mask in self.masks.values())
+
+    def exploration(self) -> float:
+        """Fraction of all connections that have been active at any time, in [0, 1].
+
+        The in-time over-parameterisation rate of ITOP (Liu et al. 2021, arXiv 2102.02887, section 3.1).
+        """
+        return sum(self._n_explored.values()) / sum(mask.numel() for mask in self.masks.values())
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 of each layer's mask, equal on every process that has the same masks."""
+        return {name: zlib.crc32(pack_mask(mask).numpy().tobytes()) for name, mask in self.masks.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks at one bit a connection, as CPU tensors."""
+        return {"masks": pack_masks(self.masks), "explored": pack_masks(self.explored), "first_masks": self.first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What an earlier `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of other layers or shapes.
+        """
+        saved = {"masks": unpack_masks(state["masks"]), "explored": unpack_masks(state["explored"])}
+        remedy = "Set the model, --sparse.include and --sparse.exclude as in the run that is resumed."
+        check_fit(saved["masks"], {name: mask.shape for name, mask in self.masks.items()}, remedy)
+        for name, mask in self.masks.items():
+            mask.copy_(saved["masks"][name])
+            self.explored[name].copy_(saved["explored"][name])
+        self.first = dict(state["first_masks"])
+        self._count()
+
+    def _count(self) -> None:
+        self.n_active.update({name: count_active(mask) for name, mask in self.masks.items()})
+        self._n_explored.update({name: count_active(mask) for name, mask in self.explored.items()})
+        self.list_layers()
+
+    def list_layers(self) -> None:
+        """Find out anew which layers are to be masked."""
+        self.sparse_layers = [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
+        self.masked_layers = [name for name in self.sparse_layers if name not in self.compact]
+
+
+def _add_to(explored: Tensor, grown: Tensor) -> int:
+    """Note positions as explored; returns how many are new."""
+    flat = explored.view(-1) if explored.is_contiguous() else explored.reshape(-1)
+    n_new = grown.numel() - count_active(flat[grown])
+    flat[grown] = True
+    if not explored.is_contiguous():
+        explored.copy_(flat.view(explored.shape))
+    return n_new

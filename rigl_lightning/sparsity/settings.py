@@ -1,0 +1,172 @@
+"""Settings: what all frozen dataclasses of settings share: plain numbers, one form of refusal, and their text."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def plain(value: Any) -> Any:
+    """Python's own number for one of numpy or torch, also inside a list, tuple or mapping; all else as it is.
+
+    >>> plain(np.float64(0.5)), plain((np.int64(2), "fc"))
+    (0.5, (2, 'fc'))
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, Mapping):
+        changed = {key: plain(entry) for key, entry in value.items()}
+        return value if all(changed[key] is value[key] for key in value) else changed
+    if type(value) in (list, tuple):
+        entries = [plain(entry) for entry in value]
+        return value if all(map(lambda a, b: a is b, entries, value)) else type(value)(entries)
+    return value
+
+
+def check_settings(settings: Any) -> None:
+    """Make the numbers of a frozen dataclass Python's own, and refuse words and classes where an object belongs.
+
+    Call it first in ``__post_init__``: a number of numpy is equal to another and reads differently, which checkpoints
+    and the sense of a point (step or fraction) depend on.
+
+    Raises:
+        ValueError: If a field whose default is an object or a function is a word, a number or a class.
+    """
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        number = plain(value)
+        if number is not value:
+            object.__setattr__(settings, setting.name, number)
+        default = _default(setting)
+        if isinstance(default, tuple) and isinstance(number, str):
+            raise ValueError(f"Expected `{setting.name}` to be a list, got {number!r}. Use brackets.")
+        if (is_dataclass(default) or callable(default)) and isinstance(number, str | int | float | type | None):
+            got = f"the class {value.__name__}, without brackets" if isinstance(value, type) else repr(value)
+            raise ValueError(
+                f"Expected `{setting.name}` to be one such as {describe(default)}, got {got}. "
+                f"Set --sparse.algorithm.{setting.name}."
+            )
+
+
+def require(accepted: bool, settings: Any, name: str, expected: str) -> None:
+    """Refuse a setting of an algorithm.
+
+    Args:
+        accepted: Whether it may be as it is.
+        settings: The algorithm.
+        name: The setting.
+        expected: What would be right, such as "in [0, 1]".
+
+    Raises:
+        ValueError: Unless it is accepted.
+    """
+    if not accepted:
+        got = getattr(settings, name)
+        raise ValueError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
+
+
+def called_outside(**words: str) -> Callable[[_Class], _Class]:
+    """Class decorator of a dataclass: the command line and saved configurations know a field by another word.
+
+    `describe` uses it too, as resumed runs compare that text. Python takes both names. The command line keeps settings
+    of the same name when only the algorithm of a configuration changes, which would be wrong for such a field.
+
+    >>> from dataclasses import dataclass
+    >>> @called_outside(schedule="ramp")
+    ... @dataclass
+    ... class Pruning:
+    ...     schedule: int = 1
+    >>> Pruning(ramp=2) == Pruning(schedule=2), describe(Pruning(2))
+    (True, 'Pruning(ramp=2)')
+    """
+    names = {word: name for name, word in words.items()}
+
+    def decorate(cls: _Class) -> _Class:
+        own: Any = vars(cls)["__init__"]
+
+        @wraps(own)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            own(self, *args, **{names.get(key, key): value for key, value in kwargs.items()})
+
+        defaults = {setting.name: _default(setting) for setting in fields(cls)}
+        init.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                p.replace(name=words[p.name], default=defaults[p.name]) if p.name in words else p
+                for p in inspect.signature(own).parameters.values()
+            ]
+        )
+        cls.__init__ = init  # type: ignore[misc]
+        cls.outside_words = words  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def describe(value: Any) -> str:
+    """An algorithm in words: its class and the settings that differ from their defaults.
+
+    >>> from rigl_lightning import RigL, UpdateSchedule
+    >>> describe(RigL(sparsity=0.8, schedule=UpdateSchedule(interval=50)))
+    'RigL(sparsity=0.8, schedule=UpdateSchedule(interval=50))'
+    """
+    if is_dataclass(value):
+        words = getattr(value, "outside_words", {})
+        settings = ", ".join(
+            f"{words.get(f.name, f.name)}={describe(getattr(value, f.name))}"
+            for f in fields(value)
+            if f.default is f.default_factory is MISSING or getattr(value, f.name) != _default(f)
+        )
+        return f"{type(value).__name__}({settings})"
+    if isinstance(value, partial):
+        arguments = [*map(describe, value.args), *(f"{k}={describe(v)}" for k, v in value.keywords.items())]
+        return f"partial({', '.join([describe(value.func), *arguments])})"
+    value = plain(value)
+    has_repr = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]
+    if not has_repr:  # it would show a memory address, another one in every process
+        return type(value).__qualname__
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _default(setting: "Field[Any]") -> Any:
+    """What a field is if nobody sets it; MISSING if it has to be set."""
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()
+
+
+def differences(settings: Any, saved: str) -> str:
+    """What differs between settings and the text that `describe` once made of others, with both values.
+
+    >>> from rigl_lightning import RigL
+    >>> differences(RigL(sparsity=0.9), "RigL(sparsity=0.8, drop_fraction=0.5)")
+    'sparsity 0.8 there and 0.9 here, drop_fraction 0.5 there and 0.3 here'
+    """
+    name, _, rest = saved.partition("(")
+    if name != type(settings).__name__ or not is_dataclass(settings):
+        return f"{saved} there and {describe(settings)} here"
+    there, known = _split(rest.removesuffix(")")), {}
+    words = getattr(settings, "outside_words", {})
+    for setting in fields(settings):
+        word = words.get(setting.name, setting.name)
+        default = _default(setting)
+        here = describe(getattr(settings, setting.name))
+        known[word] = (there.get(word, here if default is MISSING else describe(default)), here)
+    unknown = {word: (value, "unknown") for word, value in there.items() if word not in known}
+    return ", ".join(f"{w} {old} there and {new} here" for w, (old, new) in {**known, **unknown}.items() if old != new)
+
+
+def _split(text: str) -> dict[str, str]:
+    """The settings in the brackets of a description, by name."""
+    depth, entries = 0, [""]
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            entries.append("")
+        else:
+            entries[-1] += letter
+    pairs = (entry.strip().partition("=") for entry in entries if entry.strip())
+    return {name: value for name, _, value in pairs}
