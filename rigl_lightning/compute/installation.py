@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from types import FunctionType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -57,8 +59,7 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weigh
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(Replaced, name, getattr(original, name))
     setattr(Replaced, _MARK, original)
-    forward = make(lambda *args, **kwargs: original.forward(module, *args, **kwargs))
-    Replaced.forward = lambda self, *args, **kwargs: _call(self, module, original, forward, args, kwargs)
+    Replaced.forward = _forward_of(module, original, make)
     if weights is not None:
         _show_dense_weights(Replaced, module, weights)
     module.__class__ = Replaced
@@ -76,13 +77,17 @@ def restore_forward(module: nn.Module) -> None:
         module.__class__ = original
 
 
-def _call(
-    self: nn.Module, module: nn.Module, original: type[nn.Module], forward: Forward, args: Any, kwargs: Any
-) -> Any:
-    # A replica, made by calling the class (torch's DataParallel), is not the module whose forward was replaced.
-    if self is not module:
-        return original.forward(self, *args, **kwargs)
-    return forward(*args, **kwargs)
+def _forward_of(module: nn.Module, original: type[nn.Module], make: Callable[[Forward], Forward]) -> Forward:
+    """The forward of the module's new class."""
+    replaced = make(lambda *args, **kwargs: original.forward(module, *args, **kwargs))
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # A replica, made by calling the class (torch's DataParallel), is not the module whose forward was replaced.
+        return replaced(*args, **kwargs) if self is module else original.forward(self, *args, **kwargs)
+
+    # Who reads the source (torch.jit.script) or the signature finds those of the forward it had, and its global names.
+    shown = FunctionType(forward.__code__, original.forward.__globals__, closure=forward.__closure__)
+    return update_wrapper(shown, original.forward)
 
 
 def _show_dense_weights(replaced: Any, module: nn.Module, weights: Weights) -> None:

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finished, padded
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.conv_geometry import Window, geometry
 from rigl_lightning.kernels.inference import operators
-from rigl_lightning.kernels.tiers import overridden, recorded, tier_of
+from rigl_lightning.kernels.settings import readable
+from rigl_lightning.kernels.tiers import is_plain, overridden, recorded, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 _PLANS_KEPT = 8
@@ -102,7 +103,7 @@ class CompactLinear(CompactLayer):
 
     def _unplanned(self, x: Tensor) -> Tensor:
         w = self.sparse_weight
-        tier = _tier(x, w)
+        tier = input_tier(x, w.values, self.bias)
         if tier == "dense":
             return finished(F.linear(x, w.dense(), self.bias), None, self.bounds)
         if x.shape[-1] != self.in_features:
@@ -117,14 +118,14 @@ class CompactLinear(CompactLayer):
         elif not rows.shape[0]:
             out = rows.new_empty(0, self.out_features)
         else:
-            return self._keep(x, None, self._make_plan(x.shape, rows.shape[0]))(x.contiguous())
+            return self._keep(x, None, self._make_plan(x.shape, rows.shape[0]))(readable(x))
         return out.view(*x.shape[:-1], self.out_features)
 
     def _make_plan(self, shape: tuple[int, ...], samples: int) -> Any:
         from rigl_lightning.kernels.inference.products import Product, plan_linear
 
         w = self.sparse_weight
-        p = Product(w.values, w.columns, w.parts, w.row_starts, self.bias, *self.bounds)
+        p = Product.of([w.values, w.columns, w.parts, w.row_starts], self.bias, self.bounds)
         plan = plan_linear(samples, self.in_features, p)
         plan.shape = (*shape[:-1], self.out_features)
         return plan
@@ -168,11 +169,13 @@ class CompactConv2d(CompactLayer):
             raise ValueError(f"Expected images (N, {channels}, H, W), got {tuple(x.shape)}.")
         before = x
         x, padding = padded(x, self.margins, self.padding_mode)
-        tier = _tier(x, w)
+        tier = input_tier(x, w.values, self.bias)
         window = Window(cast(Any, self.stride), padding, cast(Any, self.dilation))
         if tier != "fast" or not x.numel():
             return self._dense(x, addend, window)
-        if addend is not None and (addend.shape != self._shape(x, window) or _tier(addend, w) != "fast"):
+        if not recorded() and not geometry(x.shape, w.shape, window).has_offsets:
+            return self._dense(x, addend, window)
+        if addend is not None and (addend.shape != self._shape(x, window) or input_tier(addend, w.values) != "fast"):
             return finished(self._dense(x, None, window, UNBOUNDED), addend, self.bounds)
         if recorded():
             flat = [*w.shape[2:], *(number for pair in window for number in pair), self.groups]
@@ -185,13 +188,13 @@ class CompactConv2d(CompactLayer):
         plan = self._make_plan(x, window, addend is not None)
         if not reshaped:
             self._keep(x, addend, plan)
-        return plan(x.contiguous(), addend.contiguous() if addend is not None else None)
+        return plan(readable(x), readable(addend) if addend is not None else None)
 
     def _make_plan(self, x: Tensor, window: Window, with_addend: bool) -> Any:
         from rigl_lightning.kernels.inference.products import Product, plan_conv2d
 
         w = self.sparse_weight
-        p = Product(w.values, w.columns, w.parts, w.row_starts, self.bias, *self.bounds)
+        p = Product.of([w.values, w.columns, w.parts, w.row_starts], self.bias, self.bounds)
         return plan_conv2d(tuple(x.shape), p, (w.shape[2], w.shape[3]), window, self.groups, with_addend)  # type: ignore[arg-type]
 
     def _shape(self, x: Tensor, window: Window) -> tuple[int, ...]:
@@ -210,7 +213,7 @@ class CompactConv2d(CompactLayer):
 
 def _is_simple(x: Tensor) -> bool:
     wants_gradient = x.requires_grad and torch.is_grad_enabled()
-    return x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not wants_gradient
+    return x.dtype is torch.float32 and is_plain(x) and x.is_contiguous() and not x.is_neg() and not wants_gradient
 
 
 def _key(x: Tensor, addend: Tensor | None) -> Hashable:
@@ -218,10 +221,9 @@ def _key(x: Tensor, addend: Tensor | None) -> Hashable:
     return get_ident(), torch.get_num_threads(), x.shape, None if addend is None else addend.shape
 
 
-def _tier(x: Tensor, w: SparseWeight) -> str:
-    if torch.is_grad_enabled() and x.requires_grad:
-        return "dense"
-    return tier_of(x, w.values)
+def input_tier(x: Tensor, *tensors: Tensor | None) -> str:
+    """Tier that computes a layer of these tensors; dense where a gradient of the input is recorded."""
+    return "dense" if torch.is_grad_enabled() and x.requires_grad else tier_of(x, *tensors)
 
 
 def _forget_plans(module: nn.Module, _: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rigl_lightning.export.layers import CompactLayer, _tier
+from rigl_lightning.export.layers import CompactLayer, input_tier
 from rigl_lightning.export.sparse_weight import SparseWeight
 from rigl_lightning.kernels.inference.operators import recurrent_op
 from rigl_lightning.kernels.tiers import recorded
@@ -77,7 +77,8 @@ class CompactRecurrent(CompactLayer):
         return x, [torch.stack(ends) for ends in zip(*last, strict=True)]
 
     def _tier(self, x: Tensor) -> str:
-        return _tier(x, self.directions[self.suffixes[0]].ih)  # type: ignore[arg-type]
+        directions: list[Any] = list(self.directions.values())
+        return input_tier(x, *(t for d in directions for t in (d.ih.values, d.hh.values, d.bias_ih, d.bias_hh)))
 
     def _list(self, hx: Any) -> list[Tensor]:
         return [hx] if self.mode == "GRU" else list(hx)

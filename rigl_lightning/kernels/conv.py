@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from rigl_lightning.kernels.conv_geometry import Pair, Window
+from rigl_lightning.kernels.conv_geometry import Pair, Window, channels_last, geometry
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.precision import in_float32
-from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.tiers import Tier, are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 
@@ -60,13 +60,24 @@ def sparse_conv2d(
 def _sparse_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern, dense_grad: bool
 ) -> Tensor:
-    tier = tier_of(x, weight)
-    if tier == "dense" or (tier == "torch" and not _is_pointwise(weight, window)):
+    tier = tier_of_conv(x, weight, bias, weight.shape, window)
+    if tier == "dense":
         return dense(x, weight, bias, window, pattern, dense_grad)
     if torch.compiler.is_compiling():
         flat = [number for pair in window for number in pair]
         return torch.ops.rigl_lightning.sparse_conv2d(x, weight, bias, flat, pattern.tensors(), dense_grad, tier)
     return _SparseConv2d.apply(x, weight, bias, window, pattern, dense_grad, tier)
+
+
+def tier_of_conv(x: Tensor, weight: Tensor, bias: Tensor | None, shape: torch.Size, window: Window) -> Tier:
+    """Tier that computes a convolution by a weight, or its values, of a dense ``shape``.
+
+    The torch tier has 1x1 kernels only, and the fast one counts the pixels of an image in 32 bits.
+    """
+    tier = tier_of(x, weight, bias)
+    if shape[2:] == (1, 1) and window.padding == (0, 0):
+        return tier
+    return tier if tier == "fast" and geometry(x.shape, shape, window).has_offsets else "dense"
 
 
 def dense(
@@ -122,7 +133,8 @@ def backward(
         grad_x, grad_weight = compiled_conv.backward(grad, x, weight, window, pattern, needs.x, sampled)
     if needs.weight and needs.dense:
         # Contiguous: torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
-        grad_weight = conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), *window)
+        with plain_precision():
+            grad_weight = conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), *window)
     return grad_x, grad_weight
 
 
@@ -145,9 +157,8 @@ def _strided(x: Tensor, window: Window) -> Tensor:
     """The pixels that a 1x1 kernel reads, in the memory format of the images."""
     if window.stride == (1, 1):
         return x
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     read = _every(x, window)
-    return read.contiguous(memory_format=torch.channels_last) if last else read
+    return read.contiguous(memory_format=torch.channels_last) if channels_last(x) else read
 
 
 def _every(x: Tensor, window: Window) -> Tensor:
@@ -212,7 +223,7 @@ class _SparseConv2d(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if not are_readable([grad]):
             layer = partial(dense, window=ctx.window, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
             found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
             return *found, None, None, None, None, None

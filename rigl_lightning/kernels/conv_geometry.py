@@ -6,6 +6,7 @@ reads for consecutive outputs are consecutive, so any stride, padding and dilati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,7 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.workspace import of_no_mode
+
 Pair = tuple[int, int]
+OFFSET_LIMIT = 2**31
 
 
 class Window(NamedTuple):
@@ -83,7 +87,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution of ``channels`` planes whose pixels are ``lanes`` images wide; offsets are in floats.
+    """A convolution of ``channels`` planes whose pixels are ``lanes`` images wide.
 
     Attributes:
         height: The vertical axis.
@@ -115,6 +119,21 @@ class Geometry:
         return self.height.plane * self.pitch
 
     @property
+    def pixels(self) -> int:
+        """Pixels of all padded planes of one image."""
+        return self.channels * self.phases * self.height.plane * self.width.plane
+
+    @property
+    def grad_pixels(self) -> int:
+        """Pixels of all padded planes of the gradient of one image."""
+        return self.outputs * (self.grad_plane // self.lanes)
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether `tables` can hold the offset of every pixel: 2**31 pixels are too many."""
+        return max(self.pixels, self.grad_pixels) < OFFSET_LIMIT
+
+    @property
     def grad_pitch(self) -> int:
         """Floats from one line of the padded gradient to the next."""
         return (self.width.outputs + 2 * self.width.margin) * self.lanes
@@ -125,18 +144,31 @@ class Geometry:
         return (self.height.outputs + 2 * self.height.margin) * self.grad_pitch
 
 
+def channels_last(x: Tensor) -> bool:
+    """Whether channels, rather than pixels, lie side by side."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def geometry(images: Sequence[int], weight: Sequence[int], window: Window, lanes: int = 1) -> Geometry:
+    """Geometry of images (N, C, H, W) and a weight (outputs, C, height, width), so many images side by side."""
+    height, width = (
+        Axis(images[2 + i], weight[2 + i], window.stride[i], window.padding[i], window.dilation[i]) for i in (0, 1)
+    )
+    return Geometry(height, width, images[1], weight[0], lanes)
+
+
 @dataclass(frozen=True)
 class Tables:
-    """Offsets of a `Geometry`, in floats, as the kernels read them.
+    """Offsets of a `Geometry`, as the kernels read them.
 
     Attributes:
-        lines: int64 (input height,), of a line within its channel, phases included.
-        pixels: int64 (input width,), of a pixel within its line, phases included.
-        taps: int32 (columns of the weight,), of the input that a column reads for the first output.
+        lines: int64 (input height,), of a line within its channel, phases included, in floats.
+        pixels: int64 (input width,), of a pixel within its line, phases included, in floats.
+        taps: int32 (columns of the weight,), of the input that a column reads for the first output, in pixels.
         groups: int32 (columns of the weight,), the channel and phase whose gradient a column feeds.
-        shifts: int32 (columns of the weight,), of the gradient that a column reads for the first real input.
-        grad_lines: int64 (input height,), of a line within a channel of the gradient of the inputs.
-        grad_pixels: int64 (input width,), of a pixel within that line.
+        shifts: int32 (columns of the weight,), of the gradient that a column reads for the first real input, in pixels.
+        grad_lines: int64 (input height,), of a line within a channel of the gradient of the inputs, in floats.
+        grad_pixels: int64 (input width,), of a pixel within that line, in floats.
     """
 
     lines: Tensor
@@ -149,19 +181,27 @@ class Tables:
 
 
 @lru_cache(maxsize=256)
+@of_no_mode
 def tables(g: Geometry) -> Tables:
-    """Offsets of every line, pixel and tap."""
+    """Offsets of every line, pixel and tap.
+
+    Raises:
+        ValueError: If there are too many pixels, see `Geometry.has_offsets`.
+    """
+    if not g.has_offsets:
+        raise ValueError(f"Expected images of fewer than 2**31 padded pixels, got {max(g.pixels, g.grad_pixels)}.")
     h, w = g.height, g.width
+    plane, grad_pitch = h.plane * w.plane, g.grad_pitch // g.lanes
     real_pitch, real_plane = w.real * g.lanes, h.real * w.real * g.lanes
     taps = [(ph * w.stride + pw, sh, sw) for ph, sh in h.taps() for pw, sw in w.taps()]
-    reads = torch.tensor([phase * g.plane + sh * g.pitch + sw * g.lanes for phase, sh, sw in taps])
+    reads = torch.tensor([phase * plane + sh * w.plane + sw for phase, sh, sw in taps])
     phases = torch.tensor([phase for phase, _, _ in taps])
-    shifts = [(h.margin + h.first - sh) * g.grad_pitch + (w.margin + w.first - sw) * g.lanes for _, sh, sw in taps]
+    shifts = [(h.margin + h.first - sh) * grad_pitch + w.margin + w.first - sw for _, sh, sw in taps]
     channels = torch.arange(g.channels)[:, None]
     return Tables(
         lines=torch.tensor([phase * w.stride * g.plane + i * g.pitch for phase, i in h.pixels()]),
         pixels=torch.tensor([phase * g.plane + i * g.lanes for phase, i in w.pixels()]),
-        taps=(channels * g.phases * g.plane + reads).view(-1).int(),
+        taps=(channels * g.phases * plane + reads).view(-1).int(),
         groups=(channels * g.phases + phases).view(-1).int(),
         shifts=torch.tensor(shifts).repeat(g.channels).int(),
         grad_lines=torch.tensor(

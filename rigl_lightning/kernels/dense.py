@@ -27,6 +27,8 @@ def recorded_gradients(
 ) -> list[Tensor | None]:
     """Gradients of a dense layer as part of the graph, for derivatives of a higher order (``create_graph=True``).
 
+    Also for gradients that the kernels cannot read: tangents, and several at once (``is_grads_batched=True``).
+
     Args:
         layer: Function of ``inputs`` by torch's own operators.
         inputs: Tensors as the backward pass finds them, or None.
@@ -34,16 +36,15 @@ def recorded_gradients(
         grads: Gradient of each result of the layer, None for zero.
     """
     # Aliases: an input may itself depend on a weight, and the way through it belongs to the layer before.
-    own = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    outs = layer(*own)
-    outs = [outs] if isinstance(outs, Tensor) else list(outs)
-    pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out.requires_grad]
-    wanted = [tensor for tensor, need in zip(own, needs, strict=True) if need and tensor is not None]
-    if not pairs or not wanted:
-        return [None] * len(own)
-    found = iter(
-        torch.autograd.grad(
-            [out for out, _ in pairs], wanted, [grad for _, grad in pairs], create_graph=True, allow_unused=True
-        )
-    )
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        outs = layer(*own)
+        outs = [outs] if isinstance(outs, Tensor) else list(outs)
+        pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out.requires_grad]
+        wanted = [tensor for tensor, need in zip(own, needs, strict=True) if need and tensor is not None]
+        if not pairs or not wanted:
+            return [None] * len(own)
+        results, given = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(results, wanted, given, create_graph=keep_graph, allow_unused=True))
     return [next(found) if need and tensor is not None else None for tensor, need in zip(own, needs, strict=True)]

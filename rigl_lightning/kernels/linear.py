@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.precision import in_float32
-from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.tiers import are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
 
@@ -52,7 +52,7 @@ def sparse_linear(
 
 
 def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
-    tier = tier_of(x, weight)
+    tier = tier_of(x, weight, bias)
     if tier == "dense":
         return _dense(x, weight, bias, pattern, dense_grad)
     if torch.compiler.is_compiling():
@@ -98,7 +98,8 @@ def backward(
         grad_x, grad_weight = torch_linear.backward(grads.t(), rows.t(), weight, pattern, needs.x, sampled)
         grad_x = grad_x.t().contiguous() if grad_x is not None else None
     if needs.weight and needs.dense:
-        grad_weight = grads.t() @ rows
+        with plain_precision():
+            grad_weight = grads.t() @ rows
     return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
 
 
@@ -128,7 +129,7 @@ class _SparseLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if not are_readable([grad]):
             layer = partial(_dense, pattern=ctx.pattern, dense_grad=ctx.dense_grad)
             found = recorded_gradients(layer, [x, weight, bias], [need_x, need_weight, need_bias], [grad])
             return *found, None, None, None

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rigl_lightning.kernels.tiers import has_fast_tier
+from rigl_lightning.kernels.tiers import has_fast_tier, is_plain
 
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 17
@@ -30,7 +30,7 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
     """
     if tensor.numel() < _LEAST or not tensor.is_cpu or not _alike_in_memory(tensor, mask):
         return tensor.masked_fill_(~mask, 0)
-    if has_fast_tier(tensor) and type(tensor) in (Tensor, nn.Parameter):
+    if has_fast_tier(tensor):
         _fast()(tensor, mask)
         torch.autograd.graph.increment_version(tensor)
         return tensor
@@ -46,6 +46,10 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def _alike_in_memory(tensor: Tensor, mask: Tensor) -> bool:
+    if mask.shape != tensor.shape or mask.dtype != torch.bool or tensor.is_neg():
+        return False
+    if not is_plain(mask) or not is_plain(tensor):
+        return False
     if tensor.is_contiguous() and mask.is_contiguous():
         return True
     last = torch.channels_last

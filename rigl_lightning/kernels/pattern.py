@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.workspace import of_no_mode
+
 _INDEX_LIMIT = 2**31
 _PART = 1024
 
@@ -44,6 +46,7 @@ class SparsePattern:
     positions: Tensor
 
     @staticmethod
+    @of_no_mode
     def from_mask(mask: Tensor) -> SparsePattern:
         """Pattern of a boolean mask of rank 2 or more; empty rows, no or only active connections are allowed.
 
@@ -58,6 +61,7 @@ class SparsePattern:
         return SparsePattern.from_positions(matrix.reshape(-1).nonzero().view(-1), *matrix.shape)
 
     @staticmethod
+    @of_no_mode
     def from_positions(positions: Tensor, n_rows: int, n_columns: int) -> SparsePattern:
         """Pattern of the active connections at ``positions``: int64 indices into the flattened weight, ascending.
 

@@ -9,7 +9,7 @@ from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
-from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.tiers import are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import recurrent as torch_recurrent
 
 
@@ -60,7 +60,7 @@ def _recurrent(
     x: Tensor, _: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, dense_grad: bool
 ) -> tuple[Tensor, ...]:
     states = [state.to(x.dtype) for state in states]
-    tier = tier_of(x, weights.weight_ih)
+    tier = tier_of(x, *states, *weights)
     if tier == "dense":
         return dense(x, states, weights, patterns, dense_grad)
     if torch.compiler.is_compiling():
@@ -140,7 +140,7 @@ class _SparseRecurrent(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         n = len(grads) - 1
         states, weights = rest[3 : 3 + n], Weights(*rest[3 + n :])
-        if torch.is_grad_enabled():
+        if not are_readable(grads):
 
             def layer(x, *tensors):  # type: ignore[no-untyped-def]
                 return dense(x, list(tensors[:n]), Weights(*tensors[n:]), ctx.patterns, ctx.dense_grad)

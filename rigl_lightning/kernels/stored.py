@@ -18,7 +18,7 @@ from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Patterns, Saved, Weights
 from rigl_lightning.kernels.stored_types import Stored, scattered
-from rigl_lightning.kernels.tiers import tier_of
+from rigl_lightning.kernels.tiers import are_readable, tier_of
 
 TakeGradient = Callable[[Tensor], None]
 """What is done with the dense gradient of a weight, in the backward pass and before that of the layer before."""
@@ -36,7 +36,7 @@ def stored_linear(
         pattern: The active connections.
         take: Gets the dense gradient, if it is wanted.
     """
-    return in_float32(_Linear.apply, x, weight.values, bias, weight.shape, pattern, take)
+    return in_float32(_linear, x, weight.values, bias, weight.shape, pattern, take)
 
 
 def stored_conv2d(
@@ -48,7 +48,7 @@ def stored_conv2d(
     take: TakeGradient | None = None,
 ) -> Tensor:
     """As `sparse_conv2d`, with the arguments of `stored_linear`."""
-    return in_float32(_Conv2d.apply, x, weight.values, bias, weight.shape, window, pattern, take)
+    return in_float32(_conv2d, x, weight.values, bias, weight.shape, window, pattern, take)
 
 
 def stored_recurrent(
@@ -69,68 +69,109 @@ def stored_recurrent(
     shapes = tuple(weight.shape for weight in weights[:2])
     values = [weight.values if isinstance(weight, Stored) else weight for weight in weights[:2]]
 
-    def layer(x: Tensor, _: Tensor) -> Any:
-        own = [state.to(x.dtype) for state in states]
-        return _Recurrent.apply(x, patterns, take, shapes, len(states), *own, *values, *weights[2:])
+    return list(in_float32(_recurrent, x, values[0], list(states), [*values, *weights[2:]], shapes, patterns, take))
 
-    return list(in_float32(layer, x, values[0]))
+
+def _linear(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    shape: torch.Size,
+    pattern: SparsePattern,
+    take: TakeGradient | None,
+) -> Tensor:
+    tier = tier_of(x, values, bias)
+    if tier == "dense":
+        return torch.nn.functional.linear(x, _dense(values, shape, pattern, take), bias)
+    return _Linear.apply(x, values, bias, shape, pattern, take, tier)
+
+
+def _conv2d(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    shape: torch.Size,
+    window: Window,
+    pattern: SparsePattern,
+    take: TakeGradient | None,
+) -> Tensor:
+    tier = conv.tier_of_conv(x, values, bias, shape, window)
+    if tier == "dense":
+        return conv.dense(x, _dense(values, shape, pattern, take), bias, window, pattern, True)
+    return _Conv2d.apply(x, values, bias, shape, window, pattern, take, tier)
+
+
+def _recurrent(
+    x: Tensor,
+    _: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor | None],
+    shapes: Sequence[torch.Size],
+    patterns: Patterns,
+    take: Sequence[TakeGradient | None],
+) -> Sequence[Tensor]:
+    states = [state.to(x.dtype) for state in states]
+    tier = tier_of(x, *states, *weights)
+    if tier == "dense":
+        own = zip(weights[:2], shapes, patterns, take, strict=True)
+        return recurrent.dense(x, states, Weights(*(_dense(*w) for w in own), *weights[2:]), patterns, True)  # type: ignore[arg-type]
+    return _Recurrent.apply(x, patterns, take, shapes, tier, len(states), *states, *weights)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
-        ctx.settings = shape, pattern, _ = settings
-        return linear.forward(x, _stored(values, shape), bias, pattern, tier_of(x, values))
+        ctx.settings = shape, pattern, _, tier = settings
+        return linear.forward(x, _stored(values, shape), bias, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, values, bias = ctx.saved_tensors
-        shape, pattern, take = ctx.settings
+        shape, pattern, take, tier = ctx.settings
         need_x, need_values, need_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if not are_readable([grad]):
 
             def dense(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
                 return torch.nn.functional.linear(x, _dense(values, shape, pattern), bias)
 
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
-            return *found, None, None, None
+            return *found, None, None, None, None
         needs = linear.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = linear.backward(grad, x, _stored(values, shape), pattern, needs, tier_of(x, values))
+        grad_x, grad_weight = linear.backward(grad, x, _stored(values, shape), pattern, needs, tier)
         grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
-        return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None
+        return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
 
 
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         ctx.save_for_backward(x, values, bias)
-        ctx.settings = shape, window, pattern, _ = settings
-        return conv.forward(x, _stored(values, shape), bias, window, pattern, tier_of(x, values))
+        ctx.settings = shape, window, pattern, _, tier = settings
+        return conv.forward(x, _stored(values, shape), bias, window, pattern, tier)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, values, bias = ctx.saved_tensors
-        shape, window, pattern, take = ctx.settings
+        shape, window, pattern, take, tier = ctx.settings
         need_x, need_values, need_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if not are_readable([grad]):
 
             def dense(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
                 return conv.dense(x, _dense(values, shape, pattern), bias, window, pattern, True)
 
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
-            return *found, None, None, None, None
+            return *found, None, None, None, None, None
         needs = conv.Needs(need_x, need_values, take is not None)
-        grad_x, grad_weight = conv.backward(grad, x, _stored(values, shape), window, pattern, needs, tier_of(x, values))
+        grad_x, grad_weight = conv.backward(grad, x, _stored(values, shape), window, pattern, needs, tier)
         grad_bias = grad.sum((0, 2, 3)) if need_bias else None
-        return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
+        return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None, None
 
 
 class _Recurrent(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, patterns, take, shapes, n_states, *rest):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, patterns, take, shapes, tier, n_states, *rest):  # type: ignore[no-untyped-def]
         states, weights = list(rest[:n_states]), _both(rest[n_states:], shapes)
-        tier = tier_of(x, weights.weight_ih)
         outs, saved = recurrent.forward(x, states, weights, patterns, tier)
         ctx.save_for_backward(x, *saved, *rest)
         ctx.patterns, ctx.take, ctx.shapes, ctx.tier = patterns, take, shapes, tier
@@ -141,16 +182,16 @@ class _Recurrent(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         n = len(grads) - 1
         saved, states, tensors = Saved(*rest[:3]), rest[3 : 3 + n], rest[3 + n :]
-        if torch.is_grad_enabled():
+        if not are_readable(grads):
 
             def dense(x, *own):  # type: ignore[no-untyped-def]
                 pairs = zip(own[n : n + 2], ctx.shapes, ctx.patterns, strict=True)
                 weights = Weights(*(_dense(*pair) for pair in pairs), *own[n + 2 :])
                 return recurrent.dense(x, list(own[:n]), weights, ctx.patterns, True)
 
-            needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+            needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[6:]]
             grad_x, *others = recorded_gradients(dense, [x, *states, *tensors], needs, grads)
-            return grad_x, None, None, None, None, *others
+            return grad_x, None, None, None, None, None, *others
         weights = _both(tensors, ctx.shapes)
         wants_dense = any(take is not None for take in ctx.take)
         g = recurrent.backward(list(grads), x, weights, ctx.patterns, saved, wants_dense, ctx.tier)
@@ -161,7 +202,7 @@ class _Recurrent(torch.autograd.Function):
             )
         ]
         biases = (None, None) if weights.bias_ih is None else (g.bias_ih, g.bias_hh)
-        return g.x, None, None, None, None, *g.states, *found, *biases
+        return g.x, None, None, None, None, None, *g.states, *found, *biases
 
 
 def _stored(values: Tensor, shape: torch.Size) -> Any:
@@ -178,8 +219,12 @@ def _both(tensors: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Wei
     return Weights(ih, hh, *tensors[2:])  # type: ignore[arg-type]
 
 
-def _dense(values: Tensor, shape: torch.Size, pattern: SparsePattern) -> Tensor:
-    return values if values.ndim > 1 else scattered(values, shape, pattern.positions)
+def _dense(values: Tensor, shape: torch.Size, pattern: SparsePattern, take: TakeGradient | None = None) -> Tensor:
+    """The dense weight, whose gradient is handed on, as a function of the values."""
+    weight = values if values.ndim > 1 else scattered(values, shape, pattern.positions)
+    if take is not None and weight.requires_grad:
+        weight.register_hook(take)
+    return weight
 
 
 def _taken(grad: Tensor | None, pattern: SparsePattern, take: TakeGradient | None) -> Tensor | None:

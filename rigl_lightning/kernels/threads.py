@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Protocol
 
 import torch
 
+from rigl_lightning.kernels.settings import packed
+
 
 class Job(Protocol):
-    """A compiled C function of one int64, the address of its settings."""
+    """A compiled C function of one int64, the address of its slots (see `settings.packed`)."""
 
-    address: int
-    ctypes: Any
+    @property
+    def address(self) -> int:
+        """Of the function."""
+
+    @property
+    def ctypes(self) -> Any:
+        """The function."""
 
 
-def run(job: Job, n_tasks: int, settings: Sequence[int]) -> None:
+def run(job: Job, n_tasks: int, settings: Any) -> None:
     """Run a job to its end on at most `torch.get_num_threads` threads.
 
     Args:
-        job: Takes tasks until none is left (see `compiled.jobs`).
+        job: Takes tasks until none is left (see `compiled.cache`).
         n_tasks: How many there are; nothing runs if 0.
-        settings: What follows the two counters of tasks.
+        settings: The job's own named tuple.
     """
-    packed = array("q", (n_tasks, 0, *settings))
-    address, _ = packed.buffer_info()
-    threads = min(torch.get_num_threads(), n_tasks)
+    slots = packed(n_tasks, settings)
+    run_slots(job, slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
+
+
+def run_slots(job: Job, address: int, threads: int) -> None:
+    """Run a job, whose slots are at ``address``, on so many threads; nothing runs on 0."""
     if threads == 1:
         job.ctypes(address)
     elif threads > 1:
-        _run_parallel(job, address, threads)
-
-
-def _run_parallel(job: Job, address: int, threads: int) -> None:
-    parallel = _openmp()
-    if parallel is not None:
-        parallel(job.address, address, threads, 0)
-        return
-    with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of the interpreter lock
-        list(pool.map(job.ctypes, [address] * threads))
+        parallel = _openmp()
+        if parallel is not None:
+            parallel(job.address, address, threads, 0)
+            return
+        with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of the interpreter lock
+            list(pool.map(job.ctypes, [address] * threads))
 
 
 @cache

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 Tier = Literal["fast", "torch", "dense"]
 TIERS: tuple[Tier, ...] = ("fast", "torch", "dense")
@@ -37,25 +38,53 @@ def overridden() -> bool:
     return bool(_forced)
 
 
-def tier_of(x: Tensor, weight: Tensor) -> Tier:
-    """Tier that computes a layer on these tensors.
+def is_plain(tensor: Tensor) -> bool:
+    """Whether what a tensor holds is the memory on the CPU that its address, strides and dtype name.
 
-    ``fast`` takes float32 on the CPU, ``torch`` also float64; everything else is dense, with masked gradients. Says
-    once, as a warning, that numba is missing.
+    That of a subclass, of another layout, and of a function transform (`torch.func`, batched gradients) is elsewhere.
+    Within a level of forward-mode differentiation no tensor counts as plain: its tangent would be lost.
     """
-    if x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
+    return (
+        tensor.is_cpu
+        and tensor.layout is torch.strided
+        and type(tensor) in (Tensor, nn.Parameter)
+        and forward_ad._current_level < 0
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    )
+
+
+def tier_of(*tensors: Tensor | None) -> Tier:
+    """Tier that computes a layer on these tensors, its inputs and parameters.
+
+    ``fast`` takes float32 on the CPU, ``torch`` also float64, all of one dtype; everything else is dense, with masked
+    gradients. Says once, as a warning, that numba is missing.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    dtype = given[0].dtype
+    if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in given):
+        return "dense"
+    if torch.compiler.is_compiling():
+        if any(tensor.device.type != "cpu" for tensor in given):
+            return "dense"
+    elif not all(map(is_plain, given)):
         return "dense"
     wanted = _forced[-1] if _forced else "fast"
-    if wanted == "fast" and x.dtype == torch.float32 and _numba_found():
+    if wanted == "fast" and dtype == torch.float32 and _numba_found():
         return "fast"
-    if wanted == "fast" and x.dtype == torch.float32:
+    if wanted == "fast" and dtype == torch.float32:
         _say_what_is_missing()
     return "dense" if wanted == "dense" else "torch"
 
 
+def are_readable(grads: Iterable[Tensor | None]) -> bool:
+    """Whether the kernels can read the gradients that a backward pass is given, and need not be differentiated."""
+    return not torch.is_grad_enabled() and all(grad is None or is_plain(grad) for grad in grads)
+
+
 def has_fast_tier(x: Tensor) -> bool:
     """Whether the fast tier takes this tensor here; says nothing of what is missing."""
-    return x.is_cpu and x.dtype == torch.float32 and _NUMBA and (not _forced or _forced[-1] == "fast")
+    return x.dtype == torch.float32 and _NUMBA and (not _forced or _forced[-1] == "fast") and is_plain(x)
 
 
 @contextmanager

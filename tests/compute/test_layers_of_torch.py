@@ -176,3 +176,61 @@ def test_a_measurement_within_a_gradient_checkpoint_leaves_no_trace(monkeypatch,
         checkpoint(module, x, use_reentrant=reentrant).sum().backward()
         assert all(layer.choice.dense_seconds is not None for layer in compute.layers)
     assert all(p.grad is not None for p in module.parameters())
+
+
+class FirstOutput(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+SCRIPTABLE = {
+    "linear": (lambda: nn.Linear(20, 3), (4, 20)),
+    "conv": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), (2, 2, 6, 7)),
+    "gru": (lambda: FirstOutput(nn.GRU(7, 12)), (5, 3, 7)),
+    "lstm": (lambda: FirstOutput(nn.LSTM(7, 12)), (5, 3, 7)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("kind", SCRIPTABLE)
+def test_torch_script_sees_the_layers_as_they_are(kind):
+    build, shape = SCRIPTABLE[kind]
+    module, sparsifier = masked(build)
+    x = torch.randn(shape)
+    expected = module(x)
+    with SparseCompute(module, sparsifier, "sparse") as compute:
+        scripted = torch.jit.script(module)
+        module(x)
+        assert all(layer.is_sparse for layer in compute.layers)
+    assert torch.equal(scripted(x), expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SCRIPTABLE if kind != "lstm"])  # oneDNN's has no forward mode
+def test_forward_mode_differentiation_is_that_of_the_layers_without_us(kind):
+    build, shape = SCRIPTABLE[kind]
+    module, sparsifier = masked(build)
+    x, tangent = torch.randn(2, *shape)
+    expected = torch.func.jvp(module, (x,), (tangent,))[1]
+
+    def dual(x):
+        with torch.autograd.forward_ad.dual_level():
+            out = module(torch.autograd.forward_ad.make_dual(x, tangent))
+            return torch.autograd.forward_ad.unpack_dual(out).tangent
+
+    with SparseCompute(module, sparsifier, "sparse"):
+        for derivative in (dual(x), torch.func.jvp(module, (x,), (tangent,))[1]):
+            torch.testing.assert_close(derivative, expected)
+        torch.testing.assert_close(torch.func.linearize(module, x)[1](tangent), expected)
+
+
+def test_a_replaced_forward_has_the_signature_of_its_own():
+    import inspect
+
+    module, sparsifier = masked(lambda: nn.Linear(20, 3))
+    own = inspect.signature(module.forward)
+    with SparseCompute(module, sparsifier, "sparse"):
+        assert inspect.signature(module.forward) == own

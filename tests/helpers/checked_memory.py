@@ -5,28 +5,37 @@ instructions are spelled out in numpy, as their docstrings say.
 """
 
 import ctypes
-from array import array
+import struct
 
 import numpy as np
 import torch
 
+import rigl_lightning.kernels.compiled.conv
+import rigl_lightning.kernels.compiled.pointwise
+import rigl_lightning.kernels.compiled.recurrent
+import rigl_lightning.kernels.inference.recurrent  # noqa: F401  # all before anything is patched
+from rigl_lightning.kernels import threads, workspace
 from rigl_lightning.kernels.compiled import cells as compiled_cells
 from rigl_lightning.kernels.compiled import jobs as compiled_jobs
 from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
 from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
+from rigl_lightning.kernels.inference import jobs as inference_jobs
+from rigl_lightning.kernels.inference import plans as inference_plans
+from rigl_lightning.kernels.settings import FIRST, fields_of
 
 F32 = np.float32
 
 
 class CheckedMemory:
-    """Stands in for the intrinsics of `ir` and `cells`."""
+    """Stands in for the intrinsics of `ir`, `cells` and `inference.jobs`."""
 
     def __init__(self, monkeypatch):
         self.known = {}
-        self.patch(monkeypatch)
+        for patch in (self.patch_memory, self.patch_elements, self.patch_vectors, self.patch_cells):
+            patch(monkeypatch)
 
-    def patch(self, monkeypatch):
+    def patch_memory(self, monkeypatch):
         given_out = torch.Tensor.data_ptr
 
         def data_ptr(tensor):
@@ -35,34 +44,48 @@ class CheckedMemory:
             return given_out(tensor)
 
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
-        for jobs in (compiled_jobs, compiled_recurrent_jobs):
+        for module in (threads, inference_plans):
+            monkeypatch.setattr(module, "run_slots", self.run_slots)
+        # No slice of something larger.
+        monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
+        monkeypatch.setattr(workspace, "new", lambda *shape: torch.full(shape, 0.5))
+
+    def patch_elements(self, monkeypatch):
+        for jobs in (compiled_jobs, compiled_recurrent_jobs, compiled_masking, inference_jobs):
             for name, kind in (("load_i64", np.int64), ("load_i32", np.int32), ("load_f32", F32)):
                 monkeypatch.setattr(jobs, name, self.loader(kind), raising=False)
-            monkeypatch.setattr(jobs, "store_f32", self.store_f32, raising=False)
-            monkeypatch.setattr(jobs, "next_task", self.next_task)
+            monkeypatch.setattr(jobs, "store_f32", self.storer(F32), raising=False)
+            monkeypatch.setattr(jobs, "store_i32", self.storer(np.int32), raising=False)
+
+    def patch_vectors(self, monkeypatch):
+        for jobs in (compiled_jobs, compiled_recurrent_jobs):
             for name, tile in zip(("_row_8", "_row_4", "_row_2", "_row_1"), TILES, strict=True):
                 monkeypatch.setattr(jobs, name, self.product_row(tile))
+        monkeypatch.setattr(compiled_recurrent_jobs, "_row", compiled_recurrent_jobs._row.py_func)
         for size in (8, 4, 2, 1):
             monkeypatch.setattr(compiled_jobs, f"_group_{size}", self.gradient_group(size))
         monkeypatch.setattr(compiled_jobs, "transpose_8x8", self.transpose_8x8)
-        monkeypatch.setattr(compiled_masking, "load_i64", self.loader(np.int64))
-        monkeypatch.setattr(compiled_masking, "next_task", self.next_task)
         monkeypatch.setattr(compiled_masking, "_keep_vector", self.keep(WIDTH))
         monkeypatch.setattr(compiled_masking, "_keep_one", self.keep(1))
-        monkeypatch.setattr(compiled_recurrent_jobs, "_row", compiled_recurrent_jobs._row.py_func)
+        for name in ("_row", "_copy", "_finish"):
+            monkeypatch.setattr(inference_jobs, name, getattr(self, f"inference{name}"))
+
+    def patch_cells(self, monkeypatch):
         for name in ("gru_cell", "gru_cell_backward", "lstm_cell", "lstm_cell_backward"):
             kind, _, direction = name.partition("_cell")
             formula = getattr(compiled_cells, f"_{kind}{direction or '_forward'}")
             monkeypatch.setattr(compiled_recurrent_jobs, name, self.cell(formula, 5 if not direction else None))
 
-    def run(self, job, n_tasks, settings):
-        """`threads.run`, in Python."""
-        packed = array("q", (n_tasks, 0, *settings))
-        address, count = packed.buffer_info()
-        self.known[address] = (8 * count, packed)
-        if n_tasks:
-            job._pyfunc(address)
-        del self.known[address]
+    def run_slots(self, job, address, threads):
+        """All tasks of a job, in Python."""
+        kinds = list(fields_of(job.settings).values())
+        slots = (ctypes.c_int64 * (FIRST + len(kinds))).from_address(address)
+        values = [
+            F32(struct.unpack("f", struct.pack("q", slot)[:4])[0]) if kind is float else slot
+            for slot, kind in zip(slots[FIRST:], kinds, strict=True)
+        ]
+        for task in range(slots[0]):
+            job.body(task, slots[0], job.settings(*values))
 
     def at(self, address, index, count, kind):
         """The elements themselves, as an array of numpy."""
@@ -76,13 +99,11 @@ class CheckedMemory:
         scalar = F32 if kind == F32 else int
         return lambda address, index: scalar(self.at(address, index, 1, kind)[0])
 
-    def store_f32(self, address, index, value):
-        self.at(address, index, 1, F32)[0] = value
+    def storer(self, kind):
+        def store(address, index, value):
+            self.at(address, index, 1, kind)[0] = value
 
-    def next_task(self, counter):
-        cell = self.at(counter, 0, 1, np.int64)
-        cell[0] += 1
-        return int(cell[0]) - 1
+        return store
 
     def product_row(self, tile):
         def row(x, columns, scale, values, start, stop, y, first, add):
@@ -94,6 +115,25 @@ class CheckedMemory:
             out[:] = total
 
         return row
+
+    def inference_row(self, n, x, columns, scale, values, start, stop, y, last, addend, first, low, high):
+        places = [*range(0, (n - 1) * WIDTH, WIDTH), last]
+        totals = [np.full(WIDTH, first, F32) for _ in places]
+        for place, total in zip(places, totals, strict=True):
+            if addend:
+                total += self.at(addend, place, WIDTH, F32)
+            for k in range(start, stop):
+                column = int(self.at(columns, k, 1, np.int32)[0])
+                total += self.at(values, k, 1, F32)[0] * self.at(x, column * scale + place, WIDTH, F32)
+        for place, total in zip(places, totals, strict=True):
+            self.at(y, place, WIDTH, F32)[:] = np.clip(total, low, high)
+
+    def inference_copy(self, target, source, count):
+        self.at(target, 0, count, F32)[:] = self.at(source, 0, count, F32)
+
+    def inference_finish(self, target, source, addend, count, low, high):
+        total = self.at(source, 0, count, F32) + self.at(addend, 0, count, F32)
+        self.at(target, 0, count, F32)[:] = np.clip(total, low, high)
 
     def gradient_group(self, size):
         def group(x, x_stride, columns, scale, g, g_stride, lines, length, start, out):

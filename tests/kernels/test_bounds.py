@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import available
-from tests.helpers.masked_layers import compare, sparse_weight
+from tests.helpers.masked_layers import close, compare, sparse_weight
 
 if "fast" not in available():
     pytest.skip("needs numba", allow_module_level=True)
 
+from rigl_lightning.export import compact
 from rigl_lightning.kernels import (
     Patterns,
     Weights,
@@ -18,26 +20,13 @@ from rigl_lightning.kernels import (
     sparse_linear,
     sparse_lstm,
 )
-from rigl_lightning.kernels.compiled import conv as compiled_conv
-from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled import masking as compiled_masking
-from rigl_lightning.kernels.compiled import pointwise as compiled_pointwise
-from rigl_lightning.kernels.compiled import products as compiled_products
-from rigl_lightning.kernels.compiled import recurrent as compiled_recurrent
-from rigl_lightning.kernels.compiled import values as compiled_values
 from tests.helpers.checked_memory import CheckedMemory
 
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    checked = CheckedMemory(monkeypatch)
-    for module in (compiled_products, compiled_values, compiled_recurrent, compiled_masking):
-        monkeypatch.setattr(module, "run", checked.run)
-    for module in (compiled_linear, compiled_conv, compiled_recurrent, compiled_pointwise):
-        # Not a slice of something larger.
-        monkeypatch.setattr(module, "scratch", lambda name, *shape: torch.full(shape, 0.5))
-    monkeypatch.setattr(compiled_conv, "zeroed", lambda name, *shape: torch.zeros(shape))
-    return checked
+    return CheckedMemory(monkeypatch)
 
 
 def test_the_witness_sees_what_it_should(memory):
@@ -104,3 +93,30 @@ def test_masking(count):
     expected = torch.where(mask, tensor, 0.0)
     compiled_masking.zero_inactive(tensor, mask)
     assert tensor.equal(expected)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 70])
+def test_compact_linear(samples):
+    layer, x = nn.Linear(9, 17), torch.randn(samples, 9)
+    layer.weight.data[torch.rand_like(layer.weight) < 0.6] = 0
+    with torch.no_grad():
+        close(compact(layer.eval(), x, compute="sparse")(x), layer(x))
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding": 1}, {"stride": 2, "padding": 2}, {"groups": 4}, {"dilation": 2}])
+@pytest.mark.parametrize("size", [(5, 5), (9, 14)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_compact_conv(kernel, size, settings):
+    layer, x = nn.Conv2d(4, 8, kernel, **settings), torch.randn(2, 4, *size)
+    layer.weight.data[torch.rand_like(layer.weight) < 0.6] = 0
+    with torch.no_grad():
+        close(compact(layer.eval(), x, compute="sparse")(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_compact_recurrent(kind):
+    layer, x = kind(3, 5), torch.randn(3, 19, 3)
+    for weight in (layer.weight_ih_l0, layer.weight_hh_l0):
+        weight.data[torch.rand_like(weight) < 0.6] = 0
+    with torch.no_grad():
+        close(compact(layer.eval(), x, compute="sparse")(x)[0], layer(x)[0])

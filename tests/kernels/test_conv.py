@@ -164,3 +164,33 @@ def test_strided_images_keep_their_memory_format_and_gradients(tier, kernel):
                 [x, weight],
                 [None, mask],
             )
+
+
+def test_images_with_too_many_pixels_for_the_offsets_are_dense(tier, monkeypatch):
+    from rigl_lightning.kernels import conv_geometry
+
+    size = conv_geometry.Axis(1472, 3, 1, 1, 1)
+    for lanes in (1, 16):  # 16 images of 64 channels do not fit 2**31 floats
+        tables = conv_geometry.tables(conv_geometry.Geometry(size, size, 64, 1, lanes))
+        assert int(tables.taps.min()) == 0
+        assert int(tables.taps.max()) < 64 * 1474**2
+    large = conv_geometry.Axis(6000, 3, 1, 1, 1)
+    assert not conv_geometry.Geometry(large, large, 64, 1, 1).has_offsets
+    assert not conv_geometry.Geometry(large, large, 1, 64, 1).has_offsets
+    monkeypatch.setattr(conv_geometry, "OFFSET_LIMIT", 4 * 11 * 12)
+    weight, mask, pattern = sparse_weight(3, 4, 3, 3)
+    check(tier, images(2, 4, 9, 10), weight, mask, pattern, window=(1, 1, 1))
+
+
+def test_a_backward_pass_takes_memory_of_its_own_images_only(tier):
+    """Not those of the sixteen that fit side by side."""
+    from rigl_lightning.kernels import release, workspace
+
+    if tier != "fast":
+        pytest.skip("keeps no memory")
+    release()
+    weight, mask, pattern = sparse_weight(4, 4, 3, 3)
+    check(tier, images(1, 4, 30, 30), weight, mask, pattern, window=(1, 1, 1))
+    kept = max(tensor.numel() for tensor in workspace._KEPT.tensors.values())
+    assert kept <= 4 * 34 * 34
+    release()

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rigl_lightning.kernels.compiled.ir import F32, FLAGS, I64, WIDTH, Codegen, _load, _store
+from rigl_lightning.kernels.compiled.ir import F32, FLAGS, I64, WIDTH, Codegen, emit_load, emit_store
 
 _KIND = ir.VectorType(F32, WIDTH)
 # tanh as a quotient of polynomials in x, within 4 units in the last place of float32; beyond the limit it is 1.
@@ -128,9 +128,9 @@ def _cell(formula: Callable[..., list[Vector]], n_inputs: int, n_outputs: int) -
             places = cgutils.unpack_tuple(builder, args[1])
             with cgutils.for_range(builder, builder.udiv(args[0], I64(WIDTH))) as loop:
                 p = builder.mul(loop.index, I64(WIDTH))
-                inputs = [Vector(builder, _load(builder, place, p, _KIND)) for place in places[:n_inputs]]
+                inputs = [Vector(builder, emit_load(builder, place, p, _KIND)) for place in places[:n_inputs]]
                 for place, output in zip(places[n_inputs:], formula(*inputs), strict=True):
-                    _store(builder, output.value, place, p)
+                    emit_store(builder, output.value, place, p)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.UniTuple(types.int64, n_inputs + n_outputs)), codegen

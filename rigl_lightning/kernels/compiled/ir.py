@@ -15,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rigl_lightning.kernels.settings import FIRST, fields_of
+
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 Codegen = Callable[[Any, Any, Any, Any], Any]
 
@@ -34,15 +36,18 @@ def _element(builder: Any, address: Any, index: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(base, [index]), kind.as_pointer())
 
 
-def _load(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+def emit_load(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+    """Element ``index`` of an array of scalars at ``address``, or the vector that begins there."""
     return builder.load(_element(builder, address, index, kind), align=4 if kind != I64 else 8)
 
 
-def _store(builder: Any, value: Any, address: Any, index: Any) -> None:
+def emit_store(builder: Any, value: Any, address: Any, index: Any) -> None:
+    """Write a scalar or a vector to element ``index`` of an array of scalars, and those after it."""
     builder.store(value, _element(builder, address, index, value.type), align=4)
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """Vector whose lanes are all ``value``."""
     kind = ir.VectorType(value.type, lanes)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), _lanes([0] * lanes))
@@ -52,10 +57,24 @@ def _lanes(order: Sequence[int]) -> Any:
     return ir.Constant(ir.VectorType(I32, len(order)), list(order))
 
 
-def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` of scalars or vectors."""
     name = f"llvm.fmuladd.v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "llvm.fmuladd.f32"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
     return builder.call(function, [a, b, c], fastmath=FLAGS)
+
+
+def emit_cases(builder: Any, value: Any, cases: Sequence[int], emit: Callable[[int], None]) -> None:
+    """The instructions of ``emit(case)`` for that of the cases which ``value`` is; none for another."""
+    done = builder.append_basic_block("done")
+    switch = builder.switch(value, done)
+    for case in cases:
+        block = builder.append_basic_block(f"case_{case}")
+        switch.add_case(I64(case), block)
+        builder.position_at_end(block)
+        emit(case)
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def _add(builder: Any, a: Any, b: Any) -> Any:
@@ -68,7 +87,7 @@ def _reader(kind: Any, result: Any, widen: bool = False) -> Any:
         """Element ``index`` of the array at ``address``."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value = _load(builder, args[0], args[1], kind)
+            value = emit_load(builder, args[0], args[1], kind)
             return builder.sext(value, I64) if widen else value
 
         return result(types.int64, types.int64), codegen
@@ -76,13 +95,14 @@ def _reader(kind: Any, result: Any, widen: bool = False) -> Any:
     return load
 
 
-def _writer(argument: Any) -> Any:
+def _writer(argument: Any, narrow: bool = False) -> Any:
     @intrinsic
     def store(typing_context: Any, address: Any, index: Any, value: Any) -> tuple[Any, Codegen]:
         """Write element ``index`` of the array at ``address``."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _store(builder, args[2], args[0], args[1])
+            value = builder.trunc(args[2], I32) if narrow else args[2]
+            emit_store(builder, value, args[0], args[1])
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, argument), codegen
@@ -94,6 +114,7 @@ load_i64 = _reader(I64, types.int64)
 load_i32 = _reader(I32, types.int64, widen=True)
 load_f32 = _reader(F32, types.float32)
 store_f32 = _writer(types.float32)
+store_i32 = _writer(types.int64, narrow=True)
 
 
 @intrinsic
@@ -105,6 +126,25 @@ def next_task(typing_context: Any, counter: Any) -> tuple[Any, Codegen]:
         return builder.atomic_rmw("add", pointer, I64(1), "monotonic")
 
     return types.int64(types.int64), codegen
+
+
+def settings_reader(settings: type) -> Any:
+    """``read(address)``: the settings of a job from its slots, as int64 (addresses, too) or float32."""
+    kinds = list(fields_of(settings).values())
+    result = types.BaseTuple.from_types([types.float32 if kind is float else types.int64 for kind in kinds], settings)
+
+    @intrinsic
+    def read(typing_context: Any, address: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = []
+            for slot, kind in enumerate(kinds, FIRST):
+                index, loaded = (2 * slot, F32) if kind is float else (slot, I64)
+                values.append(emit_load(builder, args[0], I64(index), loaded))
+            return context.make_tuple(builder, signature.return_type, values)
+
+        return result(types.int64), codegen
+
+    return read
 
 
 def product_row(tile: int) -> Any:
@@ -135,17 +175,17 @@ def product_row(tile: int) -> Any:
             sums = [cgutils.alloca_once(builder, vector) for _ in range(unroll)]
             with builder.if_else(builder.icmp_signed("!=", add, I64(0))) as (then, otherwise):
                 with then:
-                    builder.store(_load(builder, y, I64(0), vector), sums[0])
+                    builder.store(emit_load(builder, y, I64(0), vector), sums[0])
                 with otherwise:
-                    builder.store(_splat(builder, first, tile), sums[0])
+                    builder.store(splat(builder, first, tile), sums[0])
             for other in sums[1:]:
                 builder.store(ir.Constant(vector, [0.0] * tile), other)
 
             def connection(k: Any, total: Any) -> None:
-                offset = builder.mul(builder.sext(_load(builder, columns, k, I32), I64), scale)
-                weight = _splat(builder, _load(builder, values, k, F32), tile)
-                inputs = _load(builder, x, offset, vector)
-                builder.store(_multiply_add(builder, weight, inputs, builder.load(total)), total)
+                offset = builder.mul(builder.sext(emit_load(builder, columns, k, I32), I64), scale)
+                weight = splat(builder, emit_load(builder, values, k, F32), tile)
+                inputs = emit_load(builder, x, offset, vector)
+                builder.store(multiply_add(builder, weight, inputs, builder.load(total)), total)
 
             count = builder.sub(stop, start)
             rounds = builder.udiv(count, I64(unroll))
@@ -160,7 +200,7 @@ def product_row(tile: int) -> Any:
             loaded = [builder.load(total) for total in sums]
             while len(loaded) > 1:
                 loaded = [_add(builder, a, b) for a, b in zip(loaded[::2], loaded[1::2], strict=True)]
-            _store(builder, loaded[0], y, I64(0))
+            emit_store(builder, loaded[0], y, I64(0))
             return context.get_dummy_value()
 
         integer = types.int64
@@ -195,7 +235,7 @@ def gradient_group(size: int) -> Any:
             x, x_stride, columns, scale, g, g_stride, lines, length, start, out = args
             offsets = []
             for u in range(size):
-                column = _load(builder, columns, builder.add(start, I64(u)), I32)
+                column = emit_load(builder, columns, builder.add(start, I64(u)), I32)
                 offsets.append(builder.mul(builder.sext(column, I64), scale))
 
             def dot_products(kind: Any, first: Any, count: Any) -> list[Any]:
@@ -209,22 +249,22 @@ def gradient_group(size: int) -> Any:
                     x_line = builder.add(first, builder.mul(line.index, x_stride))
                     with cgutils.for_range(builder, count) as loop:
                         p = builder.mul(loop.index, I64(lanes))
-                        gradient = _load(builder, g, builder.add(g_line, p), kind)
+                        gradient = emit_load(builder, g, builder.add(g_line, p), kind)
                         for offset, total in zip(offsets, totals, strict=True):
-                            inputs = _load(builder, x, builder.add(builder.add(x_line, p), offset), kind)
-                            builder.store(_multiply_add(builder, gradient, inputs, builder.load(total)), total)
+                            inputs = emit_load(builder, x, builder.add(builder.add(x_line, p), offset), kind)
+                            builder.store(multiply_add(builder, gradient, inputs, builder.load(total)), total)
                 return [builder.load(total) for total in totals]
 
             whole = builder.udiv(length, I64(WIDTH))
             total = _horizontal_sums(builder, dot_products(vector, I64(0), whole))
-            before = _load(builder, out, start, total.type)
-            _store(builder, _add(builder, before, total), out, start)
+            before = emit_load(builder, out, start, total.type)
+            emit_store(builder, _add(builder, before, total), out, start)
             rest = builder.urem(length, I64(WIDTH))
             with builder.if_then(builder.icmp_unsigned("!=", rest, I64(0)), likely=False):
                 singles = dot_products(F32, builder.mul(whole, I64(WIDTH)), rest)
                 for u, single in enumerate(singles):
                     k = builder.add(start, I64(u))
-                    _store(builder, _add(builder, _load(builder, out, k, F32), single), out, k)
+                    emit_store(builder, _add(builder, emit_load(builder, out, k, F32), single), out, k)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), codegen
@@ -277,9 +317,9 @@ def transpose_8x8(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, source_rows, target, target_rows = args
         vector = ir.VectorType(F32, 8)
-        rows = [_load(builder, source, _load(builder, source_rows, I64(i), I64), vector) for i in range(8)]
+        rows = [emit_load(builder, source, emit_load(builder, source_rows, I64(i), I64), vector) for i in range(8)]
         for j, row in enumerate(_transposed(builder, rows)):
-            _store(builder, row, target, _load(builder, target_rows, I64(j), I64))
+            emit_store(builder, row, target, emit_load(builder, target_rows, I64(j), I64))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), codegen

@@ -11,7 +11,8 @@ from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
 from rigl_lightning.kernels.compiled.products import Axis, Matrix, Planes, View, product, sampled_product, transpose
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.workspace import scratch
+from rigl_lightning.kernels.settings import readable
+from rigl_lightning.kernels.workspace import new, of_no_mode, scratch
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
@@ -50,7 +51,7 @@ def by_column(pattern: SparsePattern, blocks: Tensor) -> Matrix:
 def multiply(blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Sparse matrix times every block: (n, inputs, length) to (n, outputs, length), in ``out`` if given."""
     n_blocks, _, length = blocks.shape
-    out = torch.empty(n_blocks, matrix.parts.shape[1], length) if out is None else out
+    out = new(n_blocks, matrix.parts.shape[1], length) if out is None else out
     product(matrix, values, view(blocks), view(out), bias, n_blocks, 1, length)
     return out
 
@@ -71,35 +72,37 @@ def view(blocks: Tensor) -> View:
 def to_blocks(x: Tensor, name: str) -> Tensor:
     """(M, channels) to (n, channels, length) in the scratch memory ``name``; missing samples are 0."""
     samples, channels = x.shape
-    x = x.contiguous()
-    n_blocks, length = _partition(samples)
+    x = readable(x)
+    n_blocks, length = partition(samples)
     blocks = scratch(name, n_blocks, channels, length)
     if n_blocks * length > samples:
         blocks[-1].zero_()
-    source = Planes(x, length * channels, 0, _steps(1, 0))
-    target = Planes(blocks, channels * length, 0, _steps(1, 0))
-    rows = Axis(_steps(length, channels), samples)
-    transpose(source, rows, target, Axis(_steps(channels, length), n_blocks * channels), n_blocks, 1)
+    source = Planes(x, length * channels, 0, steps(1, 0))
+    target = Planes(blocks, channels * length, 0, steps(1, 0))
+    rows = Axis(steps(length, channels), samples)
+    transpose(source, rows, target, Axis(steps(channels, length), n_blocks * channels), n_blocks, 1)
     return blocks
 
 
 def from_blocks(blocks: Tensor, samples: int) -> Tensor:
     """Inverse of `to_blocks`."""
     n_blocks, channels, length = blocks.shape
-    x = torch.empty(samples, channels)
-    source = Planes(blocks, channels * length, 0, _steps(1, 0))
-    target = Planes(x, length * channels, 0, _steps(1, 0))
-    rows = Axis(_steps(channels, length), n_blocks * channels)
-    transpose(source, rows, target, Axis(_steps(length, channels), samples), n_blocks, 1)
+    x = new(samples, channels)
+    source = Planes(blocks, channels * length, 0, steps(1, 0))
+    target = Planes(x, length * channels, 0, steps(1, 0))
+    rows = Axis(steps(channels, length), n_blocks * channels)
+    transpose(source, rows, target, Axis(steps(length, channels), samples), n_blocks, 1)
     return x
 
 
-def _partition(samples: int) -> tuple[int, int]:
+def partition(samples: int) -> tuple[int, int]:
     """Number of blocks and their length, a multiple of a vector, for the least padding."""
     n_blocks = -(-samples // TILES[0])
     return n_blocks, -(-samples // (max(n_blocks, 1) * WIDTH)) * WIDTH
 
 
-@lru_cache(maxsize=256)
-def _steps(count: int, step: int) -> Tensor:
+@lru_cache(maxsize=1024)
+@of_no_mode
+def steps(count: int, step: int) -> Tensor:
+    """``[0, step, 2 * step, ...]``, int64."""
     return torch.arange(count) * step

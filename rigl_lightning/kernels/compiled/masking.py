@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -10,7 +10,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.cache import job
-from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen, load_i64, next_task
+from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen
+from rigl_lightning.kernels.settings import Flags, Floats, Place
 from rigl_lightning.kernels.threads import run
 
 _BLOCK = 1 << 15
@@ -20,7 +21,16 @@ _BLOCK = 1 << 15
 def zero_inactive(tensor: Tensor, mask: Tensor) -> None:
     """Clear the bits of a float32 tensor where the mask is False; both lie in memory alike, without gaps."""
     count = tensor.numel()
-    run(masking_job, -(-count // _BLOCK), [tensor.data_ptr(), mask.data_ptr(), count, _BLOCK])
+    run(
+        masking_job,
+        -(-count // _BLOCK),
+        Masking(
+            numbers=Place(tensor),
+            flags=Place(mask),
+            n_numbers=count,
+            size=_BLOCK,
+        ),
+    )
 
 
 def _keep(lanes: int) -> Any:
@@ -47,17 +57,21 @@ def _keep(lanes: int) -> Any:
 _keep_vector, _keep_one = _keep(WIDTH), _keep(1)
 
 
-@job
-def masking_job(a):  # type: ignore[no-untyped-def]  # numba has no types
+class Masking(NamedTuple):
+    """Settings of `masking_job`."""
+
+    numbers: Floats
+    flags: Flags
+    n_numbers: int
+    size: int
+
+
+@job(Masking)
+def masking_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no types
     """``numbers[i] = 0`` where ``flags[i]`` is 0; each task is a block."""
-    numbers, flags, count, size = load_i64(a, 2), load_i64(a, 3), load_i64(a, 4), load_i64(a, 5)
-    while True:
-        task = next_task(a + 8)
-        if task >= load_i64(a, 0):
-            return
-        begin, end = task * size, min(count, (task + 1) * size)
-        vectors = begin + (end - begin) // WIDTH * WIDTH
-        for i in range(begin, vectors, WIDTH):
-            _keep_vector(numbers, flags, i)
-        for i in range(vectors, end):
-            _keep_one(numbers, flags, i)
+    begin, end = task * s.size, min(s.n_numbers, (task + 1) * s.size)
+    vectors = begin + (end - begin) // WIDTH * WIDTH
+    for i in range(begin, vectors, WIDTH):
+        _keep_vector(s.numbers, s.flags, i)
+    for i in range(vectors, end):
+        _keep_one(s.numbers, s.flags, i)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled.linear import by_column, by_row, multiply, view
 from rigl_lightning.kernels.compiled.products import sampled_product
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
+from rigl_lightning.kernels.conv_geometry import channels_last
 from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.settings import resolved
 from rigl_lightning.kernels.workspace import scratch
 
 _FEW_PIXELS = 64
@@ -18,6 +19,7 @@ _FEW_PIXELS = 64
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
     """1x1 convolution of (N, C, H, W) float32 with stride 1, in the memory format of the images."""
+    x = resolved(x)
     if channels_last(x):
         return _images(compiled_linear.forward(_rows(x), weight, bias, pattern), x)
     blocks = _blocks(x, "inputs")
@@ -29,6 +31,7 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the images, and of the weight: dense, zero at inactive connections."""
+    grad, x = resolved(grad), resolved(x)
     if channels_last(x):
         rows = compiled_linear.backward(_rows(grad), _rows(x), weight, pattern, need_x, need_weight)
         return _images(rows[0], x) if rows[0] is not None else None, rows[1]
@@ -45,11 +48,6 @@ def backward(
         gradients = sampled_product(matrix, view(inputs), view(blocks), 1, n, length, channels)
         grad_weight = scatter(gradients, weight, pattern)
     return grad_x, grad_weight
-
-
-def channels_last(x: Tensor) -> bool:
-    """Whether channels, rather than pixels, lie side by side."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:

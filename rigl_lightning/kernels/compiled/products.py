@@ -10,8 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.compiled.jobs import gradient_job, product_job, transpose_job
+from rigl_lightning.kernels.compiled.jobs import (
+    Product,
+    Sampled,
+    Transposition,
+    gradient_job,
+    product_job,
+    transpose_job,
+)
+from rigl_lightning.kernels.settings import Place, readable
 from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.workspace import new_zeros
 
 _CACHE_FLOATS = 32 * 1024
 """Inputs that `sampled_product` visits at once: 128 KiB, a quarter of a small second-level cache."""
@@ -37,9 +46,9 @@ class View(NamedTuple):
     row: int
 
     @property
-    def address(self) -> int:
-        """Address of the first element."""
-        return self.tensor.data_ptr() + 4 * self.start
+    def place(self) -> Place:
+        """The first element."""
+        return Place(self.tensor, self.start)
 
 
 class Matrix(NamedTuple):
@@ -60,11 +69,27 @@ def product(
     matrix: Matrix, values: Tensor, x: View, y: View, bias: Tensor | None, n_blocks: int, n_lines: int, length: int
 ) -> None:
     """Sparse × dense: ``y[block, row, line, :length] = bias[row] + matrix[row] @ x[block, :, line, :length]``."""
-    n_rows = matrix.parts.shape[1]
+    n_rows, bias = matrix.parts.shape[1], readable(bias) if bias is not None else None
     n_chunks = _chunks(n_rows, n_blocks * n_lines)
-    settings = [x.address, x.block, x.line, y.address, y.block, y.line, y.row]
-    settings += [matrix.parts.data_ptr(), matrix.parts.shape[0] - 1, matrix.columns.data_ptr(), matrix.scale]
-    settings += [values.data_ptr(), bias.data_ptr() if bias is not None else 0, n_rows, n_chunks, n_lines, length]
+    settings = Product(
+        x=x.place,
+        x_block=x.block,
+        x_line=x.line,
+        y=y.place,
+        y_block=y.block,
+        y_line=y.line,
+        y_row=y.row,
+        parts=matrix.parts,
+        n_parts=matrix.parts.shape[0] - 1,
+        columns=matrix.columns,
+        scale=matrix.scale,
+        values=values,
+        bias=bias,
+        n_rows=n_rows,
+        n_chunks=n_chunks,
+        n_lines=n_lines,
+        length=length,
+    )
     run(product_job, n_blocks * n_lines * n_chunks if n_rows and length else 0, settings)
 
 
@@ -83,14 +108,32 @@ def sampled_product(
         channels: Channels of ``x``, for the size of the pieces.
         out: Where to add the result, or None.
     """
-    out = torch.zeros(matrix.columns.shape[0]) if out is None else out
+    out = new_zeros(matrix.columns.shape[0]) if out is None else out
     n_rows, n_parts = matrix.parts.shape[1], matrix.parts.shape[0] - 1
     width = max(1, min(channels, -(-channels // n_parts)))
-    piece = min(length, _PIECE)
-    step = max(1, _CACHE_FLOATS // (width * max(1, piece)))
-    settings = [x.address, x.block, x.line, g.address, g.block, g.line, g.row]
-    settings += [matrix.parts.data_ptr(), n_parts, matrix.columns.data_ptr(), matrix.scale]
-    settings += [out.data_ptr(), n_rows, n_blocks, n_lines, length, step, max(1, piece)]
+    # As many lines as the cache holds; where there are few, longer pieces of them.
+    piece = max(1, min(length, max(_PIECE, _CACHE_FLOATS // (width * max(1, n_lines)))))
+    step = max(1, _CACHE_FLOATS // (width * piece))
+    settings = Sampled(
+        x=x.place,
+        x_block=x.block,
+        x_line=x.line,
+        g=g.place,
+        g_block=g.block,
+        g_line=g.line,
+        g_row=g.row,
+        parts=matrix.parts,
+        n_parts=n_parts,
+        columns=matrix.columns,
+        scale=matrix.scale,
+        out=out,
+        n_rows=n_rows,
+        n_blocks=n_blocks,
+        n_lines=n_lines,
+        length=length,
+        step=step,
+        piece=piece,
+    )
     threads = torch.get_num_threads()
     run(gradient_job, min(n_rows, 4 * threads if threads > 1 else 1), settings)
     return out
@@ -104,12 +147,14 @@ class Planes(NamedTuple):
         block: From one block to the next.
         plane: From one plane to the next.
         lines: int64 offset of each line of a plane.
+        start: First element.
     """
 
     tensor: Tensor
     block: int
     plane: int
     lines: Tensor
+    start: int = 0
 
 
 class Axis(NamedTuple):
@@ -126,11 +171,24 @@ class Axis(NamedTuple):
 
 def transpose(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> None:
     """``target[columns.offsets[j] + i] = source[rows.offsets[i] + j]``, in every line of every plane and block."""
-    settings = [source.tensor.data_ptr(), source.block, source.plane, source.lines.data_ptr()]
-    settings += [target.tensor.data_ptr(), target.block, target.plane, target.lines.data_ptr()]
-    settings += [n_planes, source.lines.shape[0]]
-    for axis in (rows, columns):
-        settings += [axis.offsets.data_ptr(), axis.offsets.shape[0], axis.all]
+    settings = Transposition(
+        source=Place(source.tensor, source.start),
+        source_block=source.block,
+        source_plane=source.plane,
+        source_lines=source.lines,
+        target=Place(target.tensor, target.start),
+        target_block=target.block,
+        target_plane=target.plane,
+        target_lines=target.lines,
+        n_planes=n_planes,
+        n_lines=source.lines.shape[0],
+        source_rows=rows.offsets,
+        n_rows=rows.offsets.shape[0],
+        all_rows=rows.all,
+        target_columns=columns.offsets,
+        n_columns=columns.offsets.shape[0],
+        all_columns=columns.all,
+    )
     run(transpose_job, n_blocks * n_planes, settings)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.settings import readable
 
 Numbers = tuple[float, float]
 
@@ -23,11 +24,10 @@ def linear_op(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list
     """Linear layer of (M, inputs), float32 on the CPU."""
     from rigl_lightning.kernels.inference.products import Product, plan_linear
 
-    values, columns, parts, starts = weight
     if not x.shape[0]:
-        return x.new_empty(0, parts.shape[1])
-    plan = plan_linear(x.shape[0], x.shape[1], Product(values, columns, parts, starts, bias, *bounds))
-    return plan(x.contiguous())
+        return x.new_empty(0, weight[2].shape[1])
+    plan = plan_linear(x.shape[0], x.shape[1], Product.of(weight, bias, bounds))
+    return plan(readable(x))
 
 
 @linear_op.register_fake
@@ -51,11 +51,10 @@ def conv2d_op(
     """Convolution of images (N, C, H, W), float32 on the CPU, with ``shape`` kernel, window and groups."""
     from rigl_lightning.kernels.inference.products import Product, plan_conv2d
 
-    values, columns, parts, starts = weight
-    p = Product(values, columns, parts, starts, bias, *bounds)
     n, c, h, w = x.shape
+    p = Product.of(weight, bias, bounds)
     plan = plan_conv2d((n, c, h, w), p, (shape[0], shape[1]), window_of(shape[2:8]), shape[8], addend is not None)
-    return plan(x.contiguous(), addend.contiguous() if addend is not None else None)
+    return plan(readable(x), readable(addend) if addend is not None else None)
 
 
 @conv2d_op.register_fake

@@ -5,62 +5,42 @@ At batch 1 the Python around a product costs as much as the product.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.threads import Job, _run_parallel
+from rigl_lightning.kernels.settings import FIRST, Late, address, packed
+from rigl_lightning.kernels.threads import Job, run_slots
+from rigl_lightning.kernels.workspace import new
 
 INPUT, OUTPUT, ADDEND = "input", "output", "addend"
-
-
-class Place(NamedTuple):
-    """An address that is known at the call: that of a tensor, and bytes further on.
-
-    Attributes:
-        of: ``INPUT``, ``OUTPUT`` or ``ADDEND``; the address is 0 if there is no addend.
-        offset: In bytes.
-    """
-
-    of: str
-    offset: int = 0
-
-
-Setting = int | Tensor | Place | None
 
 
 class Step:
     """One job with its settings.
 
     Args:
-        job: See `compiled.jobs`.
+        job: Of `jobs` or `compiled.jobs`.
         n_tasks: How many tasks it has.
-        settings: Numbers, tensors that are kept alive and give their address, and places.
+        settings: The job's own named tuple, which is kept alive; ``INPUT``, ``OUTPUT`` and ``ADDEND`` are `Late`.
     """
 
-    def __init__(self, job: Job, n_tasks: int, settings: Sequence[Setting]) -> None:
-        self._kept = [s for s in settings if isinstance(s, Tensor)]
-        numbers = [s.data_ptr() if isinstance(s, Tensor) else 0 if s is None else s for s in settings]
-        self._places = [(i + 2, s.of, s.offset) for i, s in enumerate(numbers) if isinstance(s, Place)]
-        self._settings = array("q", [n_tasks, 0, *(0 if isinstance(s, Place) else int(s) for s in numbers)])
-        self._address = self._settings.buffer_info()[0]
-        self._job, self._call = job, job.ctypes
+    def __init__(self, job: Job, n_tasks: int, settings: Any) -> None:
+        self._job, self._settings = job, settings
+        self._slots = packed(n_tasks, settings)
+        self._late = [(i, s.of, 4 * s.start) for i, s in enumerate(settings, FIRST) if isinstance(s, Late)]
+        self._address = self._slots.buffer_info()[0]
         self._threads = min(torch.get_num_threads(), n_tasks)
 
     def run(self, addresses: dict[str, int]) -> None:
         """Run to the end."""
-        settings = self._settings
-        settings[1] = 0
-        for i, of, offset in self._places:
-            address = addresses[of]
-            settings[i] = address + offset if address else 0
-        if self._threads == 1:
-            self._call(self._address)
-        elif self._threads > 1:
-            _run_parallel(self._job, self._address, self._threads)
+        slots = self._slots
+        slots[1] = 0
+        for i, of, offset in self._late:
+            slots[i] = addresses[of] + offset if addresses[of] else 0
+        run_slots(self._job, self._address, self._threads)
 
 
 class Plan:
@@ -76,12 +56,9 @@ class Plan:
 
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Output for contiguous float32 tensors on the CPU, of the shapes that the plan was made for."""
-        out = torch.empty(self.shape, dtype=torch.float32)
-        addresses = {
-            INPUT: x.data_ptr(),
-            OUTPUT: out.data_ptr(),
-            ADDEND: addend.data_ptr() if addend is not None else 0,
-        }
+        out = new(*self.shape)
+        operands = {INPUT: x, OUTPUT: out, ADDEND: addend}
+        addresses = {name: address(operand, torch.float32) for name, operand in operands.items()}
         for step in self._steps:
             step.run(addresses)
         return out

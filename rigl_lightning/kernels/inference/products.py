@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
-import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.ir import WIDTH
-from rigl_lightning.kernels.compiled.jobs import transpose_job
-from rigl_lightning.kernels.compiled.linear import _partition, _steps
+from rigl_lightning.kernels.compiled.jobs import Transposition, transpose_job
+from rigl_lightning.kernels.compiled.linear import partition, steps
 from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
-from rigl_lightning.kernels.inference.jobs import MOST, crop_job, fused_job, grouped_job, pad_job, single_job
-from rigl_lightning.kernels.inference.plans import ADDEND, INPUT, OUTPUT, Place, Plan, Setting, Step
+from rigl_lightning.kernels.inference.jobs import (
+    MOST,
+    Cropping,
+    Fused,
+    Grouped,
+    Padding,
+    Single,
+    crop_job,
+    fused_job,
+    grouped_job,
+    pad_job,
+    single_job,
+)
+from rigl_lightning.kernels.inference.plans import ADDEND, INPUT, OUTPUT, Plan, Step
+from rigl_lightning.kernels.settings import Late, readable
 from rigl_lightning.kernels.workspace import scratch, zeroed
 
 _CACHE_FLOATS = 512 * 1024
@@ -42,10 +55,15 @@ class Product(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
 
-    @property
-    def bounds(self) -> int:
-        """Both bounds as the jobs read them."""
-        return int(struct.unpack("q", struct.pack("ff", self.low, self.high))[0])
+    @staticmethod
+    def of(weight: Sequence[Tensor], bias: Tensor | None, bounds: Sequence[float]) -> Product:
+        """Of the tensors of a weight (values, columns, parts, row starts) in any memory layout."""
+        values, columns, parts, starts = map(readable, weight)
+        return Product(values, columns, parts, starts, None if bias is None else readable(bias), *bounds)
+
+    def unbounded(self) -> Product:
+        """The same without bounds."""
+        return self._replace(low=-math.inf, high=math.inf)
 
     @property
     def n_rows(self) -> int:
@@ -53,31 +71,76 @@ class Product(NamedTuple):
         return self.parts.shape[1]
 
 
+class _Extent(NamedTuple):
+    """Where the blocks of a product lie, in floats."""
+
+    n_blocks: int
+    x_block: int
+    y_block: int
+    y_row: int
+    length: int
+
+
 def plan_linear(samples: int, inputs: int, p: Product) -> Plan:
     """(samples, inputs) to (samples, outputs), none of which is 0."""
     shape = (samples, p.n_rows)
     if samples == 1:
         # One task for each thread's share of the connections is enough: no memory is written twice.
-        settings: list[Setting] = [
-            Place(INPUT),
-            p.row_starts,
-            p.columns,
-            p.values,
-            p.bias,
-            Place(OUTPUT),
-            p.n_rows,
-            p.bounds,
-        ]
+        single = Single(
+            x=Late(INPUT),
+            starts=p.row_starts,
+            columns=p.columns,
+            values=p.values,
+            bias=p.bias,
+            y=Late(OUTPUT),
+            n_rows=p.n_rows,
+            low=p.low,
+            high=p.high,
+        )
         threads = torch.get_num_threads()
-        return Plan(shape, [Step(single_job, min(p.n_rows, 4 * threads if threads > 1 else 1), settings)])
-    n_blocks, length = _partition(samples)
+        return Plan(shape, [Step(single_job, min(p.n_rows, 4 * threads if threads > 1 else 1), single)])
+    n_blocks, length = partition(samples)
     x, y = zeroed(("samples", n_blocks), n_blocks, inputs, length), scratch("outputs", n_blocks, p.n_rows, length)
-    product = _product(x, y, p, p.columns, length, None, n_blocks, inputs * length, p.n_rows * length, length, length)
-    one = _steps(1, 0)
-    pack: list[Setting] = [Place(INPUT), length * inputs, 0, one, x, inputs * length, 0, one, 1, 1]
-    pack += [_steps(length, inputs), length, samples, _steps(inputs, length), inputs, n_blocks * inputs]
-    unpack: list[Setting] = [y, p.n_rows * length, 0, one, Place(OUTPUT), length * p.n_rows, 0, one, 1, 1]
-    unpack += [_steps(p.n_rows, length), p.n_rows, n_blocks * p.n_rows, _steps(length, p.n_rows), length, samples]
+    product = _product(
+        x, y, p, p.columns, length, None, _Extent(n_blocks, inputs * length, p.n_rows * length, length, length)
+    )
+    one = steps(1, 0)
+    pack = Transposition(
+        source=Late(INPUT),
+        source_block=length * inputs,
+        source_plane=0,
+        source_lines=one,
+        target=x,
+        target_block=inputs * length,
+        target_plane=0,
+        target_lines=one,
+        n_planes=1,
+        n_lines=1,
+        source_rows=steps(length, inputs),
+        n_rows=length,
+        all_rows=samples,
+        target_columns=steps(inputs, length),
+        n_columns=inputs,
+        all_columns=n_blocks * inputs,
+    )
+    unpack = Transposition(
+        source=y,
+        source_block=p.n_rows * length,
+        source_plane=0,
+        source_lines=one,
+        target=Late(OUTPUT),
+        target_block=length * p.n_rows,
+        target_plane=0,
+        target_lines=one,
+        n_planes=1,
+        n_lines=1,
+        source_rows=steps(p.n_rows, length),
+        n_rows=p.n_rows,
+        all_rows=n_blocks * p.n_rows,
+        target_columns=steps(length, p.n_rows),
+        n_columns=length,
+        all_columns=samples,
+    )
     return Plan(shape, [Step(transpose_job, n_blocks, pack), product, Step(transpose_job, n_blocks, unpack)])
 
 
@@ -104,10 +167,8 @@ def plan_conv2d(
     whole = kernel == (1, 1) and (window.stride, window.padding) == ((1, 1), (0, 0)) and groups == 1
     if whole and shape[2] * shape[3] >= WIDTH:
         length = shape[2] * shape[3]
-        step = _product(
-            Place(INPUT), Place(OUTPUT), p, p.columns, length, Place(ADDEND),
-            shape[0], shape[1] * length, p.n_rows * length, length, length,
-        )  # fmt: skip
+        extent = _Extent(shape[0], shape[1] * length, p.n_rows * length, length, length)
+        step = _product(Late(INPUT), Late(OUTPUT), p, p.columns, length, Late(ADDEND), extent)
         return Plan(out, [step])
     if groups > 1:
         return Plan(out, [_grouped(shape, p, g, groups)])
@@ -127,29 +188,38 @@ def _convolution(shape: tuple[int, int, int, int], p: Product, g: Geometry, with
     packed = zeroed(("inference", g), count * floats + WIDTH)
     row = max(WIDTH, h.outputs * w.plane)
     wide = scratch("wide", count, g.outputs, row)
-    bare = p._replace(low=-math.inf, high=math.inf) if with_addend else p
-    steps = []
+    bare = p.unbounded() if with_addend else p
+    found = []
     for start in range(0, shape[0], count):
         n = min(count, shape[0] - start)
-        source = Place(INPUT, 4 * start * g.channels * h.size * w.size)
-        pad: list[Setting] = [source, h.size, w.size, packed, g.phases * g.plane, t.lines, t.pixels, int(w.stride == 1)]
-        done = 4 * start * g.outputs * n_out
-        crop: list[Setting] = [
-            wide,
-            row,
-            w.plane,
-            Place(OUTPUT, done),
-            h.outputs,
-            w.outputs,
-            Place(ADDEND, done),
-            p.bounds,
-        ]
-        steps += [
+        source, done = Late(INPUT, start * g.channels * h.size * w.size), start * g.outputs * n_out
+        pad = Padding(
+            source=source,
+            height=h.size,
+            width=w.size,
+            target=packed,
+            plane=g.phases * g.plane,
+            lines=t.lines,
+            pixels=t.pixels,
+            is_contiguous=int(w.stride == 1),
+        )
+        crop = Cropping(
+            source=wide,
+            plane=row,
+            pitch=w.plane,
+            target=Late(OUTPUT, done),
+            height=h.outputs,
+            width=w.outputs,
+            addend=Late(ADDEND, done),
+            low=p.low,
+            high=p.high,
+        )
+        found += [
             Step(pad_job, n * g.channels, pad),
-            _product(packed, wide, bare, offsets, 1, None, n, floats, g.outputs * row, row, _length(g)),
+            _product(packed, wide, bare, offsets, 1, None, _Extent(n, floats, g.outputs * row, row, _length(g))),
             Step(crop_job, n * g.outputs, crop),
         ]
-    return steps
+    return found
 
 
 def _grouped(shape: tuple[int, int, int, int], p: Product, g: Geometry, groups: int) -> Step:
@@ -159,43 +229,63 @@ def _grouped(shape: tuple[int, int, int, int], p: Product, g: Geometry, groups: 
     n_all = shape[0] * groups
     n_tasks = min(n_all, 4 * threads if threads > 1 else 1)
     padded, wide = g.channels * g.phases * g.plane, max(WIDTH, h.outputs * w.plane)
-    settings: list[Setting] = [Place(INPUT), h.size, w.size, g.channels, t.lines, t.pixels, int(w.stride == 1)]
-    settings += [zeroed(("groups", g), n_tasks, padded + wide), padded, g.phases * g.plane, wide, _length(g)]
-    settings += [p.row_starts, t.taps.index_select(0, p.columns), p.values, p.bias, groups, g.outputs, n_all]
-    settings += [Place(OUTPUT), h.outputs, w.outputs, w.plane, Place(ADDEND), p.bounds]
+    settings = Grouped(
+        source=Late(INPUT),
+        height=h.size,
+        width=w.size,
+        n_channels=g.channels,
+        lines=t.lines,
+        pixels=t.pixels,
+        is_contiguous=int(w.stride == 1),
+        scratch=zeroed(("groups", g), n_tasks, padded + wide),
+        padded=padded,
+        plane=g.phases * g.plane,
+        wide=wide,
+        length=_length(g),
+        starts=p.row_starts,
+        columns=t.taps.index_select(0, p.columns),
+        values=p.values,
+        bias=p.bias,
+        n_groups=groups,
+        n_rows=g.outputs,
+        n_all=n_all,
+        out=Late(OUTPUT),
+        out_height=h.outputs,
+        out_width=w.outputs,
+        pitch=w.plane,
+        addend=Late(ADDEND),
+        low=p.low,
+        high=p.high,
+    )
     return Step(grouped_job, n_tasks, settings)
 
 
 def _product(
-    x: Tensor | Place,
-    y: Tensor | Place,
-    p: Product,
-    columns: Tensor,
-    scale: int,
-    addend: Place | None,
-    n_blocks: int,
-    x_block: int,
-    y_block: int,
-    y_row: int,
-    length: int,
+    x: Tensor | Late, y: Tensor | Late, p: Product, columns: Tensor, scale: int, addend: Late | None, e: _Extent
 ) -> Step:
-    """Blocks (n_blocks, channels, length) to (n_blocks, rows, length); distances in floats."""
-    n_row_chunks, n_tile_chunks = _chunks(n_blocks, p.n_rows, length)
-    settings: list[Setting] = [
-        x,
-        x_block,
-        y,
-        y_block,
-        y_row,
-        p.parts,
-        p.parts.shape[0] - 1,
-        columns,
-        scale,
-        p.values,
-        p.bias,
-    ]
-    settings += [addend, p.n_rows, length, n_row_chunks, n_tile_chunks, p.bounds]
-    return Step(fused_job, n_blocks * n_row_chunks * n_tile_chunks, settings)
+    """Blocks (n_blocks, channels, length) to (n_blocks, rows, length)."""
+    n_row_chunks, n_tile_chunks = _chunks(e.n_blocks, p.n_rows, e.length)
+    settings = Fused(
+        x=x,
+        x_block=e.x_block,
+        y=y,
+        y_block=e.y_block,
+        y_row=e.y_row,
+        parts=p.parts,
+        n_parts=p.parts.shape[0] - 1,
+        columns=columns,
+        scale=scale,
+        values=p.values,
+        bias=p.bias,
+        addend=addend,
+        n_rows=p.n_rows,
+        length=e.length,
+        n_row_chunks=n_row_chunks,
+        n_tile_chunks=n_tile_chunks,
+        low=p.low,
+        high=p.high,
+    )
+    return Step(fused_job, e.n_blocks * n_row_chunks * n_tile_chunks, settings)
 
 
 def _chunks(n_blocks: int, n_rows: int, length: int) -> tuple[int, int]:
