@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What data parallelism, averaged models, torch.compile and checkpointing put into names."""
 
 
 def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str]:
@@ -45,6 +48,48 @@ def module_of(name: str) -> str:
 def clean_name(name: str) -> str:
     """Parameter name without the marks that torch.compile leaves in it."""
     return name.replace("_orig_mod.", "")
+
+
+def same_tensors(names: Iterable[str], known: Iterable[str]) -> dict[str, str] | None:
+    """The names of the same tensors in another module: a wrapped one, or one that has the network as an attribute.
+
+    Args:
+        names: Of tensors.
+        known: All names of the other module.
+
+    Returns:
+        The other module's name of each, or None if one has none. All differ by one prefix, and by what wrappers put in.
+
+    >>> same_tensors(["fc.weight"], ["module.net.fc.weight", "module.net.fc.bias"])
+    {'fc.weight': 'module.net.fc.weight'}
+    """
+    names, known = list(names), list(known)
+    for form in (clean_name, _unwrapped):
+        forms = {form(name): name for name in known}
+        if len(forms) < len(known):
+            continue
+        own = [form(name) for name in names]
+        for rename in _renamings(own[0] if own else "", forms):
+            found = [forms.get(rename(name)) for name in own]
+            if None not in found:
+                return {name: other for name, other in zip(names, found, strict=True) if other is not None}
+    return None
+
+
+def _renamings(first: str, known: Iterable[str]) -> Iterator[Callable[[str], str]]:
+    """Ways to rename: as it is, with a prefix that some known name has, without one that no known name has."""
+    yield str
+    for other in known:
+        if other.endswith(f".{first}"):
+            longer = other.removesuffix(first)
+            yield lambda name, longer=longer: longer + name  # type: ignore[misc]
+        if first.endswith(f".{other}"):
+            prefix = first.removesuffix(other)
+            yield lambda name, prefix=prefix: name.removeprefix(prefix)  # type: ignore[misc]
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _suggestion(pattern: str, names: Sequence[str]) -> str:

@@ -92,6 +92,9 @@ def called_outside(**words: str) -> Callable[[_Class], _Class]:
 
         @wraps(own)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            for word, name in names.items():
+                if word in kwargs and name in kwargs:
+                    raise TypeError(f"{cls.__name__}: `{word}` is `{name}`, which is given too. Leave one out.")
             own(self, *args, **{names.get(key, key): value for key, value in kwargs.items()})
 
         defaults = {setting.name: _default(setting) for setting in fields(cls)}

@@ -17,7 +17,7 @@ from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, all_finite, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
-from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.network_masks import Change, MaskUpdate, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, set_at
 from rigl_lightning.sparsity.parameters import check_weights
@@ -247,12 +247,22 @@ class Sparsifier:
         """Set the same connections of a copy of the model to zero, such as an average of its weights.
 
         Args:
-            module: Has parameters of the same names as the model; others are left alone.
+            module: Has the sparse parameters by the same names as the model, or wrapped ones (DDP, torch.compile,
+                AveragedModel, as an attribute); others are left alone.
+
+        Raises:
+            ValueError: If it does not have all of them.
         """
-        for name, parameter in module.named_parameters():
-            mask = self.masks.get(clean_name(name))
-            if mask is not None:
-                parameter.masked_fill_(~mask.to(parameter.device), 0)
+        parameters = dict(module.named_parameters())
+        names = same_tensors(self.masks, parameters)
+        if names is None:
+            raise ValueError(
+                f"Expected a copy of the model, with its sparse weights {list(self.masks)}, got a "
+                f"{type(module).__name__} with {list(parameters)}. Give the module whose weights are copies."
+            )
+        for name, mask in self.masks.items():
+            parameter = parameters[names[name]]
+            parameter.masked_fill_(~mask.to(parameter.device), 0)
 
     # ---- how weights are stored --------------------------------------------------------------------------------
 

@@ -65,5 +65,11 @@ class FixedMasks(SparseAlgorithm):
             ValueError: If the checkpoint has other layers or shapes.
         """
         masks = read_masks(self.checkpoint, shapes)
-        check_fit(masks, shapes, "Set --sparse.algorithm.checkpoint, or include and exclude as in that run.")
+        remedy = "Set --sparse.algorithm.checkpoint, or include and exclude as in that run."
+        if shapes.keys() < masks.keys():
+            remedy += (
+                " To take the masks of some layers only, save those: rigl_lightning.sparsity.files.masks.read_masks "
+                "reads the file, torch.save({name: mask, ...}, file) writes one."
+            )
+        check_fit(masks, shapes, remedy)
         return masks

@@ -87,7 +87,7 @@ class LotteryTicket(SparseAlgorithm):
         return self._inner.begin(layers, memory)
 
     def _warn_of_other_weights(self, layers: Mapping[str, Connections]) -> None:
-        known = read_initial_weights(self.checkpoint)
+        known = read_initial_weights(self.checkpoint, layers)
         wrong = [name for name, layer in layers.items() if known.get(name) != weight_checksum(layer.weight)]
         remedy = (
             "A lottery ticket is its masks and its initialisation. Set --seed_everything (in a loop of your own, "

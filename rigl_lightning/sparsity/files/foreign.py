@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.names import clean_name, same_tensors
 
 OrderedMasks = list[Tensor | None]
 """Masks in the order of the layers; None for a layer that is dense."""
@@ -47,7 +47,7 @@ def find_foreign_masks(content: Any) -> dict[str, Tensor] | OrderedMasks | None:
 def fit_to_names(masks: Mapping[str, Tensor] | OrderedMasks, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Masks by the names that the model has.
 
-    Names may differ by one prefix for all, as when the network is an attribute of a LightningModule. Masks without
+    Names may differ as `same_tensors` says, as when the network is an attribute of a LightningModule. Masks without
     names go to the sparse layers by order, if number and shapes agree.
 
     Raises:
@@ -57,7 +57,8 @@ def fit_to_names(masks: Mapping[str, Tensor] | OrderedMasks, shapes: Mapping[str
     {'model.fc.weight': tensor([True])}
     """
     if isinstance(masks, Mapping):
-        return _with_common_prefix(masks, shapes)
+        names = same_tensors(masks, shapes) or {}
+        return {names.get(name, name): mask for name, mask in masks.items()}
     remedy = "Set include and exclude so that the sparse layers are those of that run, in order."
     if len(masks) != len(shapes):
         raise ValueError(
@@ -72,20 +73,6 @@ def fit_to_names(masks: Mapping[str, Tensor] | OrderedMasks, shapes: Mapping[str
                 f"{tuple(by_name[name].shape)}. {remedy}"
             )
     return by_name
-
-
-def _with_common_prefix(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    first = next(iter(masks), "")
-    for name in shapes:
-        if name.endswith(f".{first}") and (prefix := name.removesuffix(first)):
-            longer = {f"{prefix}{other}": mask for other, mask in masks.items()}
-            if longer.keys() == shapes.keys():
-                return longer
-        if first.endswith(f".{name}") and (prefix := first.removesuffix(name)):
-            shorter = {other.removeprefix(prefix): mask for other, mask in masks.items()}
-            if shorter.keys() == shapes.keys():
-                return shorter
-    return dict(masks)
 
 
 def _plain_name(name: str) -> str:

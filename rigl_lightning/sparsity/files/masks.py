@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rigl_lightning.base.files import fingerprint, is_file
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_names
 from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+from rigl_lightning.sparsity.names import same_tensors
 
 _REMEDY = "Set --sparse.algorithm.checkpoint."
 _OBJECTS = "Of objects of another package save the masks alone, such as {'backward_masks': scheduler.backward_masks}."
@@ -68,18 +69,24 @@ def read_masks(checkpoint: str | Path, shapes: Mapping[str, Sequence[int]] | Non
 
     Args:
         checkpoint: The file; errors as in `read_state`.
-        shapes: Shape of each sparse layer of the model, by name: needed for masks that another package left under other
-            names or without any.
+        shapes: Shape of each sparse layer of the model, by name: needed for masks under other names (of a wrapped
+            module, of another package) or without any.
     """
     state = read_state(checkpoint)
-    if "masks" in state:
-        return unpack_masks(state["masks"])
-    return fit_to_names(state["foreign"], {} if shapes is None else shapes)
+    masks = unpack_masks(state["masks"]) if "masks" in state else state["foreign"]
+    return fit_to_names(masks, {} if shapes is None else shapes)
 
 
-def read_initial_weights(checkpoint: str | Path) -> dict[str, int]:
-    """`weight_checksum` of each sparse layer as the run began; empty if an older version of this package saved it."""
-    return dict(read_state(checkpoint).get("initial_weights", {}))
+def read_initial_weights(checkpoint: str | Path, names: Iterable[str]) -> dict[str, int]:
+    """`weight_checksum` of each sparse layer as the run began; empty if an older version of this package saved it.
+
+    Args:
+        checkpoint: The file; errors as in `read_state`.
+        names: Those of the sparse layers, for files of a wrapped module.
+    """
+    found = read_state(checkpoint).get("initial_weights", {})
+    renamed = same_tensors(found, names) or {}
+    return {renamed.get(name, name): checksum for name, checksum in found.items()}
 
 
 def read_state(checkpoint: str | Path) -> Mapping[str, Any]:

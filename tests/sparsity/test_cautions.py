@@ -1,0 +1,167 @@
+"""What is said of a schedule without updates, of updates that were left out, and of scores that are NaN."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.sparsity.algorithms import (
+    SET,
+    SNFS,
+    SNIP,
+    Dense,
+    DropGrow,
+    GradualMagnitudePruning,
+    GraNet,
+    GraSP,
+    LotteryTicket,
+    RigL,
+    Static,
+)
+from rigl_lightning.sparsity.distributions import Uniform
+from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+from tests.helpers.small_training import backward, small_network, sparsify, train
+
+EVERY = UpdateSchedule(1, 0, 9)
+
+
+class TestSchedules:
+    @pytest.mark.parametrize(
+        ("algorithm", "total", "words"),
+        [
+            (RigL(schedule=UpdateSchedule(10, 0, 0)), 100, "RigL never updates its masks: .*begin=0, end=0"),
+            (SET(schedule=UpdateSchedule(10, 50, 50)), None, "SET never updates its masks"),
+            (RigL(schedule=UpdateSchedule(10, 200, 300)), 100, "begin=200, end=300 of a training of 100 steps"),
+            (RigL(schedule=UpdateSchedule(end=0.001)), 100, "never updates"),
+            (SNFS(schedule=UpdateSchedule(100, end=1)), 1000, r"step 0 only: end=1 is step 1; 1\.0 is the whole"),
+            (RigL(schedule=UpdateSchedule(1, end=1)), 1000, "end=1 is step 1"),
+        ],
+    )
+    def test_masks_that_will_not_change_are_said_with_a_warning(self, algorithm, total, words):
+        with pytest.warns(UserWarning, match=words):
+            sparsify(small_network(), algorithm, total_steps=total)
+
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            RigL(),
+            RigL(schedule=UpdateSchedule(100, 0, 5)),
+            RigL(schedule=UpdateSchedule(10, end=1.0)),
+            GradualMagnitudePruning(schedule=UpdateSchedule(100, 5, 5)),
+            GraNet(0.9, 0.5, schedule=UpdateSchedule(1000, 0, 60), ramp_end=50),
+            SNIP(),
+            Static(),
+            Dense(),
+        ],
+    )
+    def test_nothing_is_said_of_others(self, algorithm):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sparsify(small_network(), algorithm, total_steps=100)
+
+    def test_nothing_is_said_when_a_run_is_resumed(self):
+        algorithm = RigL(schedule=UpdateSchedule(10, 0, 0))
+        with pytest.warns(UserWarning, match="never updates"):
+            state = sparsify(small_network(), algorithm).state_dict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sparsify(small_network(), algorithm, state=state)
+
+    def test_a_ticket_says_it_of_its_algorithm(self, tmp_path):
+        torch.save(sparsify(small_network(), Static(0.7)).state_dict(), tmp_path / "ticket.pt")
+        algorithm = LotteryTicket(tmp_path / "ticket.pt", RigL(0.7, schedule=UpdateSchedule(10, 0, 0)))
+        with pytest.warns(UserWarning, match="LotteryTicket never updates"):
+            sparsify(small_network(), algorithm, total_steps=100)
+
+    @pytest.mark.parametrize(
+        ("schedule", "hint"),
+        [
+            (UpdateSchedule(100, end=1), "(few: the end is step 1; 1.0 is the whole training)"),
+            (UpdateSchedule(1, end=3), "at steps 0, 1, 2"),  # no interval below 1 would make more
+            (UpdateSchedule(100, end=200), "(few: a schedule.interval below its 100 steps makes more)"),
+        ],
+    )
+    def test_the_table_advises_what_can_be_set(self, schedule, hint):
+        line = layer_table(RigL(schedule=schedule), {"fc.weight": (16, 16)}, 1000).splitlines()[1]
+        assert line.endswith(hint)
+
+
+class TestUpdatesThatAreLeftOut:
+    @staticmethod
+    def run_with_a_bad_first_batch(algorithm, skip=False):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        sparsifier = sparsify(model, algorithm)
+        backward(model, 0, sparsifier)
+        model[4].weight.grad[0, 0] = torch.nan
+        sparsifier.before_step(optimizer)
+        if not skip:  # as a GradScaler does
+            optimizer.step()
+            sparsifier.after_step(optimizer)
+        return sparsifier
+
+    @pytest.mark.parametrize("algorithm", [SNIP(0.7), GraSP(0.7)])
+    def test_that_it_was_the_only_one_is_said(self, algorithm):
+        name = type(algorithm).__name__
+        words = rf"{name} left out its mask update at step 0: .*layer '4\.weight' .*\(1 such layers\).*the last one"
+        with pytest.warns(UserWarning, match=words):
+            sparsifier = self.run_with_a_bad_first_batch(algorithm)
+        assert sparsifier.total_density() == 1
+
+    def test_that_others_come_is_said(self):
+        with pytest.warns(UserWarning, match="RigL left out .*step 0.*next is tried as planned"):
+            self.run_with_a_bad_first_batch(RigL(0.7, schedule=EVERY))
+
+    def test_a_skipped_step_leaves_nothing_out(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sparsifier = self.run_with_a_bad_first_batch(SNIP(0.7), skip=True)
+            model = small_network()
+            sparsifier = sparsify(model, SNIP(0.7))
+            train(model, torch.optim.SGD(model.parameters(), 0.1), sparsifier, [0])
+        assert sparsifier.last_update.step == 0
+
+
+class TestNaN:
+    def update(self, algorithm, weight_value=1.0, gradient_value=1.0):
+        weight = nn.Parameter(torch.rand(8, 8))
+        sparsifier = Sparsifier({"fc.weight": weight}, algorithm)
+        sparsifier.step = 3
+        with torch.no_grad():
+            weight[sparsifier.masks["fc.weight"]] *= weight_value
+        weight.grad = torch.ones_like(weight)
+        weight.grad[~sparsifier.masks["fc.weight"]] = gradient_value
+        optimizer = torch.optim.SGD([weight], lr=0.0)
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+
+    @pytest.mark.parametrize("cls", [SET, RigL, SNFS])
+    def test_weights(self, cls):
+        algorithm = cls(0.5, Uniform(first_layer_dense=False), EVERY)
+        with pytest.raises(ValueError, match=r"mask update of step 3, but the weights of layer 'fc\.weight' are NaN"):
+            self.update(algorithm, weight_value=torch.nan)
+
+    def test_gradients_that_an_update_after_the_step_reads(self):
+        algorithm = SET(0.5, Uniform(first_layer_dense=False), EVERY, grow_score=lambda c: c.grad.abs())
+        with pytest.raises(ValueError, match=r"step 3, but the gradients of layer 'fc\.weight' are NaN"):
+            self.update(algorithm, gradient_value=torch.nan)
+
+    def test_a_score_of_ones_own(self):
+        def mine(c):
+            return c.weight / 0 - c.weight / 0
+
+        algorithm = DropGrow(0.5, Uniform(first_layer_dense=False), EVERY, grow_score=mine)
+        with pytest.raises(ValueError, match=r"`grow_score` .*mine gives NaN for layer 'fc\.weight'"):
+            self.update(algorithm)
+
+    def test_other_errors_are_left_as_they_are(self):
+        def wrong(c):
+            raise ValueError("mine alone")
+
+        algorithm = DropGrow(0.5, Uniform(first_layer_dense=False), EVERY, grow_score=wrong)
+        with pytest.raises(ValueError, match="mine alone"):
+            self.update(algorithm)
