@@ -77,7 +77,7 @@ def test_the_parser_sees_what_it_should():
     # ``from rigl_lightning.sparsity import scores`` is the module, not the package.
     assert f"{PACKAGE}/sparsity/scores.py" in own_imports(f"{PACKAGE}/sparsity/algorithms/drop_grow.py")
     assert "torch.nn" in set(imported(f"{PACKAGE}/sparsity/costs/flops.py"))
-    assert "lightning.pytorch" in set(imported(f"{PACKAGE}/trainer/optimizers.py"))  # inside a function
+    assert "lightning.pytorch" in set(imported(f"{PACKAGE}/trainer/flavours.py"))  # inside a function
 
 
 def test_every_folder_has_one_floor():

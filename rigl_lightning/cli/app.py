@@ -39,7 +39,8 @@ from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.trainer.callback import SparseTrainingCallback
 from rigl_lightning.trainer.checkpoint_io import write_whole_files
 from rigl_lightning.trainer.csv_logger import KeepEarlierMetrics
-from rigl_lightning.trainer.optimizers import callbacks_of, example_flops
+from rigl_lightning.trainer.flavours import callbacks_of
+from rigl_lightning.trainer.flop_meter import example_flops
 
 TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
 DESCRIPTION = """Train any LightningModule sparse. Look first, then train:
@@ -56,7 +57,7 @@ class Trainer(pl.Trainer):
     def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
         callback = next(c for c in callbacks_of(self) if isinstance(c, SparseTrainingCallback))
-        parameters = callback.select(model)
+        parameters = callback.settings.select(model)
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         total_steps = self._planned_steps(model, datamodule)
         algorithm = callback.algorithm.resolve(total_steps)

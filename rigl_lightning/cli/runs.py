@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rigl_lightning.base.files import is_file, join, matching, modified, open_file
-from rigl_lightning.trainer.optimizers import callbacks_of
+from rigl_lightning.trainer.flavours import callbacks_of
 
 LAST = "last"
 UNTRAINED = "none"

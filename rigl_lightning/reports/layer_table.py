@@ -4,83 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, SparseAlgorithm, describe
-from rigl_lightning.sparsity.costs.flops import training_flops
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.schedules import UpdateSchedule
-from rigl_lightning.sparsity.selection import count_active
-from rigl_lightning.sparsity.sparsifier import Sparsifier
-from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
 
 FEW_UPDATES = 4
 """Fewer mask updates than this hardly move connections; the table then says how to have more."""
-
-
-@dataclass
-class TrainingCost:
-    """Training FLOPs so far, relative to the dense network's for the same steps.
-
-    >>> cost = TrainingCost()
-    >>> cost.add(forward=1.0, weight_gradient=10.0, dense_forward=10.0)
-    >>> cost.relative  # (2 · 1 + 10) / 30
-    0.4
-    """
-
-    spent: float = 0.0
-    dense: float = 0.0
-
-    def add(self, forward: float, weight_gradient: float, dense_forward: float) -> None:
-        """Count one step; the arguments are those of `training_flops`, for the sparse and for the dense network."""
-        self.spent += training_flops(forward, weight_gradient)
-        self.dense += training_flops(dense_forward, dense_forward)
-
-    @property
-    def relative(self) -> float:
-        """Fraction of the dense network's FLOPs; 1 before the first step."""
-        return self.spent / self.dense if self.dense else 1.0
-
-
-def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, float]:
-    """What is logged of the masks as they are now.
-
-    Args:
-        sparsifier: Of any algorithm.
-        by_layer: Also ``density/<layer>``, ``survival/<layer>`` and ``dead_units/<layer>``.
-
-    Returns:
-        ``density``; ``churn``, ``drop_fraction`` and ``blind_growth`` of the last update (see `MaskUpdate`);
-        ``exploration``: fraction of all connections that were ever active; ``survival``: fraction of the first
-        connections that are active; ``hamming_distance``: fraction of all connections that are not as at first;
-        ``dead_units``: number of units without an incoming connection.
-    """
-    masks, update = sparsifier.masks, sparsifier.last_update
-    first = {name: mask.to(masks[name].device) for name, mask in sparsifier.first_masks().items()}
-    sizes = {name: mask.numel() for name, mask in masks.items()}
-    survivals = {name: survival(first[name], mask) for name, mask in masks.items()}
-    distances = {name: hamming_distance(first[name], mask) for name, mask in masks.items()}
-    dead = {name: dead_units(mask) for name, mask in masks.items()}
-    metrics = {
-        "density": sparsifier.total_density(),
-        "churn": update.churn if update else 0.0,
-        "drop_fraction": update.drop_fraction if update else 0.0,
-        "blind_growth": update.blind_growth if update else 0.0,
-        "exploration": sparsifier.exploration(),
-        "survival": _mean(survivals, {name: count_active(mask) for name, mask in first.items()}),
-        "hamming_distance": _mean(distances, sizes),
-        "dead_units": float(sum(dead.values())),
-    }
-    if by_layer:
-        layers: dict[str, Mapping[str, float]] = {"density": sparsifier.density(), "survival": survivals}
-        for key, values in {**layers, "dead_units": dead}.items():
-            metrics.update({f"{key}/{name}": float(value) for name, value in values.items()})
-    return metrics
-
-
-def _mean(values: Mapping[str, float], weights: Mapping[str, int]) -> float:
-    return sum(values[name] * weights[name] for name in values) / max(sum(weights.values()), 1)
 
 
 def layer_table(

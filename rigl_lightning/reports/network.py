@@ -132,3 +132,17 @@ def structure_of(module: nn.Module, masks: Mapping[str, Tensor]) -> StructuredRe
     if set(matrices) != set(masks) or not is_chain(chain := [masks[name] for name in matrices]):
         return None
     return read_structure(chain)
+
+
+def describe_network(
+    module: nn.Module, masks: Mapping[str, Tensor], dense_flops: Mapping[str, float]
+) -> tuple[dict[str, float], str]:
+    """The report of a network as metrics and as text, with the reading of its structure where it has one.
+
+    Args:
+        module: See `report_network`, as of the others.
+        masks: Mask of each sparse layer.
+        dense_flops: Forward FLOPs of each weight.
+    """
+    report, structure = report_network(module, masks, dense_flops), structure_of(module, masks)
+    return report.metrics(), str(report) if structure is None else f"{report}\n{structure}"

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from rigl_lightning.base.files import local, make_folder, replacing
 from rigl_lightning.base.loading import why_unreadable
-from rigl_lightning.trainer.optimizers import load_other_flavour
+from rigl_lightning.trainer.flavours import load_other_flavour
 
 
 def _flavours() -> tuple[type, ...]:

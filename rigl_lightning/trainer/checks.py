@@ -1,21 +1,120 @@
-"""Changes: what happens to a network or an optimizer around the masks, and would otherwise go unnoticed."""
+"""Checks: what sparse training refuses to work with, and what a user has to be told of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
+from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import active_counts
+from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from rigl_lightning.trainer.optimizers import callbacks_named
+from rigl_lightning.trainer.flavours import callbacks_named
 
+_REFUSED_STRATEGIES = {"FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+_REFUSED_OPTIMIZERS = {
+    "ZeroRedundancyOptimizer": "keeps the state of each weight on one process only",
+    "PostLocalSGDOptimizer": "lets the weights of the processes differ between two averages",
+    "DistributedOptimizer": "keeps weights on other processes",
+}
 _SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
 _LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
+
+
+def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
+    """Refuse strategies that split parameters over devices, or let gradients differ between processes.
+
+    Raises:
+        ValueError: Naming the strategy and what to set instead.
+    """
+    strategy = type(trainer.strategy)
+    if _REFUSED_STRATEGIES & {kind.__name__ for kind in strategy.__mro__}:
+        raise ValueError(
+            f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy.__name__}, "
+            "which shards them. Set --trainer.strategy ddp."
+        )
+    hook = getattr(getattr(trainer.strategy, "_ddp_comm_hook", None), "__name__", "")
+    if "localSGD" in hook:
+        raise ValueError(
+            f"Expected gradients that are equal on all processes, got the communication hook {hook}, with which they "
+            "differ, so that masks would too. Leave out `ddp_comm_hook`."
+        )
+    if "powerSGD" in hook.removeprefix("batched_"):
+        rank_zero_warn(
+            f"The communication hook {hook} keeps gradients of low rank only: connections are grown by what is left "
+            "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient."
+        )
+
+
+def refuse_other_than_algorithm(algorithm: object) -> None:
+    """Refuse what is no algorithm.
+
+    Raises:
+        ValueError: Naming what it is.
+    """
+    if not isinstance(algorithm, SparseAlgorithm):
+        raise ValueError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so.")
+
+
+def refuse_other_pruning(trainer: pl.Trainer) -> None:
+    """Refuse Lightning's own pruning: it would put masks of its own over ours, and the network would be sparser.
+
+    Raises:
+        ValueError: If there is a ModelPruning callback.
+    """
+    if callbacks_named(trainer, "ModelPruning"):
+        raise ValueError(
+            "Expected one callback that makes the network sparse, got Lightning's ModelPruning beside "
+            "SparseTrainingCallback. Remove one; GradualMagnitudePruning and OneShotMagnitude prune during training."
+        )
+
+
+def refuse_optimizer(optimizer: Optimizer) -> None:
+    """Refuse LBFGS, SparseAdam, and optimizers whose state has 8 or 4 bits or is shared out among processes.
+
+    Raises:
+        ValueError: Naming what to use instead.
+    """
+    names = [kind.__name__ for kind in type(optimizer).__mro__]
+    bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)  # bitsandbytes
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
+    if isinstance(optimizer, SparseAdam):
+        raise ValueError(
+            "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
+            "Adam for the sparse weights, and SparseAdam as a second optimizer."
+        )
+    for name in names:
+        if name in _REFUSED_OPTIMIZERS:
+            raise ValueError(
+                f"Expected an optimizer with the state of all weights on each process, got {name}, which "
+                f"{_REFUSED_OPTIMIZERS[name]}. Use a plain optimizer of torch.optim."
+            )
+    if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
+        raise ValueError(
+            f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "
+            "be set to zero for single connections. Use its 32-bit form."
+        )
+
+
+def refuse_shared_optimizer(trainer: pl.Trainer, callback: Any) -> None:
+    """Refuse two callbacks whose weights one optimizer updates: a step that one drops would be lost to the other.
+
+    Raises:
+        ValueError: Naming the callback.
+    """
+    for other in callbacks_named(trainer, "SparseTrainingCallback"):
+        if other is not callback and other.optimizer is callback.optimizer:
+            raise ValueError(
+                f"Expected an optimizer of its own for each SparseTrainingCallback, got one for {callback.state_key} "
+                "and another. Use one callback for both, or two optimizers."
+            )
 
 
 def refuse_replaced_weights(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -116,6 +215,37 @@ def warn_of_lost_topology(parameters: Mapping[str, nn.Parameter], before: Mappin
             f"The network was sparse before it got its masks: {1 - n_before / size:.1%} of its weights were zero, and "
             f"of the others the new masks kept {n_kept / n_before:.1%}. To go on with the old masks, give the "
             "checkpoint to fit (ckpt_path), or use FixedMasks with it; to begin anew, start from dense weights."
+        )
+
+
+def warn_of_missed_updates(sparsifier: Sparsifier) -> None:
+    """Say so if training ended before its mask updates did."""
+    missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
+    if missed:
+        rank_zero_warn(
+            f"Training ended after {sparsifier.step} steps, before {len(missed)} of the mask updates that were "
+            f"planned until step {missed[-1]}."
+        )
+
+
+def check_invariants(sparsifier: Sparsifier, optimizer: Optimizer | None) -> None:
+    """Check all that masks promise.
+
+    Raises:
+        RuntimeError: Naming what is broken, and where.
+    """
+    broken = violations(sparsifier, optimizer)
+    if broken:
+        raise RuntimeError(f"After {sparsifier.step} steps (strict=True): {'; '.join(broken)}.")
+
+
+def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer, exception: BaseException) -> None:
+    """Say what is special about the step that failed, if it is that of a mask update."""
+    if sparsifier.has_dropped_gradients:
+        rank_zero_warn(
+            f"{type(optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
+            f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the "
+            "algorithm has to update after the gradient step: subclass it with `replaces_step = False`."
         )
 
 

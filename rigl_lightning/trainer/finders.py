@@ -1,10 +1,10 @@
-"""Searches: Lightning's learning-rate and batch-size finders try out the sparse network, and leave it as it was."""
+"""Finders: Lightning's learning-rate and batch-size finders try out the sparse network, and leave it as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,45 +13,51 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.kernels.masking import zero_inactive_
-from rigl_lightning.trainer.optimizers import callbacks_named
+from rigl_lightning.trainer.flavours import callbacks_named
+from rigl_lightning.trainer.optimizers import StepHook
 
 _SEARCHES = {"LearningRateFinder": "lr_find", "BatchSizeFinder": "scale_batch_size"}
 
 
-class FinderWrapping:
-    """Makes the finders of a Trainer search inside a context; they take all other callbacks out of the Trainer.
+class Finders:
+    """The finders of a Trainer, which search inside a context; they take all other callbacks out of the Trainer."""
 
-    Args:
-        trainer: Its finders are wrapped until `undo`.
-        context: Called before each search; its result is entered for the search.
-    """
+    def __init__(self) -> None:
+        self._wrapped: list[tuple[Any, str]] = []
 
-    def __init__(self, trainer: pl.Trainer, context: Callable[[], Any]) -> None:
-        self._finders: list[tuple[Any, str]] = []
+    def wrap(self, trainer: pl.Trainer, context: Callable[[], AbstractContextManager[None]]) -> None:
+        """Begin.
+
+        Args:
+            trainer: Its finders are wrapped until `release`.
+            context: Called before each search; its result is entered for the search.
+        """
         for kind, search in _SEARCHES.items():
             for finder in callbacks_named(trainer, kind):
-                setattr(finder, search, _inside(context, getattr(finder, search)))
-                self._finders.append((finder, search))
+                setattr(finder, search, partial(_search_inside, context, getattr(finder, search)))
+                self._wrapped.append((finder, search))
 
-    def undo(self) -> None:
+    def release(self) -> None:
         """Leave the finders as they were."""
-        for finder, search in self._finders:
+        for finder, search in self._wrapped:
             vars(finder).pop(search, None)
-        self._finders = []
+        self._wrapped = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_wrapped": []}  # the finders of a Trainer that is elsewhere
 
 
-def _inside(context: Callable[[], Any], search: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(search)
-    def searching(*args: Any, **kwargs: Any) -> Any:
-        with context():
-            return search(*args, **kwargs)
-
-    return searching
+def _search_inside(context: Callable[[], AbstractContextManager[None]], search: Any, *args: Any, **kwargs: Any) -> Any:
+    with context():
+        return search(*args, **kwargs)
 
 
 @contextmanager
 def held_sparse(
-    parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor], optimizer: Optimizer
+    parameters: Mapping[str, nn.Parameter],
+    masks: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    hook: StepHook | None = None,
 ) -> Iterator[None]:
     """Inactive weights are zero and get no gradient; the masks do not move.
 
@@ -59,6 +65,7 @@ def held_sparse(
         parameters: Sparse weights by name. Their values come back in the end.
         masks: Theirs; True is active.
         optimizer: That of the weights.
+        hook: That of the fit that is going on, whose steps these are not.
     """
     values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
@@ -74,14 +81,15 @@ def held_sparse(
 
         return mask_gradient
 
-    hooks = [p.register_post_accumulate_grad_hook(gradient_hook(masks[n])) for n, p in parameters.items()]
-    hooks.append(optimizer.register_step_post_hook(hold))
+    handles = [p.register_post_accumulate_grad_hook(gradient_hook(masks[n])) for n, p in parameters.items()]
+    handles.append(optimizer.register_step_post_hook(hold))
     hold()
     try:
-        yield
+        with nullcontext() if hook is None else hook.paused():
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(values[name])

@@ -14,9 +14,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from rigl_lightning.base.files import join, make_folder, replacing
-from rigl_lightning.reports.layer_table import mask_metrics
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from rigl_lightning.trainer.optimizers import callback_flavours, callbacks_of
+from rigl_lightning.trainer.flavours import callback_flavours, callbacks_of
+from rigl_lightning.trainer.metrics import mask_metrics
 
 CURVES = ("churn", "drop_fraction", "survival", "exploration", "hamming_distance")
 _CROP = 96  # a larger mask is shown in part: its squares would be smaller than a pixel

@@ -122,7 +122,7 @@ class Watch(pl.Callback):
 
 def sparsifier_state(sparse, parameter):
     """Optimizer state tensors of the weight's shape."""
-    state = sparse._optimizer.state.get(parameter, {})
+    state = sparse.optimizer.state.get(parameter, {})
     return {key: v for key, v in state.items() if torch.is_tensor(v) and v.shape == parameter.shape}
 
 

@@ -33,15 +33,15 @@ class Ways(pl.Callback):
         self.training, self.validation = [], []
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        compute = trainer.callbacks[0]._sparse_compute
+        compute = trainer.callbacks[0].computing.running
         self.training.append([layer.is_sparse for layer in compute.layers])
 
     def on_validation_start(self, trainer, pl_module):
-        for layer in trainer.callbacks[0]._sparse_compute.layers:
+        for layer in trainer.callbacks[0].computing.running.layers:
             layer.was_called = False
 
     def on_validation_end(self, trainer, pl_module):
-        self.validation += [layer.was_called for layer in trainer.callbacks[0]._sparse_compute.layers]
+        self.validation += [layer.was_called for layer in trainer.callbacks[0].computing.running.layers]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -126,7 +126,7 @@ def test_two_processes_have_the_masks_of_one_and_of_the_dense_computation(tmp_pa
 def test_modules_are_given_back_after_fit_and_after_an_exception():
     model, sparse = fit("sparse")
     assert [type(m) for m in model.net] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
-    assert sparse._sparse_compute is None
+    assert sparse.computing.running is None
     pickle.dumps((model, sparse))
 
     class Fails(SmallModel):

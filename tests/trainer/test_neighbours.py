@@ -106,7 +106,7 @@ def test_flop_counting_leaves_no_mode_behind_whatever_the_first_batches_do():
     with pytest.raises(RuntimeError, match="boom"):
         trainer.fit(Fails(), SmallData())
     assert function_modes() == before
-    assert not sparse.dense_flops
+    assert not sparse.flops.dense
 
 
 def test_flops_of_all_networks_of_a_manual_step_are_counted():
@@ -123,7 +123,7 @@ def test_flops_of_all_networks_of_a_manual_step_are_counted():
             optimizer.step()
 
     _, sparse, _ = fit(Static(0.7), Two())
-    assert sparse.dense_flops == {"net.0.weight": 2 * (2 * 96 * 4), "net.3.weight": 2 * 48 * 4}
+    assert sparse.flops.dense == {"net.0.weight": 2 * (2 * 96 * 4), "net.3.weight": 2 * 48 * 4}
 
 
 def test_stepping_past_the_callback_is_an_error_not_a_leak():
@@ -198,7 +198,7 @@ def test_flops_are_counted_on_any_form_of_example_input(wrap):
     model = SmallModel()
     model.example_input_array = wrap([torch.zeros(2, 6)])
     _, sparse, _ = fit(Static(0.7), model)
-    assert sparse.dense_flops == {"net.0.weight": 2 * 96, "net.3.weight": 2 * 48}
+    assert sparse.flops.dense == {"net.0.weight": 2 * 96, "net.3.weight": 2 * 48}
 
 
 def test_dense_weights_loaded_between_two_fits_are_masked_before_anything_sees_them():

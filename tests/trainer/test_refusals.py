@@ -14,7 +14,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rigl_lightning import GradualMagnitudePruning, RigL, SparseTrainingCallback, Sparsifier, Static, UpdateSchedule
-from rigl_lightning.trainer.optimizers import refuse_unsupported_strategy
+from rigl_lightning.trainer.checks import refuse_unsupported_strategy
 from tests.helpers.small_runs import QUIET, SmallData, SmallModel, fit, plain_loader
 
 

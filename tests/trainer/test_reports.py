@@ -46,7 +46,7 @@ def test_methods_that_update_at_every_step_are_shown_as_often_as_the_trainer_log
     algorithm, settings, steps, tmp_path, monkeypatch
 ):
     compared = []
-    monkeypatch.setattr("rigl_lightning.trainer.callback.compare_ranks", lambda trainer, s: compared.append(s.step))
+    monkeypatch.setattr("rigl_lightning.trainer.distributed.compare_ranks", lambda trainer, s: compared.append(s.step))
     fit(algorithm, WithExample(), logger=CSVLogger(tmp_path), **settings)
     assert [int(row["step"]) for row in rows(tmp_path)] == steps
     assert compared == [step + 1 for step in steps[:-1]] + ([18] if steps[-2] != 17 else [])
@@ -71,18 +71,18 @@ def test_counted_flops_equal_planned_ones(name):
     _, sparse, _ = fit(ALGORITHMS[name], WithExample())
     algorithm = sparse.sparsifier.algorithm
     shapes = {layer: mask.shape for layer, mask in sparse.sparsifier.masks.items()}
-    planned = planned_training_flops(algorithm, shapes, sparse.dense_flops, 18)
+    planned = planned_training_flops(algorithm, shapes, sparse.flops.dense, 18)
     tolerance = 0.01 if algorithm.plans_layers() else 0.25
     assert sparse.metrics()["sparse/train_flops"] == pytest.approx(planned, abs=tolerance)
-    final = planned_inference_flops(algorithm, shapes, sparse.dense_flops)
+    final = planned_inference_flops(algorithm, shapes, sparse.flops.dense)
     assert sparse.metrics()["sparse/inference_flops"] == pytest.approx(final, abs=tolerance)
 
 
 def test_flops_are_counted_on_the_first_batch_where_there_is_no_example_input():
     _, with_example, _ = fit(Static(0.7), WithExample())
     _, without, _ = fit(Static(0.7), SmallModel())
-    assert with_example.dense_flops == {"net.0.weight": 2 * 96, "net.3.weight": 2 * 48}  # of one sample
-    assert without.dense_flops == {"net.0.weight": 2 * 96 * 4, "net.3.weight": 2 * 48 * 4}  # of the batch
+    assert with_example.flops.dense == {"net.0.weight": 2 * 96, "net.3.weight": 2 * 48}  # of one sample
+    assert without.flops.dense == {"net.0.weight": 2 * 96 * 4, "net.3.weight": 2 * 48 * 4}  # of the batch
     assert without.metrics() == pytest.approx(with_example.metrics())
 
 

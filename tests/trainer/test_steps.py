@@ -172,12 +172,12 @@ def test_hooks_are_gone_after_fit_and_after_an_exception():
             return super().training_step(batch, batch_idx)
 
     _, sparse, _ = fit(Static(0.7))
-    assert sparse._post_hook is None
+    assert sparse.optimizer is None
     sparse = SparseTrainingCallback(Static(0.7))
     trainer = pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET)
     with pytest.raises(RuntimeError, match="boom"):
         trainer.fit(Fails(), SmallData())
-    assert sparse._post_hook is None
+    assert sparse.optimizer is None
     assert not trainer.optimizers[0]._optimizer_step_post_hooks
 
 

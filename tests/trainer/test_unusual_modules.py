@@ -35,5 +35,5 @@ def test_gradient_checkpointing_changes_neither_masks_nor_flops():
     twice, sparse, _ = fit(RigL(0.7, schedule=SCHEDULE), RunsTwice(dropout=0.0))
     once, plain, _ = fit(RigL(0.7, schedule=SCHEDULE), SmallModel(dropout=0.0))
     assert sparse.sparsifier.checksums() == plain.sparsifier.checksums()
-    assert sparse.dense_flops == plain.dense_flops
+    assert sparse.flops.dense == plain.flops.dense
     assert all(torch.equal(value, once.state_dict()[key]) for key, value in twice.state_dict().items())

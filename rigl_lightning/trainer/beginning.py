@@ -1,0 +1,101 @@
+"""The beginning of a fit: new masks, those of a checkpoint, or those of the fit before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.trainer.checks import count_nonzero, warn_of_lost_topology
+from rigl_lightning.trainer.optimizers import total_steps
+from rigl_lightning.trainer.settings import Settings
+
+
+def is_same_network(sparsifier: Sparsifier | None, parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Whether these are the parameters of the previous fit, whose masks go on then."""
+    previous = {} if sparsifier is None else sparsifier.parameters
+    return previous.keys() == parameters.keys() and all(previous[name] is parameters[name] for name in previous)
+
+
+def first_masks(
+    trainer: pl.Trainer,
+    parameters: Mapping[str, nn.Parameter],
+    algorithm: SparseAlgorithm,
+    settings: Settings,
+    state: Mapping[str, Any] | None,
+) -> dict[str, Tensor]:
+    """Masks that `begin` would give these parameters, which stay as they are."""
+    copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
+    return _sparsifier(trainer, copies, algorithm, settings, state).masks
+
+
+def begin(
+    trainer: pl.Trainer,
+    parameters: Mapping[str, nn.Parameter],
+    algorithm: SparseAlgorithm,
+    settings: Settings,
+    state: Mapping[str, Any],
+) -> Sparsifier:
+    """Mask the weights as the algorithm or a checkpoint says; warn if that takes a sparse network apart."""
+    before = {} if state or algorithm.hides_inactive_weights else count_nonzero(parameters)
+    sparsifier = _sparsifier(trainer, parameters, algorithm, settings, state)
+    warn_of_lost_topology(parameters, before)
+    return sparsifier
+
+
+def go_on(sparsifier: Sparsifier) -> None:
+    """Mask the weights as in the previous fit, and say so; warn if no mask update is left."""
+    sparsifier.apply_masks()
+    rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
+    updates = sparsifier.algorithm.update_steps()
+    if len(updates) > 1 and updates[-1] < sparsifier.step:  # who prunes once means the masks to stay
+        rank_zero_warn(
+            f"The masks stay as they are in this fit: it goes on at step {sparsifier.step} of the previous one, "
+            f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network."
+        )
+
+
+def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:
+    """Begin at ``step`` of a training whose checkpoint has no masks.
+
+    Raises:
+        ValueError: If all mask updates would have been before.
+    """
+    updates = sparsifier.algorithm.update_steps()
+    if updates and updates[-1] < step:
+        raise ValueError(
+            f"Expected mask updates after step {step}, where the checkpoint continues, but the last is at "
+            f"{updates[-1]}, so the network would never become what was asked for. Start from the weights alone "
+            "(load_state_dict), or set the end of the schedule later."
+        )
+    rank_zero_warn(
+        f"The checkpoint holds no masks of {key}: sparse training starts with new masks at step {step}. "
+        "To start from a sparse network, use FixedMasks with its checkpoint."
+    )
+    sparsifier.step = step
+
+
+def show_plan(sparsifier: Sparsifier, dense_flops: Mapping[str, float]) -> None:
+    """Show the table of layers, and where a restored training goes on."""
+    shapes = {name: parameter.shape for name, parameter in sparsifier.parameters.items()}
+    table = layer_table(sparsifier.algorithm, shapes, sparsifier.total_steps, dense_flops)
+    rank_zero_info(f"\n{table}")
+    if sparsifier.step > 0:
+        rank_zero_info(f"masks restored at step {sparsifier.step}")
+
+
+def _sparsifier(
+    trainer: pl.Trainer,
+    parameters: Mapping[str, nn.Parameter],
+    algorithm: SparseAlgorithm,
+    settings: Settings,
+    state: Mapping[str, Any] | None,
+) -> Sparsifier:
+    steps = None if state else total_steps(trainer)
+    return Sparsifier(parameters, algorithm, steps, settings.seed_now(), state or None)

@@ -1,0 +1,103 @@
+"""Metrics: what is logged of the masks, and at which of their updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
+from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
+
+
+def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, float]:
+    """What is logged of the masks as they are now.
+
+    Args:
+        sparsifier: Of any algorithm.
+        by_layer: Also ``density/<layer>``, ``survival/<layer>`` and ``dead_units/<layer>``.
+
+    Returns:
+        ``density``; ``churn``, ``drop_fraction`` and ``blind_growth`` of the last update (see `MaskUpdate`);
+        ``exploration``: fraction of all connections that were ever active; ``survival``: fraction of the first
+        connections that are active; ``hamming_distance``: fraction of all connections that are not as at first;
+        ``dead_units``: number of units without an incoming connection.
+    """
+    masks, update = sparsifier.masks, sparsifier.last_update
+    first = {name: mask.to(masks[name].device) for name, mask in sparsifier.first_masks().items()}
+    sizes = {name: mask.numel() for name, mask in masks.items()}
+    survivals = {name: survival(first[name], mask) for name, mask in masks.items()}
+    distances = {name: hamming_distance(first[name], mask) for name, mask in masks.items()}
+    dead = {name: dead_units(mask) for name, mask in masks.items()}
+    metrics = {
+        "density": sparsifier.total_density(),
+        "churn": update.churn if update else 0.0,
+        "drop_fraction": update.drop_fraction if update else 0.0,
+        "blind_growth": update.blind_growth if update else 0.0,
+        "exploration": sparsifier.exploration(),
+        "survival": _mean(survivals, {name: count_active(mask) for name, mask in first.items()}),
+        "hamming_distance": _mean(distances, sizes),
+        "dead_units": float(sum(dead.values())),
+    }
+    if by_layer:
+        layers: dict[str, Mapping[str, float]] = {"density": sparsifier.density(), "survival": survivals}
+        for key, values in {**layers, "dead_units": dead}.items():
+            metrics.update({f"{key}/{name}": float(value) for name, value in values.items()})
+    return metrics
+
+
+def _mean(values: Mapping[str, float], weights: Mapping[str, int]) -> float:
+    return sum(values[name] * weights[name] for name in values) / max(sum(weights.values()), 1)
+
+
+class MaskLog:
+    """Which mask updates have been seen, and which of them were shown.
+
+    All are, but of updates at consecutive steps only one in ``log_every_n_steps``.
+
+    Attributes:
+        shown: Step of the last update that was shown, or None.
+    """
+
+    def __init__(self) -> None:
+        self.shown: int | None = None
+        self._seen: MaskUpdate | None = None
+
+    def is_news(self, trainer: pl.Trainer, update: MaskUpdate | None) -> bool:
+        """Whether the last update is one to show now; it has been seen with this question."""
+        previous, self._seen = self._seen, update
+        if update is None or update == previous:
+            return False
+        return previous is None or update.step != previous.step + 1 or self._is_time(trainer, update)
+
+    def is_behind(self) -> bool:
+        """Whether the last update was seen and not shown."""
+        return self._seen is not None and self._seen.step != self.shown
+
+    def note_shown(self) -> None:
+        """The last update is shown."""
+        self.shown = None if self._seen is None else self._seen.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last update that was shown."""
+        return {"shown_step": self.shown}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, or anew with an empty state."""
+        update = state.get("last_update")
+        self.shown, self._seen = state.get("shown_step"), MaskUpdate(*update) if update else None
+
+    def _is_time(self, trainer: pl.Trainer, update: MaskUpdate) -> bool:
+        every = trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # 0: never
+        return self.shown is None or update.step - self.shown >= every
+
+
+def log_now(trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    """Give the metrics to all loggers at this step; through ``self.log`` they would wait for ``log_every_n_steps``."""
+    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # the x-axis of what ``self.log`` logs
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)

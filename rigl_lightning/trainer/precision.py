@@ -1,0 +1,52 @@
+"""Precision plugins of the Trainer: scaled losses and gradients, and clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import Optimizer
+
+
+def unscaled_loss(trainer: pl.Trainer, loss: torch.Tensor) -> torch.Tensor:
+    """The loss without the factor of a GradScaler: products of Hessian and gradient would have its square."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return loss if scaler is None else loss / scaler.get_scale()
+
+
+def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
+    """Unscale the gradients of a fused optimizer under a GradScaler, and skip its step if they overflowed.
+
+    Lightning leaves the gradients of fused optimizers scaled. A fused optimizer skips an overflowed step inside its
+    kernel, where nobody can see it, and keeps uninitialised momenta if it was the first. So look before it does.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return False
+    scaler.unscale_(optimizer)
+    found = scaler._found_inf_per_device(optimizer).values()
+    if not any(value.item() for value in found):
+        return False
+    optimizer.zero_grad(set_to_none=True)
+    return True
+
+
+def skip_value_clipping(trainer: pl.Trainer) -> Callable[[], None]:
+    """Have the Trainer clip by value only if there are gradients, as it clips by norm; torch stops there.
+
+    There are none in the steps of mask updates, nor for batches without a loss.
+
+    Returns:
+        What undoes it.
+    """
+    plugin: Any = trainer.precision_plugin
+    plugin.clip_grad_by_value = partial(_clip_what_is_there, plugin.clip_grad_by_value)  # not a closure: it is pickled
+    return partial(vars(plugin).pop, "clip_grad_by_value", None)
+
+
+def _clip_what_is_there(clip: Callable[[Optimizer, float], None], optimizer: Optimizer, clip_val: float) -> None:
+    if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        clip(optimizer, clip_val)
