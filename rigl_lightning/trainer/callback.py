@@ -65,7 +65,6 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     A Trainer with it:
 
         trainer = pl.Trainer(callbacks=SparseTrainingCallback(RigL(sparsity=0.9)), max_epochs=10)
-        trainer.fit(model, data)
     """
 
     def __init__(
@@ -112,8 +111,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Forget what an earlier test or validation loaded; a fit that resumes loads its own state after this."""
         self._restored = None
         if stage == "fit":
-            checks.refuse_unsupported_strategy(trainer)
-            checks.refuse_other_pruning(trainer)
+            checks.refuse_unsupported(trainer)
             self._finders.wrap(trainer, partial(self._search, trainer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -131,8 +129,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             self.flops.begin(pl_module)
             beginning.show_plan(self.sparsifier, self.flops.dense)
         self._frozen = self.settings.frozen(pl_module)
-        checks.warn_of_finetuning(trainer, self._frozen)
-        checks.warn_of_early_best(trainer, self._active())
+        checks.warn_before_training(trainer, self._active(), self._frozen)
         self._step_hook.attach(self._active())
         self.computing.start(pl_module, self._active())
 
@@ -171,8 +168,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Count the first forward pass; see once an epoch whether the network still is the same."""
         if batch_idx == 0:
             checks.refuse_replaced_weights(pl_module, self._active().parameters)
-            if checks.warn_of_unfrozen(self._frozen):
-                self._frozen = {}
+            self._frozen = checks.warn_of_unfrozen(self._frozen)
         self.flops.watch(pl_module)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:

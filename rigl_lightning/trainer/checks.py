@@ -27,6 +27,16 @@ _SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
 _LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
 
 
+def refuse_unsupported(trainer: pl.Trainer) -> None:
+    """Refuse a Trainer that masks cannot work with.
+
+    Raises:
+        ValueError: Naming its strategy, or Lightning's own pruning.
+    """
+    refuse_unsupported_strategy(trainer)
+    _refuse_other_pruning(trainer)
+
+
 def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
     """Refuse strategies that split parameters over devices, or let gradients differ between processes.
 
@@ -62,7 +72,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
         raise ValueError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so.")
 
 
-def refuse_other_pruning(trainer: pl.Trainer) -> None:
+def _refuse_other_pruning(trainer: pl.Trainer) -> None:
     """Refuse Lightning's own pruning: it would put masks of its own over ours, and the network would be sparser.
 
     Raises:
@@ -132,18 +142,24 @@ def refuse_replaced_weights(module: nn.Module, parameters: Mapping[str, nn.Param
         )
 
 
-def warn_of_unfrozen(frozen: Mapping[str, nn.Parameter]) -> bool:
-    """Say so if weights that were frozen when the masks were made learn now; returns whether any does."""
+def warn_of_unfrozen(frozen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Say so if weights that were frozen when the masks were made learn now; returns those to be seen to further."""
     learning = [name for name, parameter in frozen.items() if parameter.requires_grad]
     if learning:
         rank_zero_warn(
             f"Weights that were frozen when fit began are trained now and stay dense: {_some(learning)} no mask. "
             "To make them sparse, let them require gradients before fit; to leave them dense, add them to `exclude`."
         )
-    return bool(learning)
+    return {} if learning else frozen
 
 
-def warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter]) -> None:
+def warn_before_training(trainer: pl.Trainer, sparsifier: Sparsifier, frozen: Mapping[str, nn.Parameter]) -> None:
+    """Say what would be a surprise later: weights that will be unfrozen, a best checkpoint that is not yet sparse."""
+    _warn_of_finetuning(trainer, frozen)
+    _warn_of_early_best(trainer, sparsifier)
+
+
+def _warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter]) -> None:
     """Say at the start, and not after the epochs until then, that weights to be unfrozen will be dense."""
     if frozen and callbacks_named(trainer, "BaseFinetuning"):
         rank_zero_warn(
@@ -178,7 +194,7 @@ def warn_of_dense(
         )
 
 
-def warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
+def _warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     """Say so if a checkpoint that is the best by some value may be one of a network that was not yet as sparse."""
     steps = sparsifier.algorithm.update_steps()
     shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}

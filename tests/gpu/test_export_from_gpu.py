@@ -63,7 +63,7 @@ def test_two_of_four_tensors_compute_the_same(dtype, cuda):
 
 
 def test_statistics_of_a_network_on_the_gpu(device):
-    from rigl_lightning.reports.layer_table import mask_metrics
+    from rigl_lightning.trainer.metrics import mask_metrics
 
     model = small_network().to(device)
     sparsifier = sparsify(model, RigL(0.7), total_steps=100)
