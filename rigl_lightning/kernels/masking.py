@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rigl_lightning.kernels.tiers import has_fast_tier, is_plain
 
-_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 17
 _LEAST = 1 << 8
 """Connections below which torch's own operator costs no more than choosing a better one."""
@@ -34,7 +34,7 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
         _fast()(tensor, mask)
         torch.autograd.graph.increment_version(tensor)
         return tensor
-    integer = _INTEGER_OF_SIZE.get(tensor.element_size())
+    integer = INTEGER_OF_SIZE.get(tensor.element_size())
     if integer is None:
         return tensor.masked_fill_(~mask, 0)
     # The bits of the numbers are cleared, by pieces that fit a core's cache: three to four times faster than filling.

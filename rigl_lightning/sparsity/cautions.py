@@ -47,6 +47,24 @@ def update_left_out(algorithm: SparseAlgorithm, step: int, layers: list[str]) ->
     )
 
 
+def refuse_capture(algorithm: SparseAlgorithm, step: int, is_due: bool) -> None:
+    """Say that this step cannot be part of a CUDA graph, if so.
+
+    Raises:
+        RuntimeError: At a mask update, and for algorithms that look whether gradients are finite at every step.
+    """
+    if is_due:
+        raise RuntimeError(
+            f"Expected an ordinary step while a CUDA graph is captured, got the mask update of step {step}: it reads "
+            "values from the device. Run the steps of `algorithm.is_update` outside of the graph."
+        )
+    if algorithm.hides_inactive_weights:
+        raise RuntimeError(
+            f"Expected an algorithm whose steps a CUDA graph can hold, got {type(algorithm).__name__}: each waits to "
+            "know whether gradients are finite. Run its steps outside of graphs."
+        )
+
+
 def why_scores_are_nan(algorithm: SparseAlgorithm, layers: Mapping[str, Connections], step: int) -> str | None:
     """A sentence that names layer and cause if a mask update failed because of NaN, or None if there is none."""
     for name, layer in layers.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.kernels.grouped import all_finite, average_in_
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 
 Mean = Callable[[Tensor], Tensor]
@@ -59,12 +60,11 @@ class Gradients:
     def add_to_averages(self, decay: float) -> None:
         """Average the gradients of now in, unless one is not finite: ``m = decay · m + (1 - decay) · g``."""
         dense = self.dense()
-        if not all_finite(dense.values()):
+        missing = [name for name in dense if name not in self.averages]
+        if missing and not all_finite(dense.values()):
             return
-        for name, grad in dense.items():
-            if name not in self.averages:
-                self.averages[name] = torch.zeros_like(grad, dtype=torch.float32)
-            self.averages[name].mul_(decay).add_(grad, alpha=1 - decay)
+        self.averages |= {name: torch.zeros_like(dense[name], dtype=torch.float32) for name in missing}
+        average_in_([self.averages[name] for name in dense], [*dense.values()], decay)
 
     def add_hessian_products(self, loss: Tensor, mean_over_ranks: Mean | None, algorithm: str) -> None:
         """Add the products for this loss to those of the losses before it; arguments as `Sparsifier.before_backward`.
@@ -115,12 +115,6 @@ class Gradients:
 def gradients_of(optimizer: Optimizer) -> list[Tensor]:
     """All gradients that the optimizer is about to use."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all numbers are finite."""
-    # A sum is the fastest reading of all values. It is not finite if one of them is not, or if it overflows.
-    return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
 
 
 def for_scores(tensor: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.kernels.grouped import GroupedMasks
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
+from rigl_lightning.sparsity.selection import count_active
 
 
 class HiddenWeights:
@@ -24,21 +25,33 @@ class HiddenWeights:
 
     Attributes:
         weights: All weights by name, never masked.
-        learning: Masks of the weights that learn, inactive ones among them, or None if all do. Others stay as they are.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = parameters
         self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self.learning: dict[str, Tensor] | None = None
         self.holds_all = False
+        self.learning = None
+
+    @property
+    def learning(self) -> dict[str, Tensor] | None:
+        """Masks of the weights that learn, inactive ones among them, or None if all do. Others stay as they are."""
+        return self._learning
+
+    @learning.setter
+    def learning(self, masks: dict[str, Tensor] | None) -> None:
+        self._learning = masks
+        self._grouped = GroupedMasks(masks or {})
+        self._density = {name: count_active(mask) / mask.numel() for name, mask in (masks or {}).items()}
+
+    def learning_density(self) -> dict[str, float]:
+        """Fraction of each layer's weights that learn."""
+        return dict(self._density) if self._learning else dict.fromkeys(self.weights, 1.0)
 
     def mask_gradients(self) -> None:
         """Set the gradients of weights that do not learn to zero."""
-        for name, mask in (self.learning or {}).items():
-            grad = self._parameters[name].grad
-            if grad is not None:
-                zero_inactive_(grad, mask)
+        grads = {name: self._parameters[name].grad for name in self._learning or {}}
+        self._grouped.zero_inactive_({name: grad for name, grad in grads.items() if grad is not None})
 
     def swap_in_all(self, masks: Mapping[str, Tensor]) -> None:
         """Before the optimizer's step: the inactive weights into the parameters.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.masks import pack_mask
 from rigl_lightning.sparsity.selection import count_active, positions
@@ -81,6 +81,7 @@ class NetworkMasks:
         self.compact: set[str] = set()
         self.masked_layers: list[str] = []
         self._n_explored: dict[str, int] = {}
+        self._grouped = GroupedMasks(self.masks)
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks as the first ones."""
@@ -96,10 +97,10 @@ class NetworkMasks:
         Args:
             tensors: Weights or gradients by layer name; a layer that has none is left out, or has None.
         """
-        for name in self.masked_layers:
-            tensor = tensors.get(name)
-            if tensor is not None:
-                zero_inactive_(tensor, self.masks[name])
+        # A captured graph has to hold layers that are dense now and not after the next mask update.
+        names = self.masks if is_captured(self.masks) else self.masked_layers
+        present = {name: tensors.get(name) for name in names if name not in self.compact}
+        self._grouped.zero_inactive_({name: tensor for name, tensor in present.items() if tensor is not None})
 
     def change(self, name: str, new_mask: Tensor) -> Change | None:
         """Where ``new_mask`` differs from the layer's mask; None if nowhere.

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.cautions import schedule_caution, update_left_out, why_scores_are_nan
+from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out, why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
-from rigl_lightning.sparsity.gradients import Gradients, Mean, all_finite, for_scores, gradients_of
+from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
 from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.network_masks import Change, MaskUpdate, NetworkMasks
@@ -149,6 +150,8 @@ class Sparsifier:
         if algorithm.grad_average_decay is not None:
             self._gradients.add_to_averages(algorithm.grad_average_decay)
         is_due = self._has_gradients and algorithm.is_update(self.step)
+        if is_captured(self.parameters):
+            refuse_capture(algorithm, self.step, is_due)
         if is_due and algorithm.replaces_step:
             if self._can_update():
                 if not self.has_dropped_gradients:  # a closure may be evaluated twice
@@ -293,8 +296,7 @@ class Sparsifier:
             return dict.fromkeys(self.masks, 1.0)
         if self._hidden is None:
             return self.density()
-        learning = self._hidden.learning
-        return {name: count_active(learning[name]) / m.numel() if learning else 1.0 for name, m in self.masks.items()}
+        return self._hidden.learning_density()
 
     def gradient_masks(self) -> Mapping[str, Tensor]:
         """Masks of the connections that learn: the active ones, and with them inactive ones that are hidden.

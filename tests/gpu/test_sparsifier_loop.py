@@ -65,7 +65,7 @@ def test_the_gpu_decides_as_the_cpu_does(name, file, device):
                 other.copy_(mine)
                 other.grad = mine.grad.clone().to(device)
         _copy_hidden(*pair)
-        pair[1]._hessian_gradients = {k: v.to(device) for k, v in pair[0]._hessian_gradients.items()}
+        pair[1]._gradients.hessian = {k: v.to(device) for k, v in pair[0]._gradients.hessian.items()}
         for sparsifier, optimizer in zip(pair, optimizers, strict=True):
             sparsifier.before_step(optimizer)
             optimizer.step()

@@ -12,7 +12,6 @@ from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shap
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import called_outside, require
 
 
@@ -71,8 +70,8 @@ class TopKAST(ConstantSparsity):
 
     def penalty_gradient(self, layer: Connections) -> Tensor:
         """``penalty · w`` where active and ``penalty / D · w`` elsewhere, D the layer's density."""
-        density = count_active(layer.mask) / layer.mask.numel()
-        return self.penalty * layer.weight * torch.where(layer.mask, 1.0, 1 / density)
+        n_active = torch.count_nonzero(layer.mask)  # not a number of Python: the host would wait for the device
+        return self.penalty * layer.weight * torch.where(layer.mask, 1.0, layer.mask.numel() / n_active)
 
 
 def _shapes(layers: Mapping[str, Connections]) -> Shapes:
