@@ -36,7 +36,7 @@ def compact(
     Linear, Conv2d, GRU and LSTM layers with exact zeros are replaced. Batch norms are folded into the convolution
     before them, and an addition and a ReLU that follow are done in the same pass. The outputs are those of
     ``module.eval()`` to float32 rounding, except that an infinite or undefined input does not reach outputs to which no
-    connection leads. The module itself is not changed.
+    connection leads. The module itself is not changed, and may be on any device; the copy is on the CPU.
 
     Args:
         module: Any module; weights of inactive connections are exactly zero, as `SparseTrainingCallback` leaves them.
@@ -59,7 +59,8 @@ def compact(
             "Expected an example to time the layers on, got none. Give `example_inputs`, set the module's "
             "`example_input_array`, or choose compute='sparse'."
         )
-    copy = deepcopy(module).eval().requires_grad_(False)
+    copy = deepcopy(module).cpu().eval().requires_grad_(False)
+    example = None if example is None else example.map(Tensor.cpu)
     if fuse_layers:
         copy = _checked_fusion(copy, example)
     if compute == "dense":

@@ -45,7 +45,7 @@ def export_onnx(
     example = example_of(module, example_inputs)
     if example is None:
         raise ValueError("Expected an example to trace the module with, got none. Give `example_inputs`.")
-    dense = compact(module, example, compute="dense")
+    dense, example = compact(module, example, compute="dense"), example.map(Tensor.cpu)
     shapes = None
     if dynamic_batch:
         dims = batch_dimensions(dense, example)
