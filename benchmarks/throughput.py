@@ -13,7 +13,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,7 +28,7 @@ from rigl_lightning.data.augmentation import random_crop_and_flip, standardise
 from rigl_lightning.models import WideResNet
 from rigl_lightning.modules import ImageClassifier
 
-N_IMAGES = 5_000
+N_IMAGES = 50_000  # an epoch as long as CIFAR-10's
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SETTINGS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
@@ -93,6 +93,7 @@ def _batches(n: int, batch: int, augmented: bool) -> Iterator[tuple[Tensor, Tens
         yield random_crop_and_flip(standardise(images), 4) if augmented else images.float() / 255, labels
 
 
+@cache
 def _stored(n: int) -> tuple[Tensor, Tensor]:
     return torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (n,))
 

@@ -2,10 +2,11 @@
 
     python paper/gpu_hour.py --data DIR [--out gpu_hour] [--minutes 30] [--jobs 4] [--parts tests rows] [--quick]
 
-Parts, each with what is left of the time: ``tests`` (all marked ``gpu``), ``benchmark`` (``benchmarks/gpu.py``),
-``throughput`` (``benchmarks/throughput.py``), ``rows``: WRN-22-2 and LeNet-300-100 at the paper's own length, see
-`wanted`. What the parts print is in ``--out`` and on the screen. Rows are resumed by the same command, and collected by
-``python paper/collect.py --scale paper --runs gpu_hour/runs``. ``--quick`` rehearses all of it in minutes on a CPU.
+Parts, each with half of the time that is left, the last one with all of it: ``tests`` (all marked ``gpu``),
+``throughput`` (``benchmarks/throughput.py``), ``benchmark`` (``benchmarks/gpu.py``), ``rows``: WRN-22-2 and
+LeNet-300-100 at the paper's own length, see `wanted`. What the parts print is in ``--out`` and on the screen. Rows are
+resumed by the same command, and collected by ``python paper/collect.py --scale paper --runs gpu_hour/runs``.
+``--quick`` rehearses all of it in minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from paper.experiments import SEEDS, Run, declared
 from paper.panels import MNIST, WRN
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("tests", "benchmark", "throughput", "rows")
+PARTS = ("tests", "throughput", "benchmark", "rows")
+SHARE = 0.5
+"""Of the time that is left, what a part may take, the last one excepted."""
 
 
 def wanted(scale: str) -> list[Run]:
@@ -44,11 +47,22 @@ def wanted(scale: str) -> list[Run]:
 def command(part: str, options: argparse.Namespace) -> list[str]:
     """What a user would type for the part."""
     python, quick = [sys.executable, "-u"], ["--quick"] if options.quick else []
-    seconds = 60 * options.minutes
     if part == "tests":
-        return [*python, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rfEs", "--durations=8"]
+        return [
+            *python,
+            "-m",
+            "pytest",
+            "tests/gpu",
+            "-m",
+            "gpu",
+            "-q",
+            "-rfE",
+            "--durations=6",
+            "-n",
+            str(options.jobs),
+        ]
     if part == "benchmark":
-        rounds = ["--rounds", "3", "--least", "0.002"] if options.quick else ["--budget", str(seconds / 2)]
+        rounds = ["--rounds", "3", "--least", "0.002"] if options.quick else []
         return [*python, "benchmarks/gpu.py", "--out", str(options.out / "gpu.md"), *rounds, *quick]
     if part == "throughput":
         size = ("3", "2", "16") if options.quick else ("5", "300", "128")
@@ -94,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu_hour")
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--jobs", type=int, default=4, help="runs that share the GPU")
+    parser.add_argument("--jobs", type=int, default=4, help="tests and runs that share the GPU")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--accelerator", help="of the rows; the GPU if there is one")
     parser.add_argument("--shown", type=int, default=60, help="lines of each part on the screen, its last ones")
@@ -112,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end = time.monotonic() + 60 * options.minutes
     for part in options.parts:
         began = time.monotonic()
-        ended = run_part(part, options, max(end - began, 1.0))
+        share = 1.0 if part == options.parts[-1] else SHARE
+        ended = run_part(part, options, max(share * (end - began), 1.0))
         print(f"== {part}: {ended} after {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -94,7 +94,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def average_in_(averages: Sequence[Tensor], tensors: Sequence[Tensor], decay: float) -> None:
+def average_in_(averages: list[Tensor], tensors: list[Tensor], decay: float) -> None:
     """``m = decay · m + (1 - decay) · x`` for each pair, in place; nothing if any number of any x is not finite.
 
     Where there are grouped kernels the host does not wait to know.

@@ -34,24 +34,25 @@ def test_precisions_keep_the_masks(precision, cuda):
     assert watch.updates == UPDATES
 
 
-def half():
-    return {"plugins": [MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda", init_scale=1024.0))]}
+def half(device):
+    scaler = torch.amp.GradScaler(device.type, init_scale=1024.0)
+    return {"plugins": [MixedPrecision("16-mixed", device.type, scaler)], "devices": 1}
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", ["rigl", "set", "snfs", "dnw", "top_kast", "deep_r", "dsr"])
-def test_an_overflow_postpones_the_update(name, fused, cuda):
+def test_an_overflow_postpones_the_update(name, fused, device, accelerator):
     model = Overflows(lr=0.1, momentum=0.9, fused=fused)
-    model, sparse, watch = fit(ALGORITHMS[name], model, accelerator="gpu", devices=1, **half())
+    model, sparse, watch = fit(ALGORITHMS[name], model, accelerator=accelerator, **half(device))
     assert sparse.sparsifier.step == 18 - 3
     assert name not in ("rigl", "set", "snfs", "dsr") or watch.updates == UPDATES
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(average.isfinite().all() for average in sparse.sparsifier._gradients.averages.values())
 
 
-def test_an_overflow_postpones_grasp(cuda):
+def test_an_overflow_postpones_grasp(device, accelerator):
     model = Overflows(lr=0.1, momentum=0.9, fused=False)
-    _, sparse, watch = fit(GraSP(0.7), model, accelerator="gpu", devices=1, **half())
+    _, sparse, watch = fit(GraSP(0.7), model, accelerator=accelerator, **half(device))
     assert watch.updates == [0]
     assert watch.densities[:2] == [1.0, 44 / 144]
 
@@ -101,7 +102,7 @@ def test_a_compiled_network(mode, cuda):
     torch._dynamo.reset()
     module = classifier()
     module.model = torch.compile(module.model, mode=mode)
-    _, sparse, watch = fit_images(module, accelerator="gpu")
+    _, sparse, watch = fit_images(module, accelerator="gpu", limit_val_batches=0)
     assert watch.updates == UPDATES
     assert len(set(watch.densities)) == 1
 
@@ -159,7 +160,9 @@ def test_resuming_on_the_other_device(there_and_back, accelerator, tmp_path):
     assert sparse.sparsifier.step == 24
 
 
-def test_resuming_on_the_same_gpu_is_exact(cuda, tmp_path):
+def test_resuming_on_the_same_gpu_is_exact(cuda, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
     def train(**settings):
         torch.use_deterministic_algorithms(True)
         try:

@@ -93,8 +93,9 @@ def test_nothing_in_the_callback_waits(name, cuda):
 
 
 @pytest.mark.parametrize("name", WITHOUT_WAITING)
-def test_a_cuda_graph_holds_an_ordinary_step(name, cuda):
+def test_a_cuda_graph_holds_an_ordinary_step(name, cuda, monkeypatch):
     """Replayed steps give what eager ones give, and the graph follows a mask update between two replays."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     runs = []
     for captured in (False, True):
         model = network(cuda)
@@ -103,7 +104,7 @@ def test_a_cuda_graph_holds_an_ordinary_step(name, cuda):
         images, labels = data(cuda)
 
         def step(model=model, optimizer=optimizer, sparsifier=sparsifier, images=images, labels=labels):
-            optimizer.zero_grad(set_to_none=False)
+            optimizer.zero_grad()  # a graph then has gradients of its own, which no update takes away
             F.cross_entropy(model(images), labels).backward()
             sparsifier.before_step(optimizer)
             optimizer.step()
@@ -114,8 +115,9 @@ def test_a_cuda_graph_holds_an_ordinary_step(name, cuda):
     assert n_replayed > 10
     assert eager.step == replayed.step == 20
     assert not violations(replayed)
+    assert eager.checksums() == replayed.checksums()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def _train(step, sparsifier, images, captured):
