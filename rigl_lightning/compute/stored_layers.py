@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,8 @@ from rigl_lightning.kernels import (
     stored_recurrent,
 )
 from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.kernels.tiers import tier_of
-
-Take = Callable[[Tensor], None]
-"""Gets the dense gradient of a weight."""
-
 
 class StoredTensors:
     """The parameters of a layer in the order of its kind's names.
@@ -40,7 +37,7 @@ class StoredTensors:
         tensors: Sequence[Tensor | None],
         shapes: Sequence[torch.Size | None],
         patterns: LayerPatterns,
-        takes: Sequence[Take | None],
+        takes: Sequence[TakeGradient | None],
     ) -> None:
         self.tensors, self.shapes, self.patterns, self.takes = tensors, shapes, patterns, takes
 

@@ -5,7 +5,7 @@ They compute what `sparse_linear`, `sparse_conv2d`, `sparse_gru` and `sparse_lst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,8 @@ from rigl_lightning.kernels.dense import recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Patterns, Saved, Weights
-from rigl_lightning.kernels.stored_types import Stored, scattered
+from rigl_lightning.kernels.stored_types import Stored, TakeGradient, scattered
 from rigl_lightning.kernels.tiers import are_readable, tier_of
-
-TakeGradient = Callable[[Tensor], None]
-"""What is done with the dense gradient of a weight, in the backward pass and before that of the layer before."""
 
 
 def stored_linear(
@@ -133,14 +130,16 @@ class _Linear(torch.autograd.Function):
         if not are_readable([grad]):
 
             def dense(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-                return torch.nn.functional.linear(x, _dense(values, shape, pattern), bias)
+                return torch.nn.functional.linear(x, _dense(values, shape, pattern, take), bias)
 
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None
-        needs = linear.Needs(need_x, need_values, take is not None)
+        needs = linear.Needs(need_x, need_values and take is None, False)
         grad_x, grad_weight = linear.backward(grad, x, _stored(values, shape), pattern, needs, tier)
         grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
-        return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None
+        if need_values and take is not None:
+            grad_weight = _in_pieces(linear.rows_of(grad), linear.rows_of(x), pattern, take)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 class _Conv2d(torch.autograd.Function):
@@ -158,7 +157,7 @@ class _Conv2d(torch.autograd.Function):
         if not are_readable([grad]):
 
             def dense(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-                return conv.dense(x, _dense(values, shape, pattern), bias, window, pattern, True)
+                return conv.dense(x, _dense(values, shape, pattern, take), bias, window, pattern, True)
 
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None, None
@@ -185,7 +184,7 @@ class _Recurrent(torch.autograd.Function):
         if not are_readable(grads):
 
             def dense(x, *own):  # type: ignore[no-untyped-def]
-                pairs = zip(own[n : n + 2], ctx.shapes, ctx.patterns, strict=True)
+                pairs = zip(own[n : n + 2], ctx.shapes, ctx.patterns, ctx.take, strict=True)
                 weights = Weights(*(_dense(*pair) for pair in pairs), *own[n + 2 :])
                 return recurrent.dense(x, list(own[:n]), weights, ctx.patterns, True)
 
@@ -223,8 +222,20 @@ def _dense(values: Tensor, shape: torch.Size, pattern: SparsePattern, take: Take
     """The dense weight, whose gradient is handed on, as a function of the values."""
     weight = values if values.ndim > 1 else scattered(values, shape, pattern.positions)
     if take is not None and weight.requires_grad:
-        weight.register_hook(take)
+        weight.register_hook(lambda gradient: take(0, gradient.detach().clone()))
     return weight
+
+
+def _in_pieces(grad: Tensor, x: Tensor, pattern: SparsePattern, take: TakeGradient) -> Tensor:
+    """Gradient of the values; the dense one is handed on by rows."""
+    values = x.new_empty(pattern.n_active)
+    step = max(1, take.rows_at_once)
+    for first in range(0, pattern.n_rows, step):
+        piece = grad[:, first : first + step].t() @ x
+        own = slice(*pattern.row_starts[[first, min(first + step, pattern.n_rows)]].tolist())
+        values[own] = piece.view(-1)[pattern.positions[own] - first * pattern.n_columns]
+        take(first, piece)
+    return values
 
 
 def _taken(grad: Tensor | None, pattern: SparsePattern, take: TakeGradient | None) -> Tensor | None:
@@ -232,5 +243,5 @@ def _taken(grad: Tensor | None, pattern: SparsePattern, take: TakeGradient | Non
     if grad is None or grad.ndim == 1:
         return grad
     if take is not None:
-        take(grad)
+        take(0, grad)
     return grad.reshape(-1).index_select(0, pattern.positions)

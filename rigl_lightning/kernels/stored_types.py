@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+class TakeGradient(Protocol):
+    """What is done with the dense gradient of a weight, in its layer's backward pass, before that of the layer before.
+
+    It is called with the first row and some rows of the gradient, from the top down.
+    """
+
+    @property
+    def rows_at_once(self) -> int:
+        """At most so many rows exist at a time, where the layer is a `torch.nn.Linear`; all at once elsewhere."""
+
+    def __call__(self, first_row: int, rows: Tensor) -> None:
+        """Take a piece, which is no longer needed afterwards."""
 
 
 class Stored(NamedTuple):

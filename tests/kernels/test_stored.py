@@ -34,15 +34,19 @@ class Weight:
         values = self.dense.detach()[mask].clone().requires_grad_()
         self.stored, self.mask = Stored(values, self.dense.shape), mask
         self.taken = []
+        self.rows_at_once = 1 << 20
 
-    def take(self, grad):
-        self.taken.append(grad.clone())
+    def take(self, first, rows):
+        assert first == len(torch.cat(self.taken)) if self.taken else first == 0
+        self.taken.append(rows.clone())
+
+    __call__ = take
 
     def check(self, wants_dense):
         grad = self.dense.grad
         torch.testing.assert_close(self.stored.values.grad, grad[self.mask], rtol=1e-4, atol=1e-5)
         if wants_dense:
-            torch.testing.assert_close(self.taken, [grad], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(torch.cat(self.taken), grad, rtol=1e-4, atol=1e-5)
 
 
 def compare(weights, inputs, dense, stored, wants_dense):
@@ -68,7 +72,7 @@ def leaves(*shapes, dtype=torch.float32):
 def test_linear(tier, dtype, wants_dense):
     torch.manual_seed(0)
     w = Weight(7, 13, dtype=dtype)
-    take = w.take if wants_dense else None
+    take = w if wants_dense else None
     with use_tier(tier):
         compare(
             [w],
@@ -89,7 +93,7 @@ def test_conv(tier, kernel, window, wants_dense):
         pytest.skip("numba is missing")
     torch.manual_seed(0)
     w = Weight(6, 5, kernel, kernel)
-    take = w.take if wants_dense else None
+    take = w if wants_dense else None
     with use_tier(tier):
         compare(
             [w],
@@ -108,7 +112,7 @@ def test_recurrent(tier, states, wants_dense):
     gates = 3 if states == 1 else 4
     ih, hh = Weight(gates * 5, 7), Weight(gates * 5, 5)
     patterns = Patterns(ih.pattern, hh.pattern)
-    take = [ih.take, hh.take] if wants_dense else [None, None]
+    take = [ih, hh] if wants_dense else [None, None]
 
     def dense(x, b, c, *s):
         weights = Weights(ih.dense, hh.dense, b, c)
@@ -164,7 +168,7 @@ def test_a_weight_beside_a_dense_one():
     sparse_gru(x, state, Weights(ih.dense, hh.dense, None, None), patterns)[0].sum().backward()
     expected, ih.dense.grad = ih.dense.grad, None
     weights = Weights(ih.dense, hh.stored, None, None)
-    stored_recurrent(x, [state], weights, patterns, [None, hh.take])[0].sum().backward()
+    stored_recurrent(x, [state], weights, patterns, [None, hh])[0].sum().backward()
     torch.testing.assert_close(ih.dense.grad, expected)
     hh.check(False)
 
@@ -177,3 +181,18 @@ def test_the_version_of_values_is_watched():
         values.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_the_dense_gradient_of_a_linear_layer_comes_by_rows(rows):
+    torch.manual_seed(0)
+    w = Weight(7, 13)
+    w.rows_at_once = rows
+    compare(
+        [w],
+        leaves((5, 13), (7,)),
+        lambda x, b: [sparse_linear(x, w.dense, b, w.pattern, True)],
+        lambda x, b: [stored_linear(x, w.stored, b, w.pattern, w)],
+        True,
+    )
+    assert len(w.taken) == -(-7 // rows)
