@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import update_wrapper
 from types import FunctionType
 from typing import Any, Protocol
@@ -31,6 +32,9 @@ class Weights(Protocol):
     def read(self, attribute: str) -> Any:
         """What somebody who reads the attribute gets."""
 
+    def bare(self) -> AbstractContextManager[None]:
+        """Within, `read` returns the parameters as they are: recurrent modules list them when they are copied."""
+
     def gather(self, attribute: str, dense: Tensor) -> Tensor:
         """What to load into the parameter for a dense weight."""
 
@@ -49,7 +53,8 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weigh
         def __reduce_ex__(self, protocol: Any) -> Any:
             # copy, deepcopy and pickle make an instance of the class that this names; pickle takes copyreg.__newobj__
             # for the object's own class only.
-            function, args, *rest = super().__reduce_ex__(protocol)
+            with nullcontext() if weights is None else weights.bare():
+                function, args, *rest = super().__reduce_ex__(protocol)
             if args[:1] == (Replaced,) and function is copyreg.__newobj__:  # type: ignore[attr-defined]
                 function, args = copyreg._reconstructor, (Replaced, object, None)  # type: ignore[attr-defined]
             if weights is not None and self is module and rest:
@@ -107,10 +112,14 @@ def _show_dense_weights(replaced: Any, module: nn.Module, weights: Weights) -> N
             }
         original._load_from_state_dict(self, state_dict, prefix, *rest)
 
+    def apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with weights.bare() if self is module else nullcontext():
+            return original._apply(self, *args, **kwargs)
+
     def attribute(name: str) -> property:
         return property(lambda self: weights.read(name) if self is module else self._parameters[name])
 
-    replaced._save_to_state_dict, replaced._load_from_state_dict = save, load
+    replaced._save_to_state_dict, replaced._load_from_state_dict, replaced._apply = save, load, apply
     for name in weights.weights:
         setattr(replaced, name, attribute(name))
 

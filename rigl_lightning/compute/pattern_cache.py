@@ -34,6 +34,10 @@ class PatternCache:
         """Pattern of ``masks[name]`` as it is now."""
         return self._entry(name, masks[name]).pattern
 
+    def forget(self, name: str) -> None:
+        """Let go of a layer's pattern and mask."""
+        self._kept.pop(name, None)
+
     def seconds(self, name: str, masks: Mapping[str, Tensor]) -> float:
         """What it took to build it."""
         return self._entry(name, masks[name]).seconds

@@ -197,6 +197,8 @@ class LayerCompute:
                 return dense(input, *rest, **named)
             if owner_stores and self.storage.is_possible():
                 self.storage.compact()
+                for name in self._weights.values():
+                    self.owner.patterns.forget(name)
                 return self._compact_call(dense, input, *rest, **named)
             tensors, patterns = self._tensors(), self._patterns()
             dense_grad = self.owner.needs_dense_gradient()
@@ -222,14 +224,14 @@ class LayerCompute:
         """Fraction of the connections that are read: the active ones, or those that learn."""
         masks = self.owner.sparsifier.gradient_masks()
         counts = [int(torch.count_nonzero(masks[name])) for name in self._weights.values()]
-        return sum(counts) / sum(masks[name].numel() for name in self._weights.values())
+        return sum(counts) / sum(self.owner.sparsifier.network.sizes[name] for name in self._weights.values())
 
     def _wants_sparse(self, x: Any) -> bool:
         sparsifier, choice = self.owner.sparsifier, self.choice
         # The usual case of a small layer, whose time every further question would show in.
         if choice is not None and not choice.is_sparse and not self._is_outdated(choice):
             return False
-        if all(sparsifier.n_active[name] == sparsifier.masks[name].numel() for name in self._weights.values()):
+        if all(sparsifier.n_active[name] == sparsifier.network.sizes[name] for name in self._weights.values()):
             self.last_refusal = "no inactive connections"
             return False
         self.last_refusal = self._call_refusal(x)
@@ -290,7 +292,7 @@ class LayerCompute:
         if torch.are_deterministic_algorithms_enabled():
             return Choice(False, "deterministic algorithms are asked for", density)
         vectors = x.numel() / max(x.shape[1 if x.ndim == 4 else -1], 1)
-        connections = sum(self.owner.sparsifier.masks[name].numel() for name in self._weights.values())
+        connections = sum(self.owner.sparsifier.network.sizes[name] for name in self._weights.values())
         clear = decide_without_timing(density, 2 * vectors * connections)
         if clear is not None:
             return clear

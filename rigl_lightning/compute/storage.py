@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,9 +13,12 @@ from torch import Tensor, nn
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
+from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 Storage = Literal["auto", "connections", "dense"]
+_KEPT_UP_TO = 1 << 24
+"""Weights of the compact layers up to which dense gradients are kept for the step: 64 MB."""
 
 
 class LayerStorage:
@@ -49,7 +51,7 @@ class LayerStorage:
         self.weights = dict(weights)
         self.storage = storage
         self.why_dense = "asked for" if storage == "dense" else why_dense or self._find_refusal()
-        self._was_read = False
+        self._was_read = self._is_bare = False
         self._graph_step = -1
 
     @property
@@ -61,10 +63,8 @@ class LayerStorage:
         """Whether they can be compact now; asked again when masks change."""
         if self.why_dense or self._was_read or self.sparsifier.algorithm.needs_hessian_gradient(self.sparsifier.step):
             return False
-        counts = [
-            (self.sparsifier.n_active[name], self.sparsifier.masks[name].numel()) for name in self.weights.values()
-        ]
-        return sum(n for n, _ in counts) <= LARGEST_DENSITY * sum(n for _, n in counts)
+        network, names = self.sparsifier.network, self.weights.values()
+        return sum(network.n_active[n] for n in names) <= LARGEST_DENSITY * sum(network.sizes[n] for n in names)
 
     def compact(self) -> None:
         """Store the active connections only."""
@@ -87,14 +87,9 @@ class LayerStorage:
 
     def tensors(self, names: list[str], patterns: Any) -> StoredTensors:
         """The layer's parameters for the kernels, with dense gradients handed on at the steps that read them."""
-        sparsifier = self.sparsifier
-        wants_dense = torch.is_grad_enabled() and sparsifier.needs_dense_gradient()
         tensors = [self.module._parameters.get(name) for name in names]
         shapes = [getattr(tensor, "dense_shape", None) for tensor in tensors]
-        takes = [
-            partial(sparsifier.compact.take, self.weights[name]) if wants_dense and name in self.weights else None
-            for name in names
-        ]
+        takes = [self._taker(name) if torch.is_grad_enabled() else None for name in names]
         return StoredTensors(tensors, shapes, patterns, takes)
 
     # ---- what others see ---------------------------------------------------------------------------------------
@@ -108,7 +103,7 @@ class LayerStorage:
         """What an attribute of the module is to somebody else."""
         if attribute not in self.module._parameters:
             raise AttributeError(attribute)  # somebody has moved it; the module may know where to
-        if not self._holds(attribute):
+        if self._is_bare or not self._holds(attribute):
             return self.module._parameters[attribute]
         if self.storage == "auto":
             self._was_read = True
@@ -119,14 +114,32 @@ class LayerStorage:
             _warn_of_reading(self.weights[attribute])
         return self.differentiable(attribute)
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Within, `read` returns the parameters as they are."""
+        self._is_bare = True
+        try:
+            yield
+        finally:
+            self._is_bare = False
+
     def differentiable(self, attribute: str) -> Tensor:
         """The dense weight as a function of the values; its gradient is handed on where it is read."""
         name = self.weights[attribute]
         compact = self.sparsifier.compact
         dense = compact[name].scatter(compact[name].parameter)
-        if dense.requires_grad and self.sparsifier.needs_dense_gradient():
-            dense.register_hook(partial(_take_copy, compact, name))
+        taker = self._taker(attribute)
+        if dense.requires_grad and taker is not None:
+            dense.register_hook(lambda gradient: taker(0, gradient.detach().clone()))
         return dense
+
+    def _taker(self, attribute: str) -> GradientTaker | StreamingTaker | None:
+        """What the dense gradient of a weight is given to."""
+        name, network = self.weights.get(attribute), self.sparsifier.network
+        if name not in self.sparsifier.compact:
+            return None
+        keeps = self.storage != "connections" or sum(network.sizes[n] for n in network.compact) < _KEPT_UP_TO
+        return self.sparsifier.taker(name, keeps)
 
     def gather(self, attribute: str, dense: Tensor) -> Tensor:
         """What to load in the place of a dense weight."""
@@ -172,10 +185,6 @@ class LayerStorage:
         if available()[0] != "fast" and isinstance(self.module, nn.Conv2d) and self.module.kernel_size != (1, 1):
             return "its convolution needs numba"
         return ""
-
-
-def _take_copy(compact: Any, name: str, gradient: Tensor) -> None:
-    compact.take(name, gradient.clone())
 
 
 def _warn_of_reading(name: str) -> None:

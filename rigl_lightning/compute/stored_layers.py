@@ -22,6 +22,7 @@ from rigl_lightning.kernels.conv_geometry import Window
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.kernels.tiers import tier_of
 
+
 class StoredTensors:
     """The parameters of a layer in the order of its kind's names.
 

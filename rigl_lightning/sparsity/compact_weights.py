@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.sparsity.optimizer_state import group_of, start_of
 from rigl_lightning.sparsity.selection import positions as flat_positions
+from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
 
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD")
 """Optimizers of torch.optim that treat every element by itself, so that a vector of some is updated as the whole is."""
@@ -68,6 +69,10 @@ class CompactWeight:
     def dense(self) -> Tensor:
         """The dense weight as it is now, without history."""
         return self.scatter(self.parameter.detach())
+
+    def positions(self) -> Tensor:
+        """int64 indices of the active connections in the flattened weight, ascending."""
+        return self.pattern.positions
 
     def mask(self) -> Tensor:
         """Boolean, of the dense shape."""
@@ -147,11 +152,13 @@ class CompactWeights(dict[str, CompactWeight]):
 
     Attributes:
         gradients: Dense gradients by name that layers have handed over in the backward passes of this step.
+        updates: Mask updates that were made of them instead, piece by piece.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.gradients: dict[str, Tensor] = {}
+        self.updates: dict[str, StreamedUpdate] = {}
         self._passes: dict[str, int] = {}
         self._optimizer: Optimizer | None = None
         self._hook: Any = None
@@ -164,6 +171,7 @@ class CompactWeights(dict[str, CompactWeight]):
         """Make a parameter dense again, and its state in the optimizer that was followed."""
         self.pop(name).expand(self._optimizer)
         self.gradients.pop(name, None)
+        self.updates.pop(name, None)
 
     def follow(self, optimizer: Optimizer) -> None:
         """Keep the optimizer's state compact, and its ``state_dict`` dense.
@@ -188,20 +196,19 @@ class CompactWeights(dict[str, CompactWeight]):
         for weight in self.values():
             weight.take_state(optimizer)
 
-    def take(self, name: str, gradient: Tensor) -> None:
-        """Add a layer's dense gradient, in its backward pass."""
+    def goes_on(self, name: str) -> bool:
+        """Whether a backward pass, of this moment, adds to what was handed over before; asked once a pass."""
         # A layer may be part of a pass more than once, and several passes may be part of a step. What was before the
         # gradients were last set to None or zero is of a step that was given up.
         this_pass = torch._C._current_graph_task_id()
         grad = self[name].parameter.grad
-        goes_on = self._passes.get(name) == this_pass or (grad is not None and bool(grad.any()))
+        is_same = self._passes.get(name) == this_pass
         self._passes[name] = this_pass
-        earlier = self.gradients.get(name) if goes_on else None
-        self.gradients[name] = gradient if earlier is None else earlier.add_(gradient)
+        return is_same or (grad is not None and bool(grad.any()))
 
     def forget_gradients(self) -> None:
         """The step is over, or was taken by a mask update."""
-        self.gradients, self._passes = {}, {}
+        self.gradients, self.updates, self._passes = {}, {}, {}
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

@@ -26,6 +26,9 @@ def violations(sparsifier: Sparsifier, optimizer: Optimizer | None = None) -> li
 @torch.no_grad()
 def _of_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) -> Iterator[str]:
     mask, parameter = sparsifier.masks[name], sparsifier.parameters[name]
+    if name in sparsifier.compact:
+        yield from _of_compact_layer(sparsifier, optimizer, name)
+        return
     if mask.shape != parameter.shape:
         yield f"{name}: the mask has shape {tuple(mask.shape)}, the weight {tuple(parameter.shape)}"
         return
@@ -42,6 +45,18 @@ def _of_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) ->
             n_leaks = _nonzero_outside(value, mask)
             if n_leaks:
                 yield f"{name}: the optimizer's {key!r} is not zero at {n_leaks} inactive connections"
+
+
+def _of_compact_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) -> Iterator[str]:
+    weight, n_active = sparsifier.compact[name], sparsifier.n_active[name]
+    if weight.parameter.shape != (n_active,) or weight.n_active != n_active:
+        shape = tuple(weight.parameter.shape)
+        yield f"{name}: values of shape {shape}, {weight.n_active} positions, {n_active} were counted"
+    if count_active(sparsifier.masks[name] & ~sparsifier.explored[name]):
+        yield f"{name}: active connections are missing among the explored"
+    for key, value in ({} if optimizer is None else optimizer.state.get(weight.parameter, {})).items():
+        if isinstance(value, Tensor) and value.ndim and value.shape != (n_active,):
+            yield f"{name}: the optimizer's {key!r} has shape {tuple(value.shape)}, not one entry a connection"
 
 
 def _nonzero_outside(tensor: Tensor, mask: Tensor) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
+from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.masks import pack_mask
+from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask
 from rigl_lightning.sparsity.selection import count_active, positions
 
 
@@ -65,30 +67,69 @@ class NetworkMasks:
     Attributes:
         masks: Boolean tensor by name, True where a connection is active.
         explored: The same, True where a connection was ever active.
-        first: The masks that training began with, packed.
         n_active: Active connections by name.
+        sizes: Connections by name, active or not.
         sparse_layers: Names of the layers that have an inactive connection.
-        compact: Names of the layers whose tensors hold active connections only: there is nothing to mask.
+        compact: Positions of the active connections, of layers whose tensors hold these only: there is nothing to mask.
+            Their masks are made when they are read, and what was explored takes one bit a connection.
         masked_layers: The sparse layers that are not compact.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self.masks = {name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in parameters.items()}
-        self.explored = {name: mask.clone() for name, mask in self.masks.items()}
-        self.first: dict[str, dict[str, Any]] = {}
+        masks = {name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in parameters.items()}
+        self.masks = LayerMasks(masks)
+        self.explored = LayerMasks({name: mask.clone() for name, mask in masks.items()})
+        self.sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         self.n_active: dict[str, int] = {}
         self.sparse_layers: list[str] = []
-        self.compact: set[str] = set()
+        self.compact: dict[str, Callable[[], Tensor]] = {}
         self.masked_layers: list[str] = []
+        self._first: dict[str, Any] = {}
+        self._explored_bits: dict[str, PackedMask] = {}
         self._n_explored: dict[str, int] = {}
         self._grouped = GroupedMasks(self.masks)
+
+    @property
+    def first(self) -> dict[str, dict[str, Any]]:
+        """The masks that training began with, packed."""
+        return {name: self._packed_first(name) for name in self._first}
+
+    def store_compactly(self, name: str, weight: CompactWeight) -> None:
+        """Keep no byte a connection for a layer whose weight is compact."""
+        first = unpack_masks({name: self._first[name]})[name]
+        self._first[name] = positions(first).int()
+        self._explored_bits[name] = PackedMask.of(self.explored[name])
+        self.explored.replace(name, self._explored_bits[name].mask)
+        self.masks.replace(name, weight.mask)
+        self.compact[name] = weight.positions
+        self.list_layers()
+
+    def store_densely(self, name: str) -> None:
+        """Undo `store_compactly`."""
+        self._first[name] = self._packed_first(name)
+        self.masks.replace(name, self.masks[name])
+        self.explored.replace(name, self._explored_bits.pop(name).mask())
+        del self.compact[name]
+        self.list_layers()
+
+    def note_moved(self, name: str, grown: Tensor, n_active: int) -> None:
+        """A compact layer has moved: positions of its new connections, ascending, and how many are active now."""
+        self._n_explored[name] += self._explored_bits[name].add(grown)
+        self.n_active[name] = n_active
+
+    def _packed_first(self, name: str) -> dict[str, Any]:
+        first = self._first[name]
+        if isinstance(first, dict):
+            return first
+        packed = PackedMask.of_positions(first.long(), self._explored_bits[name].shape)
+        return {"shape": list(packed.shape), "bits": packed.bits}
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks as the first ones."""
         for name, mask in masks.items():
             self.masks[name].copy_(mask)
             self.explored[name].copy_(mask)
-        self.first = pack_masks(self.masks)
+        self._first = pack_masks(self.masks)
         self._count()
 
     def zero_inactive_(self, tensors: Mapping[str, Tensor | None]) -> None:
@@ -98,7 +139,7 @@ class NetworkMasks:
             tensors: Weights or gradients by layer name; a layer that has none is left out, or has None.
         """
         # A captured graph has to hold layers that are dense now and not after the next mask update.
-        names = self.masks if is_captured(self.masks) else self.masked_layers
+        names = self.masks if is_captured(self.masks.kept()) else self.masked_layers
         present = {name: tensors.get(name) for name in names if name not in self.compact}
         self._grouped.zero_inactive_({name: tensor for name, tensor in present.items() if tensor is not None})
 
@@ -120,26 +161,26 @@ class NetworkMasks:
         mask.copy_(new_mask)
         grown = change.at[mask.reshape(-1)[change.at]]
         self._n_explored[name] += _add_to(self.explored[name], grown)
-        was_dense = self.n_active[name] == mask.numel()
+        was_dense = self.n_active[name] == self.sizes[name]
         self.n_active[name] += 2 * grown.numel() - change.at.numel()
-        if was_dense or self.n_active[name] == mask.numel():
+        if was_dense or self.n_active[name] == self.sizes[name]:
             self.list_layers()
         return grown
 
     def density(self) -> dict[str, float]:
         """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
-        return {name: self.n_active[name] / mask.numel() for name, mask in self.masks.items()}
+        return {name: self.n_active[name] / size for name, size in self.sizes.items()}
 
     def total_density(self) -> float:
         """Density of all layers together, in [0, 1]."""
-        return sum(self.n_active.values()) / sum(mask.numel() for mask in self.masks.values())
+        return sum(self.n_active.values()) / sum(self.sizes.values())
 
     def exploration(self) -> float:
         """Fraction of all connections that have been active at any time, in [0, 1].
 
         The in-time over-parameterisation rate of ITOP (Liu et al. 2021, arXiv 2102.02887, section 3.1).
         """
-        return sum(self._n_explored.values()) / sum(mask.numel() for mask in self.masks.values())
+        return sum(self._n_explored.values()) / sum(self.sizes.values())
 
     def checksums(self) -> dict[str, int]:
         """CRC-32 of each layer's mask, equal on every process that has the same masks."""
@@ -161,7 +202,7 @@ class NetworkMasks:
         for name, mask in self.masks.items():
             mask.copy_(saved["masks"][name])
             self.explored[name].copy_(saved["explored"][name])
-        self.first = dict(state["first_masks"])
+        self._first = dict(state["first_masks"])
         self._count()
 
     def _count(self) -> None:
@@ -171,7 +212,7 @@ class NetworkMasks:
 
     def list_layers(self) -> None:
         """Find out anew which layers are to be masked."""
-        self.sparse_layers = [name for name, count in self.n_active.items() if count < self.masks[name].numel()]
+        self.sparse_layers = [name for name, count in self.n_active.items() if count < self.sizes[name]]
         self.masked_layers = [name for name in self.sparse_layers if name not in self.compact]
 
 

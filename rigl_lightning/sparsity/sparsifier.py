@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 
 from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out, why_scores_are_nan
+from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
@@ -25,6 +27,7 @@ from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active, positions
 from rigl_lightning.sparsity.settings import describe, differences
+from rigl_lightning.sparsity.streamed_growth import can_stream
 
 __all__ = ["MaskUpdate", "Sparsifier"]
 
@@ -276,17 +279,32 @@ class Sparsifier:
             return f"the inactive weights of {name} keep their values"
         return "" if self.algorithm.grad_average_decay is None else f"{name} averages dense gradients"
 
+    def taker(self, name: str, keeps: bool = True) -> GradientTaker | StreamingTaker | None:
+        """What a compact layer gives its dense gradient to, in a forward pass of this step; None if nobody reads it.
+
+        Args:
+            name: Of the layer's weight.
+            keeps: Keep it until the step is over. Otherwise what `can_stream` looks at it in pieces and lets it go;
+                then there can be one backward pass of the layer in a step.
+        """
+        if not self.needs_dense_gradient():
+            return None
+        weight = self.compact[name]
+        if keeps or not can_stream(self.algorithm):
+            return GradientTaker(self.compact, name)
+        assert isinstance(self.algorithm, DropGrow)
+        n_update = self.algorithm.n_update(weight.n_active, self.step)
+        return StreamingTaker(self.compact, name, n_update)
+
     def store_compactly(self, name: str) -> None:
         """Let a parameter hold its active connections only, see `CompactWeight`; its layer has to compute so."""
         self.compact.add(name, self.parameters[name], self.masks[name])
-        self.network.compact.add(name)
-        self.network.list_layers()
+        self.network.store_compactly(name, self.compact[name])
 
     def store_densely(self, name: str) -> None:
         """Undo `store_compactly`."""
+        self.network.store_densely(name)
         self.compact.remove(name)
-        self.network.compact.discard(name)
-        self.network.list_layers()
 
     # ---- which gradients are read ------------------------------------------------------------------------------
 
@@ -400,19 +418,21 @@ class Sparsifier:
         if self._hidden is not None:
             self._hidden.learning = self.algorithm.learning_masks(self._layers({}))
 
-    def _layers(self, dense_gradients: Mapping[str, Tensor], moment: str | None = None) -> dict[str, Connections]:
-        """What an algorithm may see; ``moment`` tells the random numbers of one step apart."""
+    def _layers(
+        self, dense_gradients: Mapping[str, Tensor], moment: str | None = None, names: Iterable[str] | None = None
+    ) -> dict[str, Connections]:
+        """What an algorithm may see of all layers, or of some; ``moment`` tells random numbers of one step apart."""
         weights = self.parameters if self._hidden is None else self._hidden.weights
         return {
             name: Connections(
                 weight=for_scores(self.compact[name].dense() if name in self.compact else weights[name]),
-                mask=mask,
+                mask=self.masks[name],
                 generator=self._generator(name, moment or str(self.step)),
                 dense_grad=None if name not in dense_gradients else for_scores(dense_gradients[name]),
                 dense_grad_average=self._gradients.averages.get(name),
                 hessian_gradient=self._gradients.hessian.get(name),
             )
-            for name, mask in self.masks.items()
+            for name in names or self.parameters
         }
 
     def _generator(self, name: str, moment: str) -> torch.Generator:
@@ -426,20 +446,20 @@ class Sparsifier:
             self._overflowed = [name for name, grad in dense.items() if not all_finite([grad])]
             self._gradients.clear()  # this step will be skipped, and its products are not those of the next
             return False
+        streamed = self.compact.updates.items()
+        self._overflowed = [name for name, update in streamed if not update.is_finite]
+        if self._overflowed:
+            return False
         if self.algorithm.needs_hessian_gradient(self.step):
             self._gradients.check_hessian_products(self.step, type(self.algorithm).__name__)
         return True
 
     def _update_masks(self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor]) -> None:
-        layers = self._layers(dense_gradients)
-        try:
-            new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
-        except ValueError as error:
-            cause = why_scores_are_nan(self.algorithm, layers, self.step)
-            if cause is None:
-                raise
-            raise ValueError(cause) from error
-        grown = [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
+        names = list(self.parameters)
+        # One layer after the other where dense weights and masks have to be made for it.
+        alone = bool(self.compact) and self.algorithm.updates_layers_alone()
+        groups = [[name] for name in names] if alone else [names]
+        grown = [counts for group in groups for counts in self._update_group(optimizer, dense_gradients, group)]
         if self._hidden is not None:
             self._hidden.copy_all()  # what is inactive now is hidden again when the masks are applied
             self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
@@ -449,23 +469,52 @@ class Sparsifier:
         n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
         self.last_update = MaskUpdate(self.step, fraction, n_grown, n_blindly, sum(self.n_active.values()))
 
+    def _update_group(
+        self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor], names: list[str]
+    ) -> list[tuple[int, int]]:
+        """Update layers together; returns the numbers of grown and of blindly grown connections of each."""
+        streamed = self.compact.updates.get(names[0])
+        if streamed is not None:
+            grown = self._move(optimizer, names[0], streamed.positions(), None)
+            return [(grown.numel(), streamed.n_grown_blindly())]
+        layers = self._layers(dense_gradients, names=names)
+        try:
+            new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
+        except ValueError as error:
+            cause = why_scores_are_nan(self.algorithm, layers, self.step)
+            if cause is None:
+                raise
+            raise ValueError(cause) from error
+        return [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
+
+    def _move(self, optimizer: Optimizer, name: str, active: Tensor, initial: Tensor | None) -> Tensor:
+        """Make other connections of a compact layer active; returns the positions of the new ones."""
+        grown = self.compact[name].move(active, optimizer, initial)
+        self.network.note_moved(name, grown, active.numel())
+        return grown
+
     def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> tuple[int, int]:
         """Make ``new_mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
+        if name in self.compact:
+            same = new_mask is layer.mask
+            active = self.compact[name].positions() if same else positions(new_mask)
+            grown = active[:0] if same else self._move(optimizer, name, active, self.algorithm.grow_init(layer))
+            return grown.numel(), self._blindly(layer, grown)
         change = self.network.change(name, new_mask)
         if change is None:
             return 0, 0
         if self._hidden is None:
             self._reset(optimizer, layer, name, change)
         grown = self.network.move(name, new_mask, change)
-        n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
-        return grown.numel(), n_blindly
+        return grown.numel(), self._blindly(layer, grown)
+
+    @staticmethod
+    def _blindly(layer: Connections, grown: Tensor) -> int:
+        return 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
 
     def _reset(self, optimizer: Optimizer, layer: Connections, name: str, change: Change) -> None:
         """Values and optimizer state of connections that are dropped or grown."""
         parameter, initial = self.parameters[name], self.algorithm.grow_init(layer)
-        if name in self.compact:
-            self.compact[name].move(positions(change.where ^ layer.mask), optimizer, initial)
-            return
         set_at(parameter, change.where, 0.0, change.at)
         if initial is not None:
             grown = change.where & ~layer.mask

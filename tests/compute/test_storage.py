@@ -9,9 +9,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rigl_lightning import SET, SNFS, RigL, Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
+from rigl_lightning import SET, SNFS, GraNet, RigL, Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.compute import SparseCompute, dense_layers
 from rigl_lightning.sparsity.compact_weights import ELEMENTWISE
+from rigl_lightning.sparsity.invariants import violations
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 RIGL = RigL(0.8, EVERYWHERE, UpdateSchedule(3, end=20))
@@ -129,6 +130,7 @@ def test_states_are_loaded_in_the_middle():
             model.load_state_dict({**saved[0], "fc.weight": torch.zeros(3, 3)})
 
 
+@pytest.mark.filterwarnings("error")
 def test_copies_and_pickles_are_plain():
     model, optimizer, sparsifier, compute = begin()
     with compute:
@@ -140,6 +142,8 @@ def test_copies_and_pickles_are_plain():
         x = torch.randn(9, 1, 8, 8)
         torch.testing.assert_close(copy.deepcopy(model)(x), model(x))
         assert type(copy.deepcopy(model).fc) is nn.Linear
+        assert all(a is b for a, b in zip(model.gru._flat_weights, model.gru._parameters.values(), strict=True))
+    assert all(p.ndim > 1 for p in model.gru._flat_weights[:2])
 
 
 def test_an_exception_in_the_middle_leaves_a_plain_module():
@@ -308,6 +312,60 @@ def test_an_optimizer_over_whole_tensors_is_refused():
     model, _, sparsifier, compute = begin()
     with compute, pytest.raises(ValueError, match=r"got Adafactor. Set --sparse.storage to dense"):
         train(model, torch.optim.Adafactor(model.parameters()), sparsifier, range(1))
+
+
+@pytest.mark.parametrize("algorithm", [RIGL, GraNet(0.8, distribution=EVERYWHERE, schedule=UpdateSchedule(3, end=1.0))])
+def test_no_invariant_is_broken_and_the_masks_known_are_those_of_dense_storage(algorithm):
+    seen = []
+    for storage in ("dense", "connections"):
+        model, optimizer, sparsifier, compute = begin(storage, algorithm)
+        with compute:
+            for step in range(9):
+                train(model, optimizer, sparsifier, [step])
+                assert violations(sparsifier, optimizer) == []
+            assert bool(sparsifier.compact) == (storage == "connections")
+            seen.append(
+                (sparsifier.state_dict(), sparsifier.exploration(), sparsifier.density(), sparsifier.last_update)
+            )
+        assert violations(sparsifier, optimizer) == []
+        seen[-1] += (sparsifier.state_dict(),)
+    one, other = seen
+    for i in (0, 4):
+        for key in ("masks", "explored", "first_masks"):
+            for name, packed in one[i][key].items():
+                assert packed["shape"] == other[i][key][name]["shape"]
+                assert torch.equal(packed["bits"], other[i][key][name]["bits"])
+    assert one[1:4] == other[1:4]
+
+
+def test_a_streamed_update_is_that_of_a_kept_gradient_and_refuses_a_second_pass(monkeypatch):
+    monkeypatch.setattr("rigl_lightning.compute.storage._KEPT_UP_TO", 0)
+    monkeypatch.setattr("rigl_lightning.sparsity.compact_gradients._PIECE", 50)
+    model, optimizer, sparsifier, compute = begin()
+    with compute:
+        for step in range(8):
+            train(model, optimizer, sparsifier, [step])
+            assert not sparsifier.compact.gradients
+        loss_of(model, 100).backward()  # given up
+        train(model, optimizer, sparsifier, range(8, 10))
+        masks = sparsifier.checksums()
+        with pytest.raises(RuntimeError, match="Set --sparse.storage to auto"):
+            train(model, optimizer, sparsifier, range(10, 14), passes=2)
+    reference = begin("dense")
+    with reference[3]:
+        train(*reference[:3], range(10))
+    assert masks == reference[2].checksums()
+
+
+def test_nan_gradients_update_no_mask_when_streamed(monkeypatch):
+    monkeypatch.setattr("rigl_lightning.compute.storage._KEPT_UP_TO", 0)
+    model, optimizer, sparsifier, compute = begin()
+    with compute:
+        before = sparsifier.checksums()
+        (loss_of(model, 0) * float("nan")).backward()
+        sparsifier.before_step(optimizer)
+        assert sparsifier.checksums() == before
+        assert sparsifier.last_update is None
 
 
 def test_wrong_words_are_refused():

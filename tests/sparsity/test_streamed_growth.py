@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rigl_lightning import RigL, SNIP, Static
+from rigl_lightning import SNIP, RigL, Static
 from rigl_lightning.sparsity.masks import drop_and_grow, random_mask
 from rigl_lightning.sparsity.streamed_growth import StreamedUpdate, can_stream
 from rigl_lightning.sparsity.structures import NM

@@ -162,6 +162,10 @@ class SparseAlgorithm(ABC):
             return self.update_masks(layers, 0, memory)
         return {name: layer.mask for name, layer in layers.items()}
 
+    def updates_layers_alone(self) -> bool:
+        """Whether `update_masks` makes of each layer by itself what it makes of all together."""
+        return False
+
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """New masks of all layers. A layer that had no gradient, because the batch did not use it, has None there.
 
@@ -229,5 +233,9 @@ class ConstantSparsity(SparseAlgorithm):
         return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
 
     @abstractmethod
+    def updates_layers_alone(self) -> bool:
+        """Whether `update_masks` makes of each layer by itself what it makes of all together."""
+        return False
+
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """As in the base."""

@@ -57,6 +57,15 @@ class DropGrow(ConstantSparsity):
         fraction, budgets = self.drop_fraction_at(step), self._budgets(layers, step)
         return {name: self._update_mask(layer, fraction, budgets.get(name)) for name, layer in layers.items()}
 
+    def updates_layers_alone(self) -> bool:
+        """Unless neurons may be lost, which the layers after them feel."""
+        may_ablate = type(self.structure).ablated_layers is not Structure.ablated_layers
+        return type(self).update_masks is DropGrow.update_masks and not may_ablate
+
+    def n_update(self, n_active: int, step: int) -> int:
+        """Connections of a layer with so many that an update at ``step`` drops."""
+        return _truncated(n_active, self.drop_fraction_at(step))
+
     def _budgets(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
         """Connections of the layers that may lose neurons: their masks may have fewer, so they do not tell."""
         names = self.structure.ablated_layers(list(layers))
@@ -72,12 +81,16 @@ class DropGrow(ConstantSparsity):
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
             return layer.mask
         n_active = count_active(layer.mask)
-        # Truncated in float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
-        n_update = min(int(np.float32(n_active) * np.float32(fraction)), n_active)
+        n_update = _truncated(n_active, fraction)
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
         return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
+
+
+def _truncated(n_active: int, fraction: float) -> int:
+    # In float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
+    return min(int(np.float32(n_active) * np.float32(fraction)), n_active)
 
 
 @dataclass(frozen=True)

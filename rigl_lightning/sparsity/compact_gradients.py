@@ -1,0 +1,70 @@
+"""What becomes of the dense gradient of a compact layer: kept for the step, or looked at once and let go."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from rigl_lightning.sparsity.compact_weights import CompactWeights
+from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
+
+_PIECE = 1 << 24
+"""Gradients that exist at a time: 64 MB."""
+
+
+class GradientTaker:
+    """Keeps the gradient of a layer until the step is over; gradients of several passes are added up.
+
+    Args:
+        compact: Where to.
+        name: Of the layer.
+    """
+
+    def __init__(self, compact: CompactWeights, name: str) -> None:
+        self._compact, self._name = compact, name
+
+    @property
+    def rows_at_once(self) -> int:
+        """All."""
+        return self._compact[self._name].shape[0]
+
+    def __call__(self, first_row: int, gradient: Tensor) -> None:
+        """Take the gradient as a whole."""
+        earlier = self._compact.gradients.get(self._name) if self._compact.goes_on(self._name) else None
+        self._compact.gradients[self._name] = gradient if earlier is None else earlier.add_(gradient)
+
+
+class StreamingTaker:
+    """Makes the mask update of a layer while its gradient comes by rows.
+
+    Args:
+        compact: Where to.
+        name: Of the layer.
+        n_update: Connections to move.
+    """
+
+    def __init__(self, compact: CompactWeights, name: str, n_update: int) -> None:
+        self._compact, self._name, self._n_update = compact, name, n_update
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many as make a piece."""
+        return max(1, _PIECE // math.prod(self._compact[self._name].shape[1:]))
+
+    def __call__(self, first_row: int, rows: Tensor) -> None:
+        """Take some rows.
+
+        Raises:
+            RuntimeError: If there was a backward pass of the layer before, in the same step.
+        """
+        compact, weight = self._compact, self._compact[self._name]
+        if first_row == 0:
+            if compact.goes_on(self._name) and self._name in compact.updates:
+                raise RuntimeError(
+                    f"Expected one backward pass of {self._name!r} in the step of a mask update, got another: where a "
+                    "network stores connections only, dense gradients are let go, and cannot be added up. Set "
+                    "--sparse.storage to auto, or accumulate no gradients and call each layer once."
+                )
+            compact.updates[self._name] = StreamedUpdate(weight.parameter, weight.positions(), self._n_update)
+        compact.updates[self._name].add(first_row * math.prod(weight.shape[1:]), rows)

@@ -1,0 +1,88 @@
+"""Masks of compact layers: made when they are read, of positions or of bits, so that none takes a byte a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+
+Make = Callable[[], Tensor]
+
+
+class LayerMasks(Mapping[str, Tensor]):
+    """Boolean masks by layer name, in the order given. Those that are made anew at each reading cannot be changed.
+
+    Args:
+        masks: One of every layer.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self._kept: dict[str, Tensor | Make] = dict(masks)
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._kept[name]
+        return found if isinstance(found, Tensor) else found()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Those that are there, and not made when they are read."""
+        return {name: mask for name, mask in self._kept.items() if isinstance(mask, Tensor)}
+
+    def replace(self, name: str, mask: Tensor | Make) -> None:
+        """Keep a tensor, or a function that makes one."""
+        self._kept[name] = mask
+
+
+class PackedMask:
+    """A mask of one bit a connection, to which connections are added.
+
+    Args:
+        bits: As of `pack_mask`; changed in place.
+        shape: Of the mask.
+
+    >>> packed = PackedMask.of_positions(torch.tensor([0, 2, 8]), (3, 3))
+    >>> packed.add(torch.tensor([1, 2])), packed.add(torch.tensor([1]))
+    (1, 0)
+    >>> packed.mask().int().tolist()
+    [[1, 1, 1], [0, 0, 0], [0, 0, 1]]
+    """
+
+    def __init__(self, bits: Tensor, shape: Sequence[int]) -> None:
+        self.bits, self.shape = bits, tuple(shape)
+
+    @staticmethod
+    def of(mask: Tensor) -> PackedMask:
+        """That of a boolean tensor."""
+        return PackedMask(pack_mask(mask), mask.shape)
+
+    @staticmethod
+    def of_positions(positions: Tensor, shape: Sequence[int]) -> PackedMask:
+        """That of ascending positions in row-major order."""
+        packed = PackedMask(torch.zeros(-(-math.prod(shape) // 8), dtype=torch.uint8), shape)
+        packed.add(positions)
+        return packed
+
+    def mask(self) -> Tensor:
+        """As a boolean tensor."""
+        return unpack_mask(self.bits, self.shape)
+
+    def add(self, positions: Tensor) -> int:
+        """Set the bits of ascending positions; returns how many were not set."""
+        if not positions.numel():
+            return 0
+        at, bits = positions.numpy(), self.bits.numpy()
+        byte, value = at >> 3, (128 >> (at & 7)).astype(np.uint8)
+        n_new = int(np.count_nonzero((bits[byte] & value) == 0))
+        starts = np.flatnonzero(np.diff(byte, prepend=-1))
+        bits[byte[starts]] |= np.bitwise_or.reduceat(value, starts)
+        return n_new
