@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
-from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
+from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 Storage = Literal["auto", "connections", "dense"]
@@ -133,9 +133,9 @@ class LayerStorage:
             dense.register_hook(lambda gradient: taker(0, gradient.detach().clone()))
         return dense
 
-    def _taker(self, attribute: str) -> GradientTaker | StreamingTaker | None:
+    def _taker(self, attribute: str) -> TakeGradient | None:
         """What the dense gradient of a weight is given to."""
-        name, network = self.weights.get(attribute), self.sparsifier.network
+        name, network = self.weights.get(attribute, ""), self.sparsifier.network
         if name not in self.sparsifier.compact:
             return None
         keeps = self.storage != "connections" or sum(network.sizes[n] for n in network.compact) < _KEPT_UP_TO

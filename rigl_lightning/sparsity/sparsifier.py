@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.kernels.grouped import all_finite, is_captured
+from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out, why_scores_are_nan
@@ -279,7 +280,7 @@ class Sparsifier:
             return f"the inactive weights of {name} keep their values"
         return "" if self.algorithm.grad_average_decay is None else f"{name} averages dense gradients"
 
-    def taker(self, name: str, keeps: bool = True) -> GradientTaker | StreamingTaker | None:
+    def taker(self, name: str, keeps: bool = True) -> TakeGradient | None:
         """What a compact layer gives its dense gradient to, in a forward pass of this step; None if nobody reads it.
 
         Args:
@@ -291,7 +292,8 @@ class Sparsifier:
             return None
         weight = self.compact[name]
         if keeps or not can_stream(self.algorithm):
-            return GradientTaker(self.compact, name)
+            taker: TakeGradient = GradientTaker(self.compact, name)
+            return taker
         assert isinstance(self.algorithm, DropGrow)
         n_update = self.algorithm.n_update(weight.n_active, self.step)
         return StreamingTaker(self.compact, name, n_update)

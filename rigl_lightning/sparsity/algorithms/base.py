@@ -233,9 +233,5 @@ class ConstantSparsity(SparseAlgorithm):
         return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
 
     @abstractmethod
-    def updates_layers_alone(self) -> bool:
-        """Whether `update_masks` makes of each layer by itself what it makes of all together."""
-        return False
-
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """As in the base."""
