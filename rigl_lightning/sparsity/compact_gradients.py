@@ -29,10 +29,10 @@ class GradientTaker:
         """All."""
         return self._compact[self._name].shape[0]
 
-    def __call__(self, first_row: int, gradient: Tensor) -> None:
+    def __call__(self, first_row: int, rows: Tensor) -> None:
         """Take the gradient as a whole."""
         earlier = self._compact.gradients.get(self._name) if self._compact.goes_on(self._name) else None
-        self._compact.gradients[self._name] = gradient if earlier is None else earlier.add_(gradient)
+        self._compact.gradients[self._name] = rows if earlier is None else earlier.add_(rows)
 
 
 class StreamingTaker:

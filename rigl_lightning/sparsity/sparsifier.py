@@ -96,7 +96,9 @@ class Sparsifier:
         self.memory: dict[str, Any] = {}
         self.initial_weights: dict[str, int] = {}
         self.network = NetworkMasks(self.parameters)
-        self.masks, self.explored, self.n_active = self.network.masks, self.network.explored, self.network.n_active
+        self.masks: Mapping[str, Tensor] = self.network.masks
+        self.explored: Mapping[str, Tensor] = self.network.explored
+        self.n_active = self.network.n_active
         self.compact = CompactWeights()
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         self._gradients = Gradients(self.parameters, self.compact)
@@ -292,8 +294,7 @@ class Sparsifier:
             return None
         weight = self.compact[name]
         if keeps or not can_stream(self.algorithm):
-            taker: TakeGradient = GradientTaker(self.compact, name)
-            return taker
+            return GradientTaker(self.compact, name)
         assert isinstance(self.algorithm, DropGrow)
         n_update = self.algorithm.n_update(weight.n_active, self.step)
         return StreamingTaker(self.compact, name, n_update)

@@ -29,7 +29,7 @@ def first_masks(
     algorithm: SparseAlgorithm,
     settings: Settings,
     state: Mapping[str, Any] | None,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """Masks that `begin` would give these parameters, which stay as they are."""
     copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
     return _sparsifier(trainer, copies, algorithm, settings, state).masks
