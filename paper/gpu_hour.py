@@ -12,6 +12,8 @@ resumed by the same command, and collected by ``python paper/collect.py --scale 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +26,8 @@ from paper.panels import MNIST, WRN
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("tests", "throughput", "benchmark", "rows")
+INTERRUPTED = 130
+"""Exit status of a process that was interrupted."""
 SHARE = 0.5
 """Of the time that is left, what a part may take, the last one excepted."""
 
@@ -88,8 +92,11 @@ def run_part(part: str, options: argparse.Namespace, seconds: float) -> str:
             process.wait(timeout=seconds)
             ended = f"exit status {process.returncode}"
         except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait(timeout=30)
+            process.send_signal(signal.SIGINT)  # pytest then says what has failed so far
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
             ended = "cut off for want of time"
     print("\n".join(log.read_text(encoding="utf-8").splitlines()[-options.shown :]), flush=True)
     return ended
@@ -99,6 +106,7 @@ def run_rows(options: argparse.Namespace) -> None:
     """Train what `wanted` lists; runs end with this process."""
     from paper.launch import launch
 
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # its threads would wait for their runs
     resources = Resources(jobs=options.jobs, threads=1, accelerator=options.accelerator)
     launch(wanted("smoke" if options.quick else "paper"), options.out / "runs", options.data, resources)
 
