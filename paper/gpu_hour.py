@@ -59,7 +59,7 @@ def command(part: str, options: argparse.Namespace) -> list[str]:
             "tests/gpu",
             "-m",
             "gpu",
-            "-q",
+            "-v",
             "-rfE",
             "--durations=6",
             "-n",
