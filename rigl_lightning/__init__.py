@@ -1,32 +1,41 @@
 """Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners"."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rigl_lightning import sparsity
-from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
-
 if TYPE_CHECKING:
+    from rigl_lightning import sparsity
+    from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
     from rigl_lightning.trainer.callback import SparseTrainingCallback as SparseTrainingCallback
     from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
     from rigl_lightning.trainer.sparsity_plot import SparsityPlot as SparsityPlot
 
+    __all__ = ["AtomicCheckpointIO", "SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
+
 __version__ = "0.1.0"
 
-__all__ = ["AtomicCheckpointIO", "SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
+_OF_LIGHTNING = {
+    "AtomicCheckpointIO": "rigl_lightning.trainer.checkpoint_io",
+    "SparseTrainingCallback": "rigl_lightning.trainer.callback",
+    "SparsityPlot": "rigl_lightning.trainer.sparsity_plot",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Lightning takes seconds to import; who uses the Sparsifier in a loop of his own does not need it.
-    if name == "SparseTrainingCallback":
-        from rigl_lightning.trainer.callback import SparseTrainingCallback
-
-        return SparseTrainingCallback
-    if name == "AtomicCheckpointIO":
-        from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO
-
-        return AtomicCheckpointIO
-    if name == "SparsityPlot":
-        from rigl_lightning.trainer.sparsity_plot import SparsityPlot
-
-        return SparsityPlot
+    # Lightning takes seconds to import, and torch takes one: neither before something of it is asked for.
+    if name in _OF_LIGHTNING:
+        return getattr(import_module(_OF_LIGHTNING[name]), name)
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    core = import_module("rigl_lightning.sparsity")
+    if name == "__all__":
+        return [*_OF_LIGHTNING, *core.__all__]
+    if name == "sparsity":
+        return core
+    if name in core.__all__:
+        return getattr(core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

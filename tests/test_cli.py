@@ -1,16 +1,21 @@
 """The command line as its users type it: what it trains, what it shows, and what it says when a setting is wrong."""
 
 import csv
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from rigl_lightning.cli.app import _SaveFitConfig, main
+from rigl_lightning.cli.app import SparseCLI, _SaveFitConfig, main
 from rigl_lightning.export import read_compact
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -292,6 +297,29 @@ def test_print_config_is_a_configuration(capsys):
         ),
         (["--ckpt_path", "damaged.ckpt"], "Set --ckpt_path"),
         (["--trainer.strategy", "deepspeed"], "deepspeed"),
+        (["--modle.learning_rate", "3"], "Did you mean '--model.learning_rate'?"),
+        (["--dat.batch_size", "3"], "Did you mean '--data.batch_size'?"),
+        (["--sparse.algoritm.sparsity", "0.5"], "Did you mean '--sparse.algorithm.sparsity'?"),
+        (["--trainer.max_steps", "many"], "Expected --trainer.max_steps to be a whole number, got 'many'."),
+        (["--sparse.seed", "abc"], "Expected --sparse.seed to be a whole number or null, got 'abc'."),
+        (
+            ["--sparse.algorithm.distribution.kernel", "7"],
+            "Expected --sparse.algorithm.distribution.kernel to be true or false, got '7'.",
+        ),
+        (["--sparse.algorithm.schedule.end", "x"], "--sparse.algorithm.schedule.end to be a whole number or a number"),
+        (["--sparse.algorithm.decay", "foo"], "Expected --sparse.algorithm.decay to be a dotted path, got 'foo'."),
+        (["--trainer.logger.flush_logs_every_n_steps=x"], "--trainer.logger.flush_logs_every_n_steps to be a whole"),
+        (["--trainer.precision", "17"], "Expected --trainer.precision to be one of 64, 32, 16,"),
+        (["--trainer.callbacks+=SparsityPlt"], "got 'SparsityPlt'. Did you mean 'SparsityPlot'?"),
+        (["--model", "ImageClasifier"], "the dotted path of a LightningModule or null, got 'ImageClasifier'. Did you"),
+        (["--training_multiplier", "0"], "Expected --training_multiplier to be a number above 0, got '0'."),
+        (["--seed_everything", "-1"], "Expected a seed in [0, 4294967295], got -1. Set --seed_everything."),
+        (["--seed_everything", "1099511627776"], "Expected a seed in [0, 4294967295], got 1099511627776."),
+        (["--trainer.accelerator", "foo"], "got foo. Set --trainer.accelerator."),
+        (["--trainer.accelerator", "tpu"], "got tpu. Set --trainer.accelerator."),
+        (["--trainer.devices", "x"], "Set --trainer.devices."),
+        (["--trainer.logger.save_dir", "nowhere://x"], "an address that fsspec knows, got nowhere://"),
+        (["--model.input_shape", "[1, 7, 8]"], "Expected data of the size that the network takes"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):
@@ -379,6 +407,108 @@ def test_every_file_of_a_run_may_be_remote(capsys, caplog):
     assert not list(Path().glob("memory:*"))
     fs.rm("/runs", recursive=True)
     fs.rm("/nets", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 0\nb:\n  c: 2\n d: cpu\n", "Expected YAML in own.yaml, line 4, column 2: "),
+        ("b: {c: 2\nd: [", "Expected YAML in own.yaml, line 2, column 2: "),
+        ("- 1\n- 2\n", "Expected settings by name in own.yaml, got list."),
+        (DIGITS.replace("max_epochs", "max_epoch"), "'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        (DIGITS.replace("sparse:", "sparsity:"), "Did you mean 'sparse.algorithm.init_args.schedule.interval'?"),
+        (DIGITS.replace("num_classes: 10", ""), "Expected also --model.num_classes."),
+    ],
+)
+def test_a_wrong_configuration_names_its_place(capsys, text, expected):
+    Path("own.yaml").write_text(text, encoding="utf-8")
+    assert expected in error(capsys, config="own.yaml")
+
+
+class CtrlC(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 12:
+            raise KeyboardInterrupt
+
+
+class Terminated(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 12:
+            raise SIGTERMException
+
+
+@pytest.mark.parametrize(("stop", "status"), [(CtrlC, 130), (Terminated, 143)])
+def test_an_interrupted_training_says_how_to_go_on(monkeypatch, capsys, stop, status):
+    original = SparseCLI.instantiate_trainer
+
+    def interrupted(self, **kwargs):
+        trainer = original(self, **kwargs)
+        trainer.callbacks.append(stop())
+        return trainer
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(SparseCLI, "instantiate_trainer", interrupted)
+            with pytest.raises(SystemExit) as end:
+                run()
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    assert end.value.code == status
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line.startswith("Interrupted after 12 steps: checkpoint runs/digits/version_0/checkpoints/")
+    main(line.split("go on: python -m rigl_lightning ")[1].split())
+    assert "Done after 56 steps" in capsys.readouterr().out
+
+
+def test_an_interruption_before_the_training_is_one_line(monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rigl_lightning.cli.app.SparseCLI", stop)
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+ALONE = """
+import sys
+sys.argv[1:] = {args}
+from rigl_lightning.__main__ import main
+main()
+assert not {{"torch", "numpy", "pytorch_lightning"}} & {{*sys.modules}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--version"], "rigl-lightning 0."),
+        (["--help"], "usage: rigl-lightning COMMAND"),
+        ([], "usage: rigl-lightning COMMAND"),
+        (["configs", "--help"], "usage: rigl-lightning configs [NAME]"),
+        (["configs"], "mnist_lenet"),
+    ],
+)
+def test_what_needs_no_network_waits_for_no_library(args, expected):
+    command = [sys.executable, "-c", ALONE.format(args=args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(expected) or expected in done.stdout.split()
+
+
+def test_help_has_our_settings_first_and_is_short(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    places = [
+        shown.index(text) for text in ("usage:", "--sparse.algorithm", "--model", "--data", "--ckpt_path", "--trainer.")
+    ]
+    assert places == sorted(places)
+    for known in ("rigl_lightning.RigL", "modules.ImageClassifier", "data.DigitsDataModule"):
+        assert known in "".join(shown.split())
+    assert len(shown.splitlines()) < 150
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(capsys):

@@ -15,14 +15,22 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveFloat
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+import rigl_lightning.data
+import rigl_lightning.models
+import rigl_lightning.modules
+import rigl_lightning.trainer.sparsity_plot  # noqa: F401  (so that the parser knows the classes of all four by name)
 from rigl_lightning import __version__
 from rigl_lightning.base.files import is_file, join, written_beside
 from rigl_lightning.cli.configs import describe_configs, with_config_paths
-from rigl_lightning.cli.errors import explain_parse_error, explain_run_error
+from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
+from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups
+from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
 from rigl_lightning.cli.runs import (
     LAST,
     OF_ONE_CALL,
@@ -43,12 +51,8 @@ from rigl_lightning.trainer.flavours import callbacks_of
 from rigl_lightning.trainer.flop_meter import example_flops
 
 TRACEBACK_VARIABLE = "RIGL_LIGHTNING_TRACEBACK"
-DESCRIPTION = """Train any LightningModule sparse. Look first, then train:
-
-  rigl-lightning configs                                   lists the configurations that come along
-  rigl-lightning inspect --config NAME [--SETTING VALUE]   which layers become how sparse, and what it will cost
-  rigl-lightning fit --config NAME [--SETTING VALUE]       trains; `fit --config NAME --print_config` shows all settings
-"""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses after Ctrl-C and SIGTERM, as shells have them."""
 
 
 class Trainer(pl.Trainer):
@@ -111,12 +115,25 @@ class Trainer(pl.Trainer):
 class _Parser(LightningArgumentParser):
     """Says what is wrong in a line or two instead of sixty."""
 
+    given: Sequence[str] = ()
+    """Arguments of the command."""
+
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Print the cause and exit with status 2."""
         if os.environ.get(TRACEBACK_VARIABLE) and ex is not None:
             raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
-        _fail(explain_parse_error(message, [name for action in parser._actions for name in action.option_strings]))
+        options = [name for action in parser._actions for name in action.option_strings]
+        _fail(explain_parse_error(message, options, _Parser.given))
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Of a command: our settings first, and of Lightning's the usual ones."""
+        groups = self._action_groups
+        self._action_groups = short_groups(self)
+        try:
+            return super().format_help(formatter)
+        finally:
+            self._action_groups = groups
 
     def save(self, cfg: Namespace, path: str | Path, *args: Any, **settings: Any) -> None:
         """Save a configuration, whole or not at all, to this machine or a remote file system."""
@@ -158,6 +175,18 @@ class SparseCLI(LightningCLI):
     command, and goes on with what it left when the same command is launched again.
     """
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's, with help that keeps its lines."""
+        return super().init_parser(**{"formatter_class": _Formatter, **kwargs})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        usage = f"rigl-lightning {subcommand} --config NAME_OR_FILE [--SETTING VALUE ...]"
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **{**kwargs, "usage": usage})
+        for option, text in {"--ckpt_path": CHECKPOINT_OF[subcommand == "fit"], "--weights_only": WEIGHTS_ONLY}.items():
+            if option in parser._option_string_actions:
+                parser._option_string_actions[option].help = text
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the group ``sparse``, and the training multiplier."""
         parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
@@ -193,10 +222,25 @@ class SparseCLI(LightningCLI):
 
         Its checkpoints are written whole or not at all, unless a plugin says how to write them.
         """
-        trainer = super().instantiate_trainer(**self._length(), **kwargs)
+        length = self._length()
+        try:
+            trainer = super().instantiate_trainer(**length, **kwargs)
+        except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+            raise refused_by_trainer(error) from error
         callbacks_of(trainer).insert(0, KeepEarlierMetrics())
         write_whole_files(trainer)
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; of a training that Ctrl-C or SIGTERM ends, say what there is and how to go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as end:
+            if not self.trainer.interrupted:
+                raise
+            if subcommand == "fit" and self.trainer.world_size == 1:  # others may be gone already, and not be asked
+                print(whereabouts(self.trainer))
+            raise SystemExit(TERMINATED if isinstance(end, SIGTERMException) else INTERRUPTED) from end
 
     def after_fit(self) -> None:
         """Say where everything is."""
@@ -229,6 +273,11 @@ class SparseCLI(LightningCLI):
         """Lightning's, ``inspect`` and ``export``."""
         return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}, "export": {"model", "datamodule"}}
 
+    def _set_seed(self) -> None:
+        """Lightning's, of a seed that numpy takes."""
+        check_seed(self._get(self.config, "seed_everything"))
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Leave the network as it is configured.
 
@@ -251,10 +300,16 @@ def main(args: Sequence[str] | None = None) -> None:
     _silence_what_nobody_can_change()
     try:
         given = list(sys.argv[1:] if args is None else args)
+        if given[:1] == ["configs"] and given[1:] in (["-h"], ["--help"]):
+            print(HELP_OF_CONFIGS)
+            return
+        if given in (["-h"], ["--help"]):
+            print(HELP)
+            return
         if given[:1] == ["configs"]:
             print(describe_configs(*given[1:2]))
             return
-        given = with_config_paths(given)
+        _Parser.given = given = with_config_paths(given)
         if args is None:
             sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
         SparseCLI(
@@ -270,11 +325,13 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_kwargs={
                 "prog": "rigl-lightning",
                 "version": __version__,
-                "description": DESCRIPTION,
-                "formatter_class": _Formatter,
+                "description": HELP,
             },
             args=None if args is None else given,
         )
+    except KeyboardInterrupt:  # before or after Lightning's own care for it
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         message = explain_run_error(error)
         if message is None or os.environ.get(TRACEBACK_VARIABLE):

@@ -28,7 +28,7 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
     A file of that name in the current directory goes first.
 
     Raises:
-        ValueError: If the first one only changes another.
+        ValueError: If the first one only changes another, or a file is no YAML, naming it and the line.
 
     >>> with_config_paths(["fit", "--config", "mine.yaml", "--trainer.max_steps=3"])
     ['fit', '--config', 'mine.yaml', '--trainer.max_steps=3']
@@ -46,6 +46,8 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
             result.append(f"{option}={known.get(value, value)}")
         else:
             result.append(arg)
+    for name in named:
+        _check_yaml(Path(known.get(name, name)))
     if named and named[0] in known and _only_changes_another(Path(known[named[0]])):
         base = Path(named[0]).name
         raise ValueError(
@@ -53,6 +55,24 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
             f"Give both: --config {base} --config {named[0]}."
         )
     return result
+
+
+def _check_yaml(file: Path) -> None:
+    if not file.is_file():
+        return  # somebody else says so
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        place = (
+            f", line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+            if error.problem_mark
+            else ""
+        )
+        raise ValueError(f"Expected YAML in {file}{place}: {error.problem}. Correct the file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected YAML in {file}, got something else. Set --config to another file.") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"Expected settings by name in {file}, got {type(content).__name__}. Correct the file.")
 
 
 def _only_changes_another(file: Path) -> bool:

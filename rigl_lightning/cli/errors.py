@@ -1,23 +1,40 @@
-"""What went wrong on the command line, in one line that names the setting."""
+"""What is wrong with a command, in one line that names the setting."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import pickle
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+import pytorch_lightning as pl
 
-from rigl_lightning.base.files import NO_ROOM, full_disk
 from rigl_lightning.cli.configs import config_files
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.structures import Structure
 
+_KINDS = re.compile(
+    r'key "([\w.]+)": (?:- Expected a path but .*? - )?'
+    r"(?:Does not validate.*?Subtypes: \[(.*?)\] Errors:.*Given value:|Expected an? (.*?)\. Got value:) (.*)"
+)
+_LONGEST = 60
+"""Characters of a wrong value that are shown."""
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "NoneType": "null",
+    "PositiveInt": "a whole number above 0",
+    "PositiveFloat": "a number above 0",
+    "Path": "a path",
+    "timedelta": "",
+    **dict.fromkeys(("list[", "List[", "Sequence[", "Iterable["), "a list"),
+    **dict.fromkeys(("dict[", "Dict[", "Mapping["), "a dict"),
+}
 _CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution, "structure": Structure}
 # Names of papers that are settings here.
 _ALIASES = {
@@ -28,12 +45,14 @@ _ALIASES = {
 }
 
 
-def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
+def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequence[str] = ()) -> str:
     """A parser's message as one line, with the closest known name where a name is wrong.
 
     Args:
         message: What jsonargparse says, often over many lines.
         options: All options of the command, such as ``--sparse.algorithm``.
+        given: The arguments of the command: a message about a class inside another names its setting without the first
+            parts, and whoever has typed it has named it whole.
 
     >>> explain_parse_error("unrecognized arguments: --sparse.algoritm RigL", ["--sparse.algorithm"])
     "unrecognized arguments: --sparse.algoritm RigL. Did you mean '--sparse.algorithm'?"
@@ -70,40 +89,13 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> str:
     if option:
         wrong = next(filter(None, option.groups()))
         longer = [name for name in (*options, _option(wrong.lstrip("-"))) if name.endswith(f".{wrong.lstrip('-')}")]
-        if longer:
-            return f"{line.rstrip('.')}. Did you mean {longer[0]!r}?"
+        meant = (_nearest_path(wrong, options) if "." in wrong else None) or next(iter(longer), None)
+        if meant:
+            return f"{line.rstrip('.')}. Did you mean {meant!r}?"
         known = [*options, *([] if wrong.startswith("--") else _setting_names())]
         return _with_suggestion(line.rstrip("."), wrong, known)
-    return _unknown_command(line) or _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
-
-
-def explain_run_error(error: Exception) -> str | None:
-    """One line for an error that a setting caused, or None for one that deserves its traceback.
-
-    Errors of settings, here and in Lightning, say what was expected, or that something is not where it was named.
-    """
-    message = str(error)
-    if message.startswith("Error(s) in loading state_dict"):
-        first = message.splitlines()[1].strip() if "\n" in message else message
-        return (
-            "Expected a checkpoint of this model, but its weights do not fit: "
-            f"{first.rstrip('. ')}. Set --ckpt_path, or the model as in the run of the checkpoint."
-        )
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        told = str(error.strerror)
-        return told if told.startswith("Expected room") else full_disk("the files of this run", error)
-    if isinstance(error, pickle.UnpicklingError | IsADirectoryError) or "PytorchStreamReader" in message:
-        return "Expected a readable checkpoint, but the file is damaged or none. Set --ckpt_path."
-    if message.startswith("Checkpoint file not found"):
-        return f"{message}. Set --ckpt_path."
-    line = " ".join(message.split())
-    if isinstance(error, FileNotFoundError | MisconfigurationException):
-        return line
-    # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
-    # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.
-    line = line.replace("Expected a <class 'NoneType'> - ", "").split(" Given value type:")[0]
-    ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
-    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else None
+    told = _unknown_command(line) or _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
+    return _with_whole_names(told, given)
 
 
 def _unknown_command(line: str) -> str | None:
@@ -153,9 +145,29 @@ def _missing_settings(line: str) -> str | None:
     if found is None:
         return None
     names = (found[1] or found[2]).split(", ")
-    options = ", ".join(_option(name.split(".", 1)[-1]) for name in names)
+    owner = _owner(names)
+    options = ", ".join(f"{owner}.{name}" if owner else _option(name.split(".", 1)[-1]) for name in names)
     start = " Start from a configuration: --config NAME; `rigl-lightning configs` lists them."
     return f"Expected also {options}.{start if '.' in names[0] else ''}"
+
+
+def _with_whole_names(line: str, given: Sequence[str]) -> str:
+    """A setting by the name that the user has typed, where a message has its last part only.
+
+    >>> _with_whole_names("Expected --every to be a number, got 'x'.", ["--trainer.logger.every", "x"])
+    "Expected --trainer.logger.every to be a number, got 'x'."
+    """
+    told = re.match(r"Expected (?:also )?--([\w.]+)", line)
+    typed = [arg.partition("=")[0] for arg in given if told and arg.partition("=")[0].endswith(f".{told[1]}")]
+    return line.replace(f"--{told[1]}", typed[0], 1) if told and typed else line
+
+
+def _owner(names: Sequence[str]) -> str | None:
+    """The option of the class that wants these arguments, if it is a known module or DataModule."""
+    for option, base in (("--model", pl.LightningModule), ("--data", pl.LightningDataModule)):
+        if any({*names} <= inspect.signature(c).parameters.keys() for c in _subclasses(base)):
+            return option
+    return None
 
 
 def _wrong_form(line: str) -> str | None:
@@ -170,9 +182,18 @@ def _wrong_form(line: str) -> str | None:
     if listed:
         option = _option(listed[1])
         return f"Expected {option} to be a list, got {listed[2]}. Set {option} [{listed[2]}]"
-    literal = re.search(r'key "([\w.]+)": Expected a typing.Literal\[(.*?)\]. Got value: (\S+)', line)
-    if literal:
-        return f"Expected {_option(literal[1])} to be one of {literal[2]}, got {literal[3]!r}."
+    path = re.search(r'key "([\w.]+)": Expected a dot import path string: (\S+)', line)
+    if path:
+        return f"Expected {_option(path[1])} to be a dotted path, got {path[2]!r}."
+    restricted = re.search(r"""key "([\w.]+)": Not of type (\w+): .*?([^\s']+)(?:'| does not conform.*)$""", line)
+    if restricted:
+        expected = _WORDS.get(restricted[2], restricted[2])
+        return f"Expected {_option(restricted[1])} to be {expected}, got {restricted[3]!r}."
+    kinds = _KINDS.search(line)
+    if kinds and (expected := in_words(types := kinds[2] or kinds[3])):
+        value = kinds[4] if len(kinds[4]) <= _LONGEST else f"{kinds[4][:_LONGEST]}..."
+        names = [c.__name__ for base in _classes_in(types) for c in _subclasses(base)]
+        return _with_suggestion(f"Expected {_option(kinds[1])} to be {expected}, got {value!r}", kinds[4], names)
     schedule = re.search(
         r"""key "(?:[\w.]+\.)?(schedule|ramp|renewal|rewiring)": Unable to load config '([^']*)'""", line
     )
@@ -182,9 +203,60 @@ def _wrong_form(line: str) -> str | None:
     return None
 
 
+def in_words(types: str) -> str:
+    """Types as jsonargparse prints them, in words; "" if there is none for one of them.
+
+    >>> in_words("<class 'int'>, <class 'NoneType'>")
+    'a whole number or null'
+    >>> in_words("typing.Literal['auto', 'sparse']")
+    "one of 'auto', 'sparse'"
+    """
+    values = ", ".join(re.findall(r"Literal\[(.*?)\]", types))
+    names = re.findall(r"<class '(?:[\w.]+\.)?(\w+)'>|((?:list|List|Sequence|Iterable|dict|Dict|Mapping)\[)", types)
+    words = [_WORDS.get(name or listed, f"the dotted path of a {name}") for name, listed in names]
+    unique = list(dict.fromkeys([*([f"one of {values}"] if values else []), *filter(None, words)]))
+    unique.sort(key="null".__eq__)  # that last
+    return " or ".join([", ".join(unique[:-1]), unique[-1]] if len(unique) > 1 else unique)
+
+
+def _classes_in(types: str) -> Iterable[type]:
+    """Classes of ours and of Lightning that are named in a message."""
+    for module, name in re.findall(r"([\w.]+)\.(\w+)", types):
+        found = getattr(sys.modules.get(module), name, None)
+        if isinstance(found, type) and module != "builtins":
+            yield found
+
+
+def _nearest_path(wrong: str, options: Iterable[str]) -> str | None:
+    """A dotted option, or key of a YAML file, with the first part that is misspelt replaced by the nearest known one.
+
+    >>> _nearest_path("--modle.learning_rate", ["--model", "--data", "--trainer.max_steps"])
+    '--model.learning_rate'
+    >>> _nearest_path("trainer.max_step", ["--model", "--data", "--trainer.max_steps"])
+    'trainer.max_steps'
+    """
+    known = {".".join(name.lstrip("-").split(".")[:n]) for name in options for n in range(1, name.count(".") + 2)}
+    parts = wrong.lstrip("-").split(".")
+    for n in range(1, len(parts) + 1):
+        if ".".join(parts[:n]) not in known:
+            among = [name for name in known if name.count(".") == n - 1 and not name.endswith(".help")]
+            close = difflib.get_close_matches(".".join(parts[:n]), among, n=1, cutoff=0.7)
+            dashes = "--" if wrong.startswith("-") else ""
+            return dashes + ".".join([*close, *parts[n:]]) if close else None
+    return None
+
+
 def _option(key: str) -> str:
-    """The option of a key; a setting of an algorithm is known by its last name."""
-    return f"--sparse.algorithm.{key}" if key in _setting_names() and key != "algorithm" else f"--{key}"
+    """The option of a key, which may lack what comes before the settings of an algorithm or of a part of it.
+
+    >>> _option("kernel"), _option("schedule.end"), _option("trainer.max_steps")
+    ('--sparse.algorithm.distribution.kernel', '--sparse.algorithm.schedule.end', '--trainer.max_steps')
+    """
+    first = key.split(".")[0]
+    for part, base in _CLASSES.items():
+        if first != "algorithm" and any(first in getattr(c, "__dataclass_fields__", ()) for c in _subclasses(base)):
+            return f"--sparse.algorithm.{'' if part == 'algorithm' else f'{part}.'}{key}"
+    return f"--{key}"
 
 
 def _setting_names() -> list[str]:
@@ -198,5 +270,5 @@ def _subclasses(base: type) -> set[type]:
 
 
 def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, [name for name in known if name != wrong], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(wrong, [name for name in known if name != wrong], n=1, cutoff=0.6)
     return f"{line}. Did you mean {close[0]!r}?" if close else f"{line}."

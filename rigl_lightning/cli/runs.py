@@ -105,7 +105,7 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
 
 
 def whereabouts(trainer: pl.Trainer) -> str:
-    """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it."""
+    """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it or goes on."""
     checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
     kept = [path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and is_file(path)]
     folder = trainer.log_dir if trainer.loggers else None
@@ -113,10 +113,11 @@ def whereabouts(trainer: pl.Trainer) -> str:
     parts = [f"checkpoint {kept[0]}"] if kept else ["no checkpoint"]
     parts += [f"{_KINDS[name]} {path}" for name, path in files.items()]
     config = join(folder, CONFIG) if folder else None
-    test = ""
+    status, what, command = ("Interrupted", "go on", "fit") if trainer.interrupted else ("Done", "test it", "test")
+    then = ""
     if kept and config is not None and is_file(config):
-        test = f"; test it: python -m rigl_lightning test --config {config} --ckpt_path {kept[0]}"
-    return f"Done after {trainer.global_step} steps: {', '.join(parts)}{test}"
+        then = f"; {what}: python -m rigl_lightning {command} --config {config} --ckpt_path {kept[0]}"
+    return f"{status} after {trainer.global_step} steps: {', '.join(parts)}{then}"
 
 
 def _run_of(checkpoint: str) -> str:

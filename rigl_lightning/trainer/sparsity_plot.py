@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -17,6 +15,9 @@ from rigl_lightning.base.files import join, make_folder, replacing
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callback_flavours, callbacks_of
 from rigl_lightning.trainer.metrics import mask_metrics
+
+if TYPE_CHECKING:  # it takes a second to import, and many trainings draw nothing
+    from matplotlib.figure import Figure
 
 CURVES = ("churn", "drop_fraction", "survival", "exploration", "hamming_distance")
 _CROP = 96  # a larger mask is shown in part: its squares would be smaller than a pixel
@@ -87,6 +88,8 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
 
     def draw(self, sparsifier: Sparsifier) -> Figure:
         """The picture, of the masks as they are now."""
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(10, 6), layout="constrained")
         axes = figure.subplots(2, 2)
         _draw_layers(axes[0, 0], sparsifier)
@@ -144,6 +147,8 @@ def _draw_curves(axis: Any, history: list[dict[str, float]], keys: tuple[str, ..
 
 
 def _draw_mask(axis: Any, name: str, first: Tensor, now: Tensor) -> None:
+    from matplotlib.colors import ListedColormap
+
     state = torch.where(now, torch.where(first, 2, 3), torch.where(first, 1, 0)).flatten(1)
     shown = state[:_CROP, :_CROP]
     axis.imshow(shown.numpy(), cmap=ListedColormap(_COLOURS), vmin=0, vmax=3, interpolation="nearest", aspect="auto")

@@ -1,0 +1,75 @@
+"""What ``--help`` says: our own settings first, the usual ones of Lightning after them, in few lines."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+HELP = """usage: rigl-lightning COMMAND [--config NAME_OR_FILE] [--SETTING VALUE ...]
+
+Train any LightningModule sparse.
+
+look first:
+  configs [NAME]    list the configurations that come along, or print one
+  inspect           which layers become how sparse, and what the training will cost
+train:
+  fit               train; with `--ckpt_path last` the same command goes on where it stopped
+use what was trained, with --ckpt_path FILE, or last for the newest run of the configuration:
+  test, validate    accuracy, density, FLOPs and bytes of the network
+  predict           outputs for the data that the DataModule predicts
+  export            a small file of the network, and how much faster it runs with active connections only
+
+settings (the same names in a YAML file and on the command line):
+  --sparse.*                 algorithm, include, exclude, compute, ...
+  --model.*, --data.*        a class and its arguments; your own by dotted path: --model mine.MyModule
+  --trainer.*                Lightning's Trainer
+  --seed_everything, --training_multiplier
+
+`rigl-lightning COMMAND --help` explains them; `rigl-lightning fit --config NAME --print_config` shows all.
+
+  -h, --help        this page
+  --version         the version
+
+There is no shell completion: a command takes seconds to find out what it accepts."""
+
+HELP_OF_CONFIGS = """usage: rigl-lightning configs [NAME]
+
+List the configurations that come along, or print one: `rigl-lightning configs NAME > mine.yaml` makes it yours.
+A configuration is code: each class_path in it is imported and called."""
+
+CHECKPOINT_OF = {
+    True: "What to go on with: a file, an address of fsspec, or last: what the same command left, if anything.",
+    False: "The trained network: a file, an address of fsspec, or last: the newest run of this configuration.",
+}
+WEIGHTS_ONLY = (
+    "False loads objects other than tensors and plain values too, which may run code; null is Lightning's choice."
+)
+_TRAINER = """The usual ones; `fit --config NAME --print_config` shows all.
+  --trainer.max_epochs N, --trainer.max_steps N       length of the training, in epochs or optimizer steps
+  --trainer.accelerator cpu | gpu | auto              where to train
+  --trainer.devices N, --trainer.strategy ddp         several processes
+  --trainer.precision 32-true | bf16-mixed | 16-mixed
+  --trainer.accumulate_grad_batches N                 batches of one optimizer step
+  --trainer.gradient_clip_val X                       clipping, of active connections only
+  --trainer.deterministic true                        equal results in every run
+  --trainer.logger CLASS, --trainer.callbacks+=CLASS  loggers and callbacks, such as rigl_lightning.SparsityPlot"""
+_TITLES = {"sparse": "sparse training", "model": "the network", "data": "the data"}
+
+
+def short_groups(parser: Any) -> list[Any]:
+    """Groups of options as a command's help shows them; of another parser's, all that there are.
+
+    Args:
+        parser: Of jsonargparse; that of a command has a group ``sparse``.
+    """
+    if "sparse" not in parser.groups:
+        return list(parser._action_groups)
+    ours = [_group(title, parser.groups[name]._group_actions) for name, title in _TITLES.items()]
+    shown = [action for group in ours for action in group._group_actions]
+    of_trainer = parser.groups["trainer"]._group_actions
+    rest = [action for action in parser._actions if not any(action is other for other in (*shown, *of_trainer))]
+    return [*ours, _group("this command", rest), _group("Lightning's Trainer", [], _TRAINER)]
+
+
+def _group(title: str, actions: list[Any], description: str | None = None) -> Any:
+    return SimpleNamespace(title=title, description=description, _group_actions=actions)

@@ -1,0 +1,114 @@
+"""What went wrong in a command that began, in one line; None where the traceback is worth more."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import AcceleratorRegistry
+
+from rigl_lightning.base.files import NO_ROOM, full_disk
+
+LARGEST_SEED = 2**32 - 1
+_MISFITS = {
+    r"Target (\d+) is out of bounds": "Expected labels below the number of classes, got {0}. Set --model.init_args."
+    "num_classes (or what your module calls it), or other --data.",
+    r"mat1 and mat2 shapes cannot be multiplied \((\w+) and (\w+)\)": "Expected data of the size that the network "
+    "takes, got a batch {0} for a weight {1}. Set --data, or the sizes in --model.init_args.",
+    r"Given .*weight of size (\[.*?\]), expected input(\[.*?\]) to have (\d+) channels, but got (\d+)": "Expected data "
+    "of {2} channels for a weight {0}, got {3} in a batch {1}. Set --data, or the sizes in --model.init_args.",
+    r"^index out of range in self": "Expected tokens below the size of the embedding, got larger ones. Set --data, or "
+    "the number of tokens in --model.init_args.",
+    r"shape '(\[.*?\])' is invalid for input of size (\d+)": "Expected data of the shape that the network takes: {1} "
+    "numbers are no {0}. Set --data, or the sizes in --model.init_args.",
+}
+"""What torch says of data that do not fit a network, and what a user can do about it."""
+
+
+def explain_run_error(error: Exception) -> str | None:
+    """One line for an error that a setting caused, or None for one that deserves its traceback.
+
+    Errors of settings, here and in Lightning, say what was expected, or that something is not where it was named.
+    """
+    message = str(error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        told = str(error.strerror)
+        return told if told.startswith("Expected room") else full_disk("the files of this run", error)
+    known = _checkpoint(error, message) or _accelerator(message) or _misfit(message) or _place(message)
+    if known is not None:
+        return known
+    line = " ".join(message.split())
+    if isinstance(error, FileNotFoundError | MisconfigurationException):
+        return line
+    # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
+    # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.
+    line = line.replace("Expected a <class 'NoneType'> - ", "").split(" Given value type:")[0]
+    ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
+    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else None
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that numpy does not take.
+
+    Raises:
+        ValueError: If it is a number outside [0, 2³² - 1].
+    """
+    if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"Expected a seed in [0, {LARGEST_SEED}], got {seed}. Set --seed_everything.")
+
+
+def refused_by_trainer(error: Exception) -> ValueError:
+    """What Lightning's Trainer refuses when it is made, as an error of a setting.
+
+    >>> str(refused_by_trainer(TypeError("`devices` should be an int > 0.")))
+    'Expected other settings of the Trainer: `devices` should be an int > 0. Set --trainer.devices.'
+    """
+    line = " ".join(str(error).split()).split(" Find a complete list")[0].rstrip(". ")
+    named = re.search(r"`(?:Trainer\()?(\w+)\b", line) or re.search(r"invalid (\w+) name", line)
+    setting = f"Set --trainer.{named[1] if named else '*'}."
+    return ValueError(_accelerator(str(error)) or f"Expected other settings of the Trainer: {line}. {setting}")
+
+
+def _checkpoint(error: Exception, message: str) -> str | None:
+    if message.startswith("Error(s) in loading state_dict"):
+        first = message.splitlines()[1].strip() if "\n" in message else message
+        return (
+            "Expected a checkpoint of this model, but its weights do not fit: "
+            f"{first.rstrip('. ')}. Set --ckpt_path, or the model as in the run of the checkpoint."
+        )
+    if isinstance(error, pickle.UnpicklingError | IsADirectoryError) or "PytorchStreamReader" in message:
+        return "Expected a readable checkpoint, but the file is damaged or none. Set --ckpt_path."
+    return f"{message}. Set --ckpt_path." if message.startswith("Checkpoint file not found") else None
+
+
+def _accelerator(message: str) -> str | None:
+    """An accelerator that is unknown, or not in this machine."""
+    if not re.search(
+        r"No supported gpu backend|accelerator is not available|invalid accelerator name|torch_xla", message
+    ):
+        return None
+    here = [name for name in AcceleratorRegistry if AcceleratorRegistry[name]["accelerator"].is_available()]
+    wrong = re.search(r"accelerator='(\w+)'|`(\w+)Accelerator`", message)
+    asked = next(filter(None, wrong.groups())) if wrong else "tpu" if "torch_xla" in message else "gpu"
+    known = ", ".join([*here, "auto"])
+    return f"Expected an accelerator of this machine ({known}), got {asked}. Set --trainer.accelerator."
+
+
+def _misfit(message: str) -> str | None:
+    """Data that do not fit the network."""
+    for pattern, told in _MISFITS.items():
+        found = re.search(pattern, message)
+        if found:
+            return told.format(*found.groups())
+    return None
+
+
+def _place(message: str) -> str | None:
+    """An address that fsspec does not know, or whose package is missing."""
+    unknown = re.search(r"Protocol not known: ([\w+-]+)", message)
+    missing = re.search(r"(?:Please )?[Ii]nstall [\w.`-]+ to (?:access|use) .*", message)
+    if unknown is None and missing is None:
+        return None
+    got = f"got {unknown[1]}://" if unknown else f"got one that needs a package ({missing[0] if missing else ''})"
+    return f"Expected a place on this machine, or an address that fsspec knows, {got}. Set the address."
