@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Protocol
 
 import torch
 
-from rigl_lightning.kernels.settings import packed
+from rigl_lightning.kernels.settings import FIRST, Late, packed
 
 
 class Job(Protocol):
@@ -34,6 +35,28 @@ def run(job: Job, n_tasks: int, settings: Any) -> None:
     """
     slots = packed(n_tasks, settings)
     run_slots(job, slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
+
+
+class Step:
+    """A job whose settings are packed once: at each run only its `Late` addresses are filled in.
+
+    Args:
+        job: A compiled job.
+        n_tasks: How many tasks it has.
+        settings: The job's own named tuple, which is kept alive.
+    """
+
+    def __init__(self, job: Job, n_tasks: int, settings: Any) -> None:
+        self._job, self._n_tasks, self._settings = job, n_tasks, settings
+        self._slots = packed(n_tasks, settings)
+        self._late = [(i, s.of, 4 * s.start) for i, s in enumerate(settings, FIRST) if isinstance(s, Late)]
+
+    def run(self, addresses: Mapping[str, int]) -> None:
+        """Run to the end; several threads may do so at once."""
+        slots = self._slots[:]
+        for i, of, offset in self._late:
+            slots[i] = addresses[of] + offset if addresses[of] else 0
+        run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), self._n_tasks))
 
 
 def run_slots(job: Job, address: int, threads: int) -> None:

@@ -21,7 +21,6 @@ from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
 from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
 from rigl_lightning.kernels.inference import jobs as inference_jobs
-from rigl_lightning.kernels.inference import plans as inference_plans
 from rigl_lightning.kernels.settings import FIRST, fields_of
 
 F32 = np.float32
@@ -44,8 +43,7 @@ class CheckedMemory:
             return given_out(tensor)
 
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
-        for module in (threads, inference_plans):
-            monkeypatch.setattr(module, "run_slots", self.run_slots)
+        monkeypatch.setattr(threads, "run_slots", self.run_slots)
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
         monkeypatch.setattr(workspace, "new", lambda *shape: torch.full(shape, 0.5))

@@ -8,11 +8,22 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
-from rigl_lightning.kernels.compiled.products import Axis, Matrix, Planes, View, product, sampled_product, transpose
+from rigl_lightning.kernels.compiled.products import (
+    Axis,
+    Matrix,
+    Planes,
+    View,
+    product,
+    sampled_product,
+    transposition,
+)
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.settings import readable
+from rigl_lightning.kernels.settings import Late, floats_at, readable
+from rigl_lightning.kernels.threads import Step
 from rigl_lightning.kernels.workspace import new, of_no_mode, scratch
+
+_ROWS, _BLOCKS = "rows", "blocks"
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
@@ -72,27 +83,44 @@ def view(blocks: Tensor) -> View:
 def to_blocks(x: Tensor, name: str) -> Tensor:
     """(M, channels) to (n, channels, length) in the scratch memory ``name``; missing samples are 0."""
     samples, channels = x.shape
-    x = readable(x)
     n_blocks, length = partition(samples)
     blocks = scratch(name, n_blocks, channels, length)
     if n_blocks * length > samples:
         blocks[-1].zero_()
-    source = Planes(x, length * channels, 0, steps(1, 0))
-    target = Planes(blocks, channels * length, 0, steps(1, 0))
-    rows = Axis(steps(length, channels), samples)
-    transpose(source, rows, target, Axis(steps(channels, length), n_blocks * channels), n_blocks, 1)
+    _steps_between(samples, channels)[0].run({_ROWS: floats_at(readable(x)), _BLOCKS: floats_at(blocks)})
     return blocks
 
 
 def from_blocks(blocks: Tensor, samples: int) -> Tensor:
     """Inverse of `to_blocks`."""
-    n_blocks, channels, length = blocks.shape
-    x = new(samples, channels)
-    source = Planes(blocks, channels * length, 0, steps(1, 0))
-    target = Planes(x, length * channels, 0, steps(1, 0))
-    rows = Axis(steps(channels, length), n_blocks * channels)
-    transpose(source, rows, target, Axis(steps(length, channels), samples), n_blocks, 1)
+    x = new(samples, blocks.shape[1])
+    _steps_between(samples, blocks.shape[1])[1].run({_ROWS: floats_at(x), _BLOCKS: floats_at(blocks)})
     return x
+
+
+@lru_cache(maxsize=256)
+def _steps_between(samples: int, channels: int) -> tuple[Step, Step]:
+    """From rows to blocks, and from blocks to rows."""
+    rows, blocks = Late(_ROWS), Late(_BLOCKS)
+    return step_to_blocks(rows, blocks, samples, channels), step_from_blocks(blocks, rows, samples, channels)
+
+
+def step_to_blocks(rows: Tensor | Late, blocks: Tensor | Late, samples: int, channels: int) -> Step:
+    """Copy rows (M, channels) to blocks (n, channels, length)."""
+    n_blocks, length = partition(samples)
+    source = Planes(rows, length * channels, 0, steps(1, 0))
+    target = Planes(blocks, channels * length, 0, steps(1, 0))
+    of_rows = Axis(steps(length, channels), samples)
+    return transposition(source, of_rows, target, Axis(steps(channels, length), n_blocks * channels), n_blocks, 1)
+
+
+def step_from_blocks(blocks: Tensor | Late, rows: Tensor | Late, samples: int, channels: int) -> Step:
+    """Inverse of `step_to_blocks`."""
+    n_blocks, length = partition(samples)
+    source = Planes(blocks, channels * length, 0, steps(1, 0))
+    target = Planes(rows, length * channels, 0, steps(1, 0))
+    of_blocks = Axis(steps(channels, length), n_blocks * channels)
+    return transposition(source, of_blocks, target, Axis(steps(length, channels), samples), n_blocks, 1)
 
 
 def partition(samples: int) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from rigl_lightning.kernels.compiled.jobs import (
     product_job,
     transpose_job,
 )
-from rigl_lightning.kernels.settings import Place, readable
-from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.settings import Late, Place, readable
+from rigl_lightning.kernels.threads import Step, run
 from rigl_lightning.kernels.workspace import new_zeros
 
 _CACHE_FLOATS = 32 * 1024
@@ -150,11 +150,16 @@ class Planes(NamedTuple):
         start: First element.
     """
 
-    tensor: Tensor
+    tensor: Tensor | Late
     block: int
     plane: int
     lines: Tensor
     start: int = 0
+
+    @property
+    def place(self) -> Place | Late:
+        """The first element."""
+        return self.tensor if isinstance(self.tensor, Late) else Place(self.tensor, self.start)
 
 
 class Axis(NamedTuple):
@@ -171,12 +176,17 @@ class Axis(NamedTuple):
 
 def transpose(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> None:
     """``target[columns.offsets[j] + i] = source[rows.offsets[i] + j]``, in every line of every plane and block."""
+    transposition(source, rows, target, columns, n_blocks, n_planes).run({})
+
+
+def transposition(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> Step:
+    """`transpose`, to be run later."""
     settings = Transposition(
-        source=Place(source.tensor, source.start),
+        source=source.place,
         source_block=source.block,
         source_plane=source.plane,
         source_lines=source.lines,
-        target=Place(target.tensor, target.start),
+        target=target.place,
         target_block=target.block,
         target_plane=target.plane,
         target_lines=target.lines,
@@ -189,7 +199,7 @@ def transpose(source: Planes, rows: Axis, target: Planes, columns: Axis, n_block
         n_columns=columns.offsets.shape[0],
         all_columns=columns.all,
     )
-    run(transpose_job, n_blocks * n_planes, settings)
+    return Step(transpose_job, n_blocks * n_planes, settings)
 
 
 def _chunks(n_rows: int, n_tasks: int) -> int:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.ir import WIDTH
-from rigl_lightning.kernels.compiled.jobs import Transposition, transpose_job
-from rigl_lightning.kernels.compiled.linear import partition, steps
+from rigl_lightning.kernels.compiled.linear import partition, step_from_blocks, step_to_blocks
 from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
 from rigl_lightning.kernels.inference.jobs import (
     MOST,
@@ -26,8 +25,9 @@ from rigl_lightning.kernels.inference.jobs import (
     pad_job,
     single_job,
 )
-from rigl_lightning.kernels.inference.plans import ADDEND, INPUT, OUTPUT, Plan, Step
+from rigl_lightning.kernels.inference.plans import ADDEND, INPUT, OUTPUT, Plan
 from rigl_lightning.kernels.settings import Late, readable
+from rigl_lightning.kernels.threads import Step
 from rigl_lightning.kernels.workspace import scratch, zeroed
 
 _CACHE_FLOATS = 512 * 1024
@@ -104,44 +104,14 @@ def plan_linear(samples: int, inputs: int, p: Product) -> Plan:
     product = _product(
         x, y, p, p.columns, length, None, _Extent(n_blocks, inputs * length, p.n_rows * length, length, length)
     )
-    one = steps(1, 0)
-    pack = Transposition(
-        source=Late(INPUT),
-        source_block=length * inputs,
-        source_plane=0,
-        source_lines=one,
-        target=x,
-        target_block=inputs * length,
-        target_plane=0,
-        target_lines=one,
-        n_planes=1,
-        n_lines=1,
-        source_rows=steps(length, inputs),
-        n_rows=length,
-        all_rows=samples,
-        target_columns=steps(inputs, length),
-        n_columns=inputs,
-        all_columns=n_blocks * inputs,
+    return Plan(
+        shape,
+        [
+            step_to_blocks(Late(INPUT), x, samples, inputs),
+            product,
+            step_from_blocks(y, Late(OUTPUT), samples, p.n_rows),
+        ],
     )
-    unpack = Transposition(
-        source=y,
-        source_block=p.n_rows * length,
-        source_plane=0,
-        source_lines=one,
-        target=Late(OUTPUT),
-        target_block=length * p.n_rows,
-        target_plane=0,
-        target_lines=one,
-        n_planes=1,
-        n_lines=1,
-        source_rows=steps(p.n_rows, length),
-        n_rows=p.n_rows,
-        all_rows=n_blocks * p.n_rows,
-        target_columns=steps(length, p.n_rows),
-        n_columns=length,
-        all_columns=samples,
-    )
-    return Plan(shape, [Step(transpose_job, n_blocks, pack), product, Step(transpose_job, n_blocks, unpack)])
 
 
 def plan_conv2d(
