@@ -178,7 +178,10 @@ def _counted(folder: Path) -> dict[str, float]:
     """Of a training: its steps, its FLOPs per sample and those of the dense network for as many steps."""
     import torch
 
-    content = torch.load(last_checkpoint(folder), map_location="cpu", weights_only=True)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(f"Expected a checkpoint in {folder} at the end of the training, found none.")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     sparse = content["callbacks"]["SparseTrainingCallback"]
     steps, dense = sparse["step"], sparse["flops_dense"]
     return {
