@@ -5,10 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from rigl_lightning.cli.app import SparseCLI, main
 from rigl_lightning.cli.configs import with_config_paths
 from rigl_lightning.sparsity import algorithms
+from rigl_lightning.sparsity.masks import drop_and_grow
+from rigl_lightning.sparsity.scores import Connections
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -59,7 +62,7 @@ def test_a_command_is_one_that_the_command_line_understands(page, command, parse
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "mine.py").write_text("def saliency_grow(c):\n    return c.grad.abs() * c.weight.abs().mean()\n")
+    (tmp_path / "mine.py").write_text("def balanced_grow(c):\n    return c.grad.abs()\n")
     parser.parse_args(with_config_paths(shlex.split(command)))
 
 
@@ -88,3 +91,33 @@ def test_the_page_of_methods_names_every_algorithm():
     public = {name for name in algorithms.__all__ if isinstance(getattr(algorithms, name), type)}
     missing = {name for name in public if f"`{name}`" not in PAGES["methods.md"]}
     assert missing == {"SparseAlgorithm"}
+
+
+CRITERIA = [(page, code) for page, code in BLOCKS if "def balanced_grow" in code]
+
+
+def test_every_page_with_a_criterion_of_ones_own_is_known():
+    own = {page for page, code in BLOCKS if re.search(r"def \w+\(c\b", code)}
+    assert own == {page for page, _ in CRITERIA} == {"README.md", "contributing.md", "cards/DropGrow.md"}
+
+
+@pytest.mark.parametrize(("page", "code"), CRITERIA, ids=[page for page, _ in CRITERIA])
+def test_a_criterion_of_a_page_changes_masks_as_its_sentence_says(page, code):
+    """\"Grow by gradient, and sooner in units that have few connections\": three units, with 4, 1 and 0 connections."""
+    names = {}
+    exec(compile(code, page, "exec"), names)
+    mask = torch.tensor([[True] * 4 + [False], [True] + [False] * 4, [False] * 5])
+    gradient = torch.tensor([[0.0, 0, 0, 0, 4.0], [0.0, 3.0, 0, 0, 0], [1.4, 0.1, 0, 0, 0]])
+    layer = Connections(mask.float(), mask, dense_grad=gradient)
+    ours = drop_and_grow(mask, mask.float(), names["balanced_grow"](layer), 0)  # shapes fit
+    assert torch.equal(ours, mask)
+    for score, grown in (
+        (gradient.abs(), [(0, 4), (1, 1)]),
+        (names["balanced_grow"](layer), [(1, 1), (2, 0)]),  # 4 / 5 < 1.4 / 1 < 3 / 2
+    ):
+        new = torch.zeros_like(mask).view(-1)
+        candidates = torch.where(mask, -torch.inf, score).view(-1)
+        new[candidates.topk(2).indices] = True
+        assert sorted(map(tuple, new.view_as(mask).nonzero().tolist())) == grown
+    image = torch.rand(4, 3, 2, 2)  # a convolution's weight, too
+    assert names["balanced_grow"](Connections(image, image > 0.5, dense_grad=image)).shape == image.shape

@@ -15,7 +15,13 @@ from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
-from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out, why_scores_are_nan
+from rigl_lightning.sparsity.cautions import (
+    magnified_growth,
+    refuse_capture,
+    schedule_caution,
+    update_left_out,
+    why_scores_are_nan,
+)
 from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
@@ -104,6 +110,7 @@ class Sparsifier:
         self._gradients = Gradients(self.parameters, self.compact)
         self._has_gradients = False
         self._overflowed: list[str] = []
+        self._warned_of: set[str] = set()
         self._optimizer: Optimizer | None = None
         if state is None:
             self._begin()
@@ -508,6 +515,11 @@ class Sparsifier:
             return 0, 0
         if self._hidden is None:
             self._reset(optimizer, layer, name, change)
+        if name not in self._warned_of:
+            caution = magnified_growth(name, layer, new_mask, self.step)
+            if caution is not None:
+                self._warned_of.add(name)
+                warnings.warn(caution, stacklevel=2)
         grown = self.network.move(name, new_mask, change)
         return grown.numel(), self._blindly(layer, grown)
 

@@ -165,3 +165,41 @@ class TestNaN:
         algorithm = DropGrow(0.5, Uniform(first_layer_dense=False), EVERY, grow_score=wrong)
         with pytest.raises(ValueError, match="mine alone"):
             self.update(algorithm)
+
+
+class TestGrowthIntoDeadUnits:
+    @staticmethod
+    def first_update(eps=1e-5, norm=True, dead=True):
+        torch.manual_seed(0)
+        norms = [nn.BatchNorm1d(8, eps)] if norm else []
+        model = nn.Sequential(nn.Linear(16, 8, bias=False), *norms, nn.ReLU(), nn.Linear(8, 4))
+        if norm:
+            nn.init.ones_(model[1].bias)  # else ReLU has no gradient where all outputs are zero
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        algorithm = RigL(0.5, Uniform(first_layer_dense=False), EVERY, drop_fraction=0.3)
+        sparsifier = Sparsifier({"0.weight": model[0].weight}, algorithm)
+        mask = torch.ones(8, 16, dtype=torch.bool)
+        mask[:, ::2] = False
+        if dead:
+            mask[3] = False
+        sparsifier.network.start_from({"0.weight": mask})
+        sparsifier.apply_masks()
+        model(torch.randn(32, 16)).square().mean().backward()
+        sparsifier.before_step(optimizer)
+        return sparsifier.masks["0.weight"]
+
+    def test_under_batch_norm_it_is_said_with_layer_and_factor(self):
+        words = (
+            r"update at step 0 grows into 1 units of layer '0\.weight' that have no connection, and gradients \d\d+ "
+        )
+        with pytest.warns(UserWarning, match=words):
+            mask = self.first_update()
+        assert mask[3].any()
+
+    @pytest.mark.parametrize(
+        "settings", [{"eps": 1.0}, {"norm": False}, {"dead": False}], ids=["large eps", "no batch norm", "no dead unit"]
+    )
+    def test_nothing_is_said_of_growth_without_danger(self, settings):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.first_update(**settings)
