@@ -81,7 +81,7 @@ def magnified_growth(name: str, layer: Connections, new_mask: Tensor, step: int)
         new_mask: What the update made of its mask.
         step: Of the update.
     """
-    if layer.dense_grad is None:
+    if layer.dense_grad is None or layer.weight.ndim < 2:
         return None
     dead = ~layer.mask.flatten(1).any(1)
     grown_into = dead & new_mask.flatten(1).any(1)
