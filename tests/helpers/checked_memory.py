@@ -17,6 +17,7 @@ import rigl_lightning.kernels.inference.recurrent  # noqa: F401  # all before an
 from rigl_lightning.kernels import threads, workspace
 from rigl_lightning.kernels.compiled import cells as compiled_cells
 from rigl_lightning.kernels.compiled import jobs as compiled_jobs
+from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
 from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
@@ -44,6 +45,7 @@ class CheckedMemory:
 
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
         monkeypatch.setattr(threads, "run_slots", self.run_slots)
+        compiled_linear._steps_between.cache_clear()  # its addresses were given out before
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
         monkeypatch.setattr(workspace, "new", lambda *shape: torch.full(shape, 0.5))
