@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -87,8 +88,12 @@ class SparseCompute:
         self._installed: list[LayerCompute] = []
         self._step, self._needs_dense = -1, False
 
-    def install(self) -> None:
-        """Replace the forwards."""
+    def install(self, compact: bool = True) -> None:
+        """Replace the forwards.
+
+        Args:
+            compact: With ``storage="connections"`` make weights compact now, and not at the first call of each layer.
+        """
         if self.compute == "dense":
             return
         for layer in self.layers:
@@ -96,8 +101,8 @@ class SparseCompute:
                 stored = None if self.storage == "dense" else layer.storage
                 replace_forward(layer.module, layer.around, stored)
                 self._installed.append(layer)
-                if self.storage == "connections" and layer.storage.is_possible():
-                    layer.storage.compact()
+                if compact:
+                    layer.storage.compact_if_asked()
 
     def remove(self) -> None:
         """Give every module its own forward back, and free what the kernels keep."""
@@ -109,6 +114,17 @@ class SparseCompute:
         self._installed = []
         self.patterns = PatternCache()
         release()
+
+    @contextmanager
+    def dense_weights(self) -> Iterator[None]:
+        """Within, weights are stored densely."""
+        for layer in self.layers:
+            layer.storage.pause()
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.storage.is_paused = False
 
     def __enter__(self) -> SparseCompute:
         self.install()

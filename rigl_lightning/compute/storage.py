@@ -51,6 +51,7 @@ class LayerStorage:
         self.weights = dict(weights)
         self.storage = storage
         self.why_dense = "asked for" if storage == "dense" else why_dense or self._find_refusal()
+        self.is_paused = False
         self._was_read = self._is_bare = False
         self._graph_step = -1
 
@@ -61,7 +62,12 @@ class LayerStorage:
 
     def is_possible(self) -> bool:
         """Whether they can be compact now; asked again when masks change."""
-        if self.why_dense or self._was_read or self.sparsifier.algorithm.needs_hessian_gradient(self.sparsifier.step):
+        if (
+            self.why_dense
+            or self._was_read
+            or self.is_paused
+            or self.sparsifier.algorithm.needs_hessian_gradient(self.sparsifier.step)
+        ):
             return False
         network, names = self.sparsifier.network, self.weights.values()
         return sum(network.n_active[n] for n in names) <= LARGEST_DENSITY * sum(network.sizes[n] for n in names)
@@ -70,6 +76,16 @@ class LayerStorage:
         """Store the active connections only."""
         for name in self.weights.values():
             self.sparsifier.store_compactly(name)
+
+    def compact_if_asked(self) -> None:
+        """Store the active connections only if that was asked for, whatever is faster."""
+        if self.storage == "connections" and not self.is_compact and self.is_possible():
+            self.compact()
+
+    def pause(self) -> None:
+        """Store dense weights until ``is_paused`` is False again."""
+        self.is_paused = True
+        self.expand()
 
     def expand(self, why: str = "") -> None:
         """Store dense weights again."""
@@ -82,6 +98,7 @@ class LayerStorage:
         """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""
         if self._was_read and self._graph_step != self.sparsifier.step:
             self.expand("its weight was read as a dense tensor")
+        self.compact_if_asked()
         if torch.is_grad_enabled():
             self._graph_step = self.sparsifier.step
 

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from rigl_lightning.compute.sparse_compute import LayerCompute, SparseCompute
 from rigl_lightning.kernels import available
 
-Row = tuple[str, str, str, str, str]
+Row = tuple[str, str, str, str, str, str]
 
 
 def compute_table(compute: SparseCompute) -> str:
     """Table of every sparse layer: how it was computed last, the measured times, and why it is dense if it is."""
-    rows: list[Row] = [("layer", "compute", "dense ms", "sparse ms", "")]
+    rows: list[Row] = [("layer", "compute", "stored", "dense ms", "sparse ms", "")]
     rows += [_row(layer, compute.compute) for layer in compute.layers]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3])])
-        + (f"  {row[4]}" if row[4] else "")
+        "  ".join(
+            cell.rjust(width) if i > 2 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        + (f"  {row[5]}" if row[5] else "")
         for row in rows
     ]
     sparse = sum(layer.is_sparse for layer in compute.layers)
@@ -35,6 +38,20 @@ def dense_layers(compute: SparseCompute) -> list[str]:
     """Layers that are dense although they have inactive connections, each with the reason."""
     reasons = {layer.name: why_dense(layer, compute.compute) for layer in compute.layers}
     return [f"{name} ({why})" for name, why in reasons.items() if why and why != "no inactive connections"]
+
+
+def densely_stored(compute: SparseCompute) -> list[str]:
+    """Layers that compute sparsely and have dense weights although connections were asked for, with the reason."""
+    reasons = {layer.name: why_stored_densely(layer) for layer in compute.layers}
+    return [f"{name} ({why})" for name, why in reasons.items() if why]
+
+
+def why_stored_densely(layer: LayerCompute) -> str:
+    """Why the weight of a layer that computes sparsely is a dense tensor; "" if it is not, or nobody asked."""
+    storage = layer.storage
+    if not layer.is_sparse or storage.is_compact or storage.storage == "dense":
+        return ""
+    return storage.why_dense or "more than half of its connections are active"
 
 
 def why_dense(layer: LayerCompute, compute: str) -> str:
@@ -57,7 +74,9 @@ def _row(layer: LayerCompute, compute: str) -> Row:
         if choice
         else ["", ""]
     )
-    return layer.name, "sparse" if layer.is_sparse else "dense", times[0], times[1], why_dense(layer, compute)
+    stored = "connections" if layer.storage.is_compact else "dense"
+    note = why_dense(layer, compute) or why_stored_densely(layer)
+    return layer.name, "sparse" if layer.is_sparse else "dense", stored, times[0], times[1], note
 
 
 def _notes(compute: SparseCompute, sparse: int) -> Sequence[str]:

@@ -196,6 +196,11 @@ class CompactWeights(dict[str, CompactWeight]):
         for weight in self.values():
             weight.take_state(optimizer)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A copy has no optimizer to follow.
+        kind, args, state, *rest = super().__reduce_ex__(protocol)
+        return kind, args, {**state, "_optimizer": None, "_hook": None}, *rest
+
     def goes_on(self, name: str) -> bool:
         """Whether a backward pass, of this moment, adds to what was handed over before; asked once a pass."""
         # A layer may be part of a pass more than once, and several passes may be part of a step. What was before the

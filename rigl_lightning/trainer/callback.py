@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 
-from rigl_lightning.compute import Compute
+from rigl_lightning.compute import Compute, Storage
 from rigl_lightning.reports.network import describe_network
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.files.masks import unpack_masks
@@ -61,6 +61,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where that
             is faster, measured on the first batch; results then agree from run to run to rounding only. It is "dense",
             which is masked dense products, under ``Trainer(deterministic=True)``, autocast, torch.compile and on GPUs.
+        storage: How the weights of layers that compute sparsely are stored during fit. "connections": as vectors of the
+            active ones, and so gradients and optimizer state; checkpoints stay dense, and so does a layer whose weight
+            something needs as a whole, with a warning. "auto": the same, unless a callback that is not Lightning's may
+            read the weights; one that is read as ``layer.weight`` is dense from then on. "dense": nowhere.
 
     A Trainer with it:
 
@@ -78,6 +82,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         strict: bool = False,
         name: str = "",
         compute: Compute = "auto",
+        storage: Storage = "auto",
     ) -> None:
         super().__init__()
         checks.refuse_other_than_algorithm(algorithm)
@@ -85,7 +90,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name)
         self.sparsifier: Sparsifier | None = None
         self.flops = FlopMeter()
-        self.computing = FitCompute(compute)
+        self.computing = FitCompute(compute, storage)
         self.mask_log = metrics.MaskLog()
         self._step_hook: optimizers.StepHook | None = None  # only during fit
         self._finders = finders.Finders()
@@ -131,7 +136,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._frozen = self.settings.frozen(pl_module)
         checks.warn_before_training(trainer, self._active(), self._frozen)
         self._step_hook.attach(self._active())
-        self.computing.start(pl_module, self._active())
+        self.computing.start(trainer, pl_module, self._step_hook)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
@@ -257,14 +262,18 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         averages.mask_averages(trainer, self._step_hook)
         self.mask_log.note_shown()
 
-    def _search(self, trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
+    @contextmanager
+    def _search(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
         """What a finder of learning rate or batch size tries: the network with the masks of now, or of the start."""
-        parameters = self.settings.select(pl_module)
-        if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
-            masks = self._active().masks
-        else:
-            masks = beginning.first_masks(trainer, parameters, self.algorithm, self.settings, self._restored)
-        return finders.held_sparse(parameters, masks, optimizers.optimizer_of(trainer, parameters), self._step_hook)
+        with self.computing.dense_weights():
+            parameters = self.settings.select(pl_module)
+            if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
+                masks = self._active().masks
+            else:
+                masks = beginning.first_masks(trainer, parameters, self.algorithm, self.settings, self._restored)
+            optimizer = optimizers.optimizer_of(trainer, parameters)
+            with finders.held_sparse(parameters, masks, optimizer, self._step_hook):
+                yield
 
     def _release(self) -> None:
         for held in (self.flops, self.computing, self._finders, self._step_hook):
