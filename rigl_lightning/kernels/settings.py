@@ -94,11 +94,6 @@ def address(operand: Any, dtype: torch.dtype) -> int:
     return found + start * dtype.itemsize if start else found
 
 
-def floats_at(tensor: Tensor | None) -> int:
-    """`address` of a float32 tensor."""
-    return address(tensor, torch.float32)
-
-
 def readable(tensor: Tensor) -> Tensor:
     """The tensor as `address` takes it: its values side by side in memory, copied where they are not."""
     return resolved(tensor).contiguous()

@@ -9,8 +9,9 @@ from functools import cache
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from rigl_lightning.kernels.settings import FIRST, Late, packed
+from rigl_lightning.kernels.settings import FIRST, Late, address, packed
 
 
 class Job(Protocol):
@@ -51,11 +52,12 @@ class Step:
         self._slots = packed(n_tasks, settings)
         self._late = [(i, s.of, 4 * s.start) for i, s in enumerate(settings, FIRST) if isinstance(s, Late)]
 
-    def run(self, addresses: Mapping[str, int]) -> None:
-        """Run to the end; several threads may do so at once."""
+    def run(self, operands: Mapping[str, Tensor | None]) -> None:
+        """Run to the end, with float32 tensors for the `Late` ones; several threads may do so at once."""
         slots = self._slots[:]
-        for i, of, offset in self._late:
-            slots[i] = addresses[of] + offset if addresses[of] else 0
+        for i, of, start in self._late:
+            tensor = operands[of]
+            slots[i] = 0 if tensor is None else address(tensor, torch.float32) + start
         run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), self._n_tasks))
 
 

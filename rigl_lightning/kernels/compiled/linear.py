@@ -19,7 +19,7 @@ from rigl_lightning.kernels.compiled.products import (
 )
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.settings import Late, floats_at, readable
+from rigl_lightning.kernels.settings import Late, readable
 from rigl_lightning.kernels.threads import Step
 from rigl_lightning.kernels.workspace import new, of_no_mode, scratch
 
@@ -87,14 +87,14 @@ def to_blocks(x: Tensor, name: str) -> Tensor:
     blocks = scratch(name, n_blocks, channels, length)
     if n_blocks * length > samples:
         blocks[-1].zero_()
-    _steps_between(samples, channels)[0].run({_ROWS: floats_at(readable(x)), _BLOCKS: floats_at(blocks)})
+    _steps_between(samples, channels)[0].run({_ROWS: readable(x), _BLOCKS: blocks})
     return blocks
 
 
 def from_blocks(blocks: Tensor, samples: int) -> Tensor:
     """Inverse of `to_blocks`."""
     x = new(samples, blocks.shape[1])
-    _steps_between(samples, blocks.shape[1])[1].run({_ROWS: floats_at(x), _BLOCKS: floats_at(blocks)})
+    _steps_between(samples, blocks.shape[1])[1].run({_ROWS: x, _BLOCKS: blocks})
     return x
 
 

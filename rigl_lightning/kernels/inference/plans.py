@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rigl_lightning.kernels.settings import floats_at
 from rigl_lightning.kernels.threads import Step
 from rigl_lightning.kernels.workspace import new
 
@@ -30,7 +29,7 @@ class Plan:
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Output for contiguous float32 tensors on the CPU, of the shapes that the plan was made for."""
         out = new(*self.shape)
-        addresses = {INPUT: floats_at(x), OUTPUT: floats_at(out), ADDEND: floats_at(addend)}
+        operands = {INPUT: x, OUTPUT: out, ADDEND: addend}
         for step in self._steps:
-            step.run(addresses)
+            step.run(operands)
         return out
