@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
+from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 
 Code = Literal["mask", "gaps"]
 _FULL = 255

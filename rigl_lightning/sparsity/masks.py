@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,28 +91,6 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
     new_mask[smallest(drop_score, n_update, mask)] = False
     new_mask[largest(grow_score, n_update, ~new_mask)] = True
     return new_mask.view(mask.shape)
-
-
-def pack_mask(mask: Tensor) -> Tensor:
-    """Mask as bits: ``uint8`` CPU tensor of ``ceil(number of connections / 8)`` bytes, in row-major order.
-
-    >>> pack_mask(torch.tensor([True, False, True, False, False, False, False, False, True]))
-    tensor([160, 128], dtype=torch.uint8)
-    """
-    return torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
-
-
-def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """Inverse of `pack_mask`: boolean CPU tensor of ``shape``.
-
-    Raises:
-        ValueError: If there are fewer or more bytes than the shape asks for.
-    """
-    numel = math.prod(shape)
-    if bits.numel() != -(-numel // 8):
-        raise ValueError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
-    unpacked = np.unpackbits(bits.cpu().numpy(), count=numel)
-    return torch.from_numpy(unpacked.astype(bool)).view(*shape)
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

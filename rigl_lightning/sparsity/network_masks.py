@@ -12,38 +12,8 @@ from torch import Tensor, nn
 from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
-from rigl_lightning.sparsity.masks import pack_mask
-from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask
+from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask
 from rigl_lightning.sparsity.selection import count_active, positions
-
-
-class MaskUpdate(NamedTuple):
-    """What one mask update did, over all layers.
-
-    Attributes:
-        step: Optimizer steps completed before it.
-        drop_fraction: Fraction of the active connections it dropped.
-        n_grown: Connections that were inactive before and are active now.
-        n_grown_blindly: Those of them whose dense gradient was exactly zero, so that position alone chose them: there
-            were too few non-zero gradients (dead units, a small batch, underflow).
-        n_active: Active connections.
-    """
-
-    step: int
-    drop_fraction: float
-    n_grown: int
-    n_grown_blindly: int
-    n_active: int
-
-    @property
-    def churn(self) -> float:
-        """Fraction of the active connections that are new."""
-        return self.n_grown / max(self.n_active, 1)
-
-    @property
-    def blind_growth(self) -> float:
-        """Fraction of the grown connections that position alone chose."""
-        return self.n_grown_blindly / max(self.n_grown, 1)
 
 
 class Change(NamedTuple):

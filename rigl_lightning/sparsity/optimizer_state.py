@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +35,29 @@ _STARTS: dict[tuple[str, str], _Start] = {
 def group_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | None:
     """Parameter group that holds the parameter, or None."""
     return next((g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), None)
+
+
+def learning_rates(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """Learning rate of each parameter that the optimizer has, by name."""
+    groups = {name: group_of(optimizer, parameter) for name, parameter in parameters.items()}
+    return {name: float(group["lr"]) for name, group in groups.items() if group is not None}
+
+
+def check_owner(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse an optimizer that does not have all sparse weights.
+
+    Raises:
+        ValueError: Naming the first that is missing.
+    """
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in owned]
+    if missing:
+        raise ValueError(
+            f"Expected an optimizer of all sparse weights, but {type(optimizer).__name__} does not have "
+            f"{missing[0]!r} ({len(missing)} of {len(parameters)} weights). Were they replaced since the "
+            "Sparsifier was made (load_state_dict(assign=True), a copy of the model, a new head), or are there two "
+            "optimizers? Make the Sparsifier of the weights that this optimizer trains."
+        )
 
 
 def with_wrapped(optimizer: Optimizer) -> Iterator[Optimizer]:

@@ -1,4 +1,4 @@
-"""Masks of compact layers: made when they are read, of positions or of bits, so that none takes a byte a weight."""
+"""Masks at one bit a connection, and masks that are made when they are read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
-
 Make = Callable[[], Tensor]
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Mask as bits: ``uint8`` CPU tensor of ``ceil(number of connections / 8)`` bytes, in row-major order.
+
+    >>> pack_mask(torch.tensor([True, False, True, False, False, False, False, False, True]))
+    tensor([160, 128], dtype=torch.uint8)
+    """
+    return torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+
+
+def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Inverse of `pack_mask`: boolean CPU tensor of ``shape``.
+
+    Raises:
+        ValueError: If there are fewer or more bytes than the shape asks for.
+    """
+    numel = math.prod(shape)
+    if bits.numel() != -(-numel // 8):
+        raise ValueError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
+    unpacked = np.unpackbits(bits.cpu().numpy(), count=numel)
+    return torch.from_numpy(unpacked.astype(bool)).view(*shape)
 
 
 class LayerMasks(Mapping[str, Tensor]):

@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, stretched_point
 from rigl_lightning.sparsity.settings import check_settings
-
-A_POINT = "to be a step (int, at least 0) or a fraction of training (float in [0, 1])"
-"""What a point in the training may be, see `is_point`."""
 
 Decay = Callable[[float], float]
 """Progress of the update window in [0, 1] -> factor on the drop fraction in [0, 1]."""
@@ -102,40 +100,6 @@ class UpdateSchedule:
         if not self.is_resolved:
             raise ValueError(f"Expected a resolved schedule, got {self}. Call resolve(total_steps) first.")
         return int(self.begin), int(self.end)
-
-
-def is_point(value: int | float) -> bool:
-    """Whether it is a point in the training: a step, or a fraction of all steps as float.
-
-    >>> is_point(100), is_point(0.5), is_point(1.5), is_point(True)
-    (True, True, False, False)
-    """
-    return not isinstance(value, bool) and 0 <= value < math.inf and (isinstance(value, int) or value <= 1)
-
-
-def resolved_point(point: int | float, total_steps: int | None, name: str = "the schedule") -> int:
-    """A point in steps of a training of ``total_steps``.
-
-    Raises:
-        ValueError: If a fraction is to be resolved and the length of training is not known.
-    """
-    if not isinstance(point, float):
-        return point
-    if total_steps is None or total_steps < 1:
-        raise ValueError(
-            f"Expected a known number of training steps to place {name} at {point} of them, got {total_steps}. Set "
-            "--trainer.max_steps (or `total_steps` of Sparsifier), or give the point as whole steps."
-        )
-    return round(point * total_steps)
-
-
-def stretched_point(point: int | float, factor: float) -> int | float:
-    """A point in a training ``factor`` times as long: steps are multiplied, fractions stay.
-
-    >>> stretched_point(25_000, 5), stretched_point(0.75, 5)
-    (125000, 0.75)
-    """
-    return point if isinstance(point, float) else round(point * factor)
 
 
 def cosine(progress: float) -> float:

@@ -15,24 +15,18 @@ from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
-from rigl_lightning.sparsity.cautions import (
-    magnified_growth,
-    refuse_capture,
-    schedule_caution,
-    update_left_out,
-    why_scores_are_nan,
-)
+from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
+from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.names import same_tensors
-from rigl_lightning.sparsity.network_masks import Change, MaskUpdate, NetworkMasks
-from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, set_at
+from rigl_lightning.sparsity.network_masks import NetworkMasks
+from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates, reset_state
 from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active, positions
 from rigl_lightning.sparsity.settings import describe, differences
 from rigl_lightning.sparsity.streamed_growth import can_stream
 
@@ -108,9 +102,9 @@ class Sparsifier:
         self.compact = CompactWeights()
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         self._gradients = Gradients(self.parameters, self.compact)
+        self._updater = MaskUpdater(self.parameters, self.network, self.compact)
         self._has_gradients = False
         self._overflowed: list[str] = []
-        self._warned_of: set[str] = set()
         self._optimizer: Optimizer | None = None
         if state is None:
             self._begin()
@@ -244,15 +238,7 @@ class Sparsifier:
         Raises:
             ValueError: If the optimizer has not all of the sparse weights.
         """
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        missing = [name for name, parameter in self.parameters.items() if id(parameter) not in owned]
-        if missing:
-            raise ValueError(
-                f"Expected an optimizer of all sparse weights, but {type(optimizer).__name__} does not have "
-                f"{missing[0]!r} ({len(missing)} of {len(self.parameters)} weights). Were they replaced since the "
-                "Sparsifier was made (load_state_dict(assign=True), a copy of the model, a new head), or are there two "
-                "optimizers? Make the Sparsifier of the weights that this optimizer trains."
-            )
+        check_owner(optimizer, self.parameters)
         self._optimizer = optimizer
         if self._hidden is None:
             for name in self.network.masked_layers:
@@ -464,83 +450,21 @@ class Sparsifier:
             self._gradients.check_hessian_products(self.step, type(self.algorithm).__name__)
         return True
 
-    def _update_masks(self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor]) -> None:
-        names = list(self.parameters)
-        # One layer after the other where dense weights and masks have to be made for it.
-        alone = bool(self.compact) and self.algorithm.updates_layers_alone()
-        groups = [[name] for name in names] if alone else [names]
-        grown = [counts for group in groups for counts in self._update_group(optimizer, dense_gradients, group)]
+    def _update_masks(self, optimizer: Optimizer, dense: Mapping[str, Tensor]) -> None:
+        def see(names: Iterable[str]) -> dict[str, Connections]:
+            return self._layers(dense, names=names)
+
+        self.last_update = self._updater.make(self.algorithm, optimizer, see, self.step, self.memory)
         if self._hidden is not None:
             self._hidden.copy_all()  # what is inactive now is hidden again when the masks are applied
-            self._hidden.learning = self.algorithm.learning_masks(self._layers(dense_gradients))
+            self._hidden.learning = self.algorithm.learning_masks(self._layers(dense))
             self.apply_masks()
         self._gradients.clear()
-        fraction = self.algorithm.drop_fraction_at(self.step)
-        n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
-        self.last_update = MaskUpdate(self.step, fraction, n_grown, n_blindly, sum(self.n_active.values()))
-
-    def _update_group(
-        self, optimizer: Optimizer, dense_gradients: Mapping[str, Tensor], names: list[str]
-    ) -> list[tuple[int, int]]:
-        """Update layers together; returns the numbers of grown and of blindly grown connections of each."""
-        streamed = self.compact.updates.get(names[0])
-        if streamed is not None:
-            grown = self._move(optimizer, names[0], streamed.positions(), None)
-            return [(grown.numel(), streamed.n_grown_blindly())]
-        layers = self._layers(dense_gradients, names=names)
-        try:
-            new_masks = self.algorithm.update_masks(layers, self.step, self.memory)
-        except ValueError as error:
-            cause = why_scores_are_nan(self.algorithm, layers, self.step)
-            if cause is None:
-                raise
-            raise ValueError(cause) from error
-        return [self._install(optimizer, layers[name], name, mask) for name, mask in new_masks.items()]
-
-    def _move(self, optimizer: Optimizer, name: str, active: Tensor, initial: Tensor | None) -> Tensor:
-        """Make other connections of a compact layer active; returns the positions of the new ones."""
-        grown = self.compact[name].move(active, optimizer, initial)
-        self.network.note_moved(name, grown, active.numel())
-        return grown
-
-    def _install(self, optimizer: Optimizer, layer: Connections, name: str, new_mask: Tensor) -> tuple[int, int]:
-        """Make ``new_mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
-        if name in self.compact:
-            same = new_mask is layer.mask
-            active = self.compact[name].positions() if same else positions(new_mask)
-            grown = active[:0] if same else self._move(optimizer, name, active, self.algorithm.grow_init(layer))
-            return grown.numel(), self._blindly(layer, grown)
-        change = self.network.change(name, new_mask)
-        if change is None:
-            return 0, 0
-        if self._hidden is None:
-            self._reset(optimizer, layer, name, change)
-        if name not in self._warned_of:
-            caution = magnified_growth(name, layer, new_mask, self.step)
-            if caution is not None:
-                self._warned_of.add(name)
-                warnings.warn(caution, stacklevel=2)
-        grown = self.network.move(name, new_mask, change)
-        return grown.numel(), self._blindly(layer, grown)
-
-    @staticmethod
-    def _blindly(layer: Connections, grown: Tensor) -> int:
-        return 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
-
-    def _reset(self, optimizer: Optimizer, layer: Connections, name: str, change: Change) -> None:
-        """Values and optimizer state of connections that are dropped or grown."""
-        parameter, initial = self.parameters[name], self.algorithm.grow_init(layer)
-        set_at(parameter, change.where, 0.0, change.at)
-        if initial is not None:
-            grown = change.where & ~layer.mask
-            parameter[grown] = initial[grown].to(parameter.dtype)
-        reset_state(optimizer, parameter, change.where, change.at)
 
     def _adjust_weights(self, optimizer: Optimizer) -> None:
         if self.algorithm.adjust_weights is None:
             return
-        groups = {name: group_of(optimizer, parameter) for name, parameter in self.parameters.items()}
-        rates = {name: float(group["lr"]) for name, group in groups.items() if group is not None}
+        rates = learning_rates(optimizer, self.parameters)
         layers = self._layers({}, f"{self.step}/adjust")
         for name, weight in self.algorithm.adjust_weights(layers, self.step, rates, self.memory).items():
             if name in self.compact:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from rigl_lightning.sparsity.masks import drop_and_grow, pack_mask, random_mask, topk_mask, unpack_mask
+from rigl_lightning.sparsity.masks import drop_and_grow, random_mask, topk_mask
+from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 from tests.helpers.small_training import flags, written
 
 SHAPES = [(1,), (7,), (64,), (1, 1), (5, 9), (3, 4, 5), (4, 3, 2, 2), (1, 6, 1, 3)]

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, active_counts, check_sparsity
-from rigl_lightning.sparsity.schedules import UpdateSchedule, stretched_point
+from rigl_lightning.sparsity.points import stretched_point
+from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections, needs_gradient
 from rigl_lightning.sparsity.settings import check_settings
 from rigl_lightning.sparsity.structures import Structure, Unstructured

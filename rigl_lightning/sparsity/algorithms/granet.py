@@ -13,7 +13,8 @@ from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorit
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.schedules import A_POINT, Decay, UpdateSchedule, cosine, cubic_sparsity, is_point
+from rigl_lightning.sparsity.points import A_POINT, is_point
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic_sparsity
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require

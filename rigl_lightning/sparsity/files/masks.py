@@ -14,8 +14,8 @@ from torch import Tensor
 from rigl_lightning.base.files import fingerprint, is_file
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_names
-from rigl_lightning.sparsity.masks import pack_mask, unpack_mask
 from rigl_lightning.sparsity.names import same_tensors
+from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 
 _REMEDY = "Set --sparse.algorithm.checkpoint."
 _OBJECTS = "Of objects of another package save the masks alone, such as {'backward_masks': scheduler.backward_masks}."

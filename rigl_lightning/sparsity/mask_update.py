@@ -1,0 +1,150 @@
+"""One mask update: what the algorithm chooses is made true of masks, weights and optimizer state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import magnified_growth, why_scores_are_nan
+from rigl_lightning.sparsity.compact_weights import CompactWeights
+from rigl_lightning.sparsity.network_masks import Change, NetworkMasks
+from rigl_lightning.sparsity.optimizer_state import reset_state, set_at
+from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.selection import count_active, positions
+
+See = Callable[[Iterable[str]], dict[str, Connections]]
+"""Names of layers -> what an algorithm may see of them."""
+
+
+class MaskUpdate(NamedTuple):
+    """What one mask update did, over all layers.
+
+    Attributes:
+        step: Optimizer steps completed before it.
+        drop_fraction: Fraction of the active connections it dropped.
+        n_grown: Connections that were inactive before and are active now.
+        n_grown_blindly: Those of them whose dense gradient was exactly zero, so that position alone chose them: there
+            were too few non-zero gradients (dead units, a small batch, underflow).
+        n_active: Active connections.
+    """
+
+    step: int
+    drop_fraction: float
+    n_grown: int
+    n_grown_blindly: int
+    n_active: int
+
+    @property
+    def churn(self) -> float:
+        """Fraction of the active connections that are new."""
+        return self.n_grown / max(self.n_active, 1)
+
+    @property
+    def blind_growth(self) -> float:
+        """Fraction of the grown connections that position alone chose."""
+        return self.n_grown_blindly / max(self.n_grown, 1)
+
+
+class MaskUpdater:
+    """Makes mask updates.
+
+    Args:
+        parameters: Sparse weights by name.
+        network: Their masks.
+        compact: Those that hold their active connections only.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], network: NetworkMasks, compact: CompactWeights) -> None:
+        self._parameters = parameters
+        self._network = network
+        self._compact = compact
+        self._warned_of: set[str] = set()
+
+    def make(
+        self, algorithm: SparseAlgorithm, optimizer: Optimizer, see: See, step: int, memory: dict[str, Any]
+    ) -> MaskUpdate:
+        """Ask the algorithm for new masks, and let everything follow them.
+
+        Args:
+            algorithm: What chooses.
+            optimizer: Its state of dropped and grown connections is reset.
+            see: What the algorithm may see.
+            step: Optimizer steps completed.
+            memory: What the algorithm remembers; it may be changed.
+
+        Raises:
+            ValueError: If a score is NaN, naming layer and cause.
+        """
+        names = list(self._parameters)
+        # One layer after the other where dense weights and masks have to be made for it.
+        alone = bool(self._compact) and algorithm.updates_layers_alone()
+        grown: list[tuple[int, int]] = []
+        for group in [[name] for name in names] if alone else [names]:
+            streamed = self._compact.updates.get(group[0])
+            if streamed is not None:
+                new = self._move(optimizer, group[0], streamed.positions(), None)
+                grown.append((new.numel(), streamed.n_grown_blindly()))
+                continue
+            layers = see(group)
+            new_masks = _choose(algorithm, layers, step, memory)
+            grown += [self._install(algorithm, optimizer, layers[n], n, mask, step) for n, mask in new_masks.items()]
+        n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
+        n_active = sum(self._network.n_active.values())
+        return MaskUpdate(step, algorithm.drop_fraction_at(step), n_grown, n_blindly, n_active)
+
+    def _install(
+        self, algorithm: SparseAlgorithm, optimizer: Optimizer, layer: Connections, name: str, mask: Tensor, step: int
+    ) -> tuple[int, int]:
+        """Make ``mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
+        if name in self._compact:
+            same = mask is layer.mask
+            active = self._compact[name].positions() if same else positions(mask)
+            grown = active[:0] if same else self._move(optimizer, name, active, algorithm.grow_init(layer))
+        else:
+            change = self._network.change(name, mask)
+            if change is None:
+                return 0, 0
+            if not algorithm.hides_inactive_weights:
+                _reset(optimizer, self._parameters[name], change, layer.mask, algorithm.grow_init(layer))
+            self._warn_of_magnified_growth(name, layer, mask, step)
+            grown = self._network.move(name, mask, change)
+        n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
+        return grown.numel(), n_blindly
+
+    def _move(self, optimizer: Optimizer, name: str, active: Tensor, initial: Tensor | None) -> Tensor:
+        """Make other connections of a compact layer active; returns the positions of the new ones."""
+        grown = self._compact[name].move(active, optimizer, initial)
+        self._network.note_moved(name, grown, active.numel())
+        return grown
+
+    def _warn_of_magnified_growth(self, name: str, layer: Connections, mask: Tensor, step: int) -> None:
+        caution = None if name in self._warned_of else magnified_growth(name, layer, mask, step)
+        if caution is not None:
+            self._warned_of.add(name)
+            warnings.warn(caution, stacklevel=2)
+
+
+def _choose(
+    algorithm: SparseAlgorithm, layers: Mapping[str, Connections], step: int, memory: dict[str, Any]
+) -> dict[str, Tensor]:
+    try:
+        return algorithm.update_masks(layers, step, memory)
+    except ValueError as error:
+        cause = why_scores_are_nan(algorithm, layers, step)
+        if cause is None:
+            raise
+        raise ValueError(cause) from error
+
+
+def _reset(optimizer: Optimizer, parameter: nn.Parameter, change: Change, mask: Tensor, initial: Tensor | None) -> None:
+    """Values and optimizer state of connections that are dropped or grown; ``mask`` is the one before."""
+    set_at(parameter, change.where, 0.0, change.at)
+    if initial is not None:
+        grown = change.where & ~mask
+        parameter[grown] = initial[grown].to(parameter.dtype)
+    reset_state(optimizer, parameter, change.where, change.at)
