@@ -39,6 +39,7 @@ test: lint  ## what CI runs: lint, types, doctests and all tests but the long ma
 
 test-all: lint  ## all of that and the long matrices: every algorithm on 1, 2 and 4 processes, and the like
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	RIGL_LIGHTNING_GPU_TESTS=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/gpu -m gpu
 
 test-sparse: $(READY)  ## all tests with compute="sparse" forced wherever a test does not choose
 	RIGL_LIGHTNING_TEST_COMPUTE=sparse OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -3,15 +3,17 @@
     python benchmarks/gpu.py [--out gpu.md] [--rounds 7] [--budget 240] [--only steps updates ...] [--quick]
 
 Parts, in order of value: training steps masked against dense (eager, compiled, in a CUDA graph), mask updates, 2:4
-weights, constant fan-in. A part that begins after the budget of seconds is left out, and the file says so. ``--quick``
+weights, constant fan-in. Each part is a process of its own: one that fails takes no other with it. When the budget of
+seconds is spent, the running part ends with the rows it has, the rest is left out, and the file says so. ``--quick``
 takes tiny sizes, for a rehearsal on a CPU, where what needs CUDA is left out; those numbers mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +39,6 @@ class Report:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.write_text("", encoding="utf-8")
 
     def line(self, text: str = "") -> None:
         print(text, flush=True)
@@ -104,6 +105,12 @@ def cases(quick: bool) -> dict[str, Case]:
     }
 
 
+def chosen(options: argparse.Namespace) -> dict[str, Case]:
+    """The cases whose name begins with one of ``--networks``, in that order; all by default."""
+    known = cases(options.quick)
+    return {name: known[name] for begin in options.networks for name in known if name.startswith(begin)}
+
+
 class Training:
     """A network, its optimizer and, unless it is dense, its Sparsifier; a step without mask updates."""
 
@@ -127,7 +134,10 @@ class Training:
             self.sparsifier.after_step(self.optimizer)
 
     def captured(self) -> Callable[[], None]:
-        """A replay of the step from a CUDA graph."""
+        """A replay of the step from a CUDA graph.
+
+        It keeps this training alive: a graph has the addresses of weights, momenta, masks and batch, and owns none.
+        """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -137,7 +147,10 @@ class Training:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.step()
-        return graph.replay
+        return partial(self._replay, graph)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        graph.replay()
 
 
 def clock() -> float:
@@ -189,7 +202,7 @@ def steps(report: Report, options: argparse.Namespace) -> None:
         "samples/s dense",
         "samples/s masked",
     )
-    for name, case in cases(options.quick).items():
+    for name, case in chosen(options).items():
         pair = {"dense": Training(case, False).step, "masked": Training(case, True).step}
         _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
 
@@ -208,7 +221,7 @@ def graphs(report: Report, options: argparse.Namespace) -> None:
         "samples/s dense",
         "samples/s masked",
     )
-    for name, case in cases(options.quick).items():
+    for name, case in chosen(options).items():
         if "GRU" not in name:
             pair = {"dense": Training(case, False).captured(), "masked": Training(case, True).captured()}
             _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
@@ -225,7 +238,7 @@ def compiled(report: Report, options: argparse.Namespace) -> None:
         "samples/s dense",
         "samples/s masked",
     )
-    for name, case in cases(options.quick).items():
+    for name, case in chosen(options).items():
         if "WRN" in name or "ResNet" in name:
             pair = {kind: Training(case, kind == "masked", compiled=True).step for kind in ("dense", "masked")}
             _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
@@ -248,7 +261,7 @@ def updates(report: Report, options: argparse.Namespace) -> None:
         "/ reading once (middle half)",
         "share of a training at Delta T = 100",
     )
-    for name, case in cases(options.quick).items():
+    for name, case in chosen(options).items():
         if "channels last" in name and "WRN" in name and not options.quick:
             continue
         update = Update(case.network())
@@ -377,6 +390,42 @@ PARTS: dict[str, Callable[[Report, argparse.Namespace], None]] = {
     "fan_in": fan_in,
     "compiled": compiled,
 }
+PRELOADED = ["torch", "timm", "rigl_lightning"]
+"""What a server imports once for the processes of all parts; importing must leave the GPU alone."""
+
+
+def _run_part(name: str, options: argparse.Namespace) -> None:
+    report = Report(options.out)
+    try:
+        PARTS[name](report, options)
+    except Exception as error:
+        report.line(f"\n{name} failed: {type(error).__name__}: {str(error).splitlines()[0]}")
+        raise
+
+
+def run_parts(names: Sequence[str], options: argparse.Namespace) -> None:
+    """Each part in a process of its own, one after the other, until the budget is spent."""
+    start, report = time.perf_counter(), Report(options.out)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    for name in names:
+        left = options.budget - (time.perf_counter() - start)
+        if left <= 0:
+            report.line(f"\nNot measured, for want of time: {name}.")
+            continue
+        process = processes.Process(target=_run_part, args=(name, options))
+        process.start()
+        try:
+            process.join(None if left == float("inf") else left)
+        finally:
+            is_cut_off = process.is_alive()
+            process.kill()
+            process.join()
+        if is_cut_off:
+            report.line(f"\n{name} was cut off, for want of time.")
+        elif process.exitcode != 0:
+            report.line(f"\n{name} ended with exit status {process.exitcode}.")
+        report.line(f"\n({name}: done after {time.perf_counter() - start:.0f} s)")
 
 
 def main() -> None:
@@ -384,24 +433,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu.md"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--least", type=float, default=0.05, help="seconds of one measurement, at least")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no part begins")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which what runs is cut off")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--networks", nargs="+", default=[""], help="those whose name begins so, in this order")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, for a rehearsal")
     options = parser.parse_args()
-    start, report = time.perf_counter(), Report(options.out)
+    options.out.write_text("", encoding="utf-8")
     card = torch.cuda.get_device_name() if ON_GPU else "a CPU: a rehearsal, not a measurement"
-    report.line(f"Measured on {card}, torch {torch.__version__}, medians of {options.rounds} interleaved rounds.")
-    for name in options.only:
-        if time.perf_counter() - start > options.budget:
-            report.line(f"\nNot measured, for want of time: {name}.")
-            continue
-        try:
-            PARTS[name](report, options)
-        except Exception as error:  # the other parts do not depend on it
-            report.line(f"\n{name} failed: {type(error).__name__}: {error}")
-        if ON_GPU:
-            torch.cuda.empty_cache()
-        report.line(f"\n({name}: done after {time.perf_counter() - start:.0f} s)")
+    title = f"Measured on {card}, torch {torch.__version__}, medians of {options.rounds} interleaved rounds."
+    Report(options.out).line(title)
+    run_parts(options.only, options)
 
 
 if __name__ == "__main__":

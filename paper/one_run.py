@@ -243,7 +243,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return result.stdout.strip()
+    """What git says of this folder; empty where there is no repository, or no git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""

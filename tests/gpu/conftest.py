@@ -28,3 +28,13 @@ def cuda(device):
 @pytest.fixture
 def accelerator(device):
     return "gpu" if device.type == "cuda" else "cpu"
+
+
+@pytest.fixture
+def waiting(device):
+    """Says what waiting for the GPU is: "error" or "default". A rehearsal runs the same test without the question."""
+    if device.type != "cuda":
+        yield lambda mode: None
+        return
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode("default")
