@@ -409,6 +409,18 @@ def test_every_file_of_a_run_may_be_remote(capsys, caplog):
     fs.rm("/nets", recursive=True)
 
 
+def test_predictions_are_written(capsys):
+    run("--trainer.max_steps", "10")
+    last = "runs/digits/version_0/checkpoints/last.ckpt"
+    for output in ("classes.csv", "classes.pt"):
+        run("--ckpt_path", last, "--output", output, command="predict")
+        assert f"predictions: int64 (360,) in {output}" in capsys.readouterr().out
+    classes = torch.load("classes.pt", weights_only=True)
+    assert Path("classes.csv").read_text(encoding="utf-8").split() == [str(int(c)) for c in classes]
+    line = error(capsys, "--ckpt_path", last, "--output", "nowhere/classes.pt", command="predict")
+    assert "Expected a folder for nowhere/classes.pt" in line
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

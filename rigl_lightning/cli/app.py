@@ -30,6 +30,7 @@ from rigl_lightning.cli.configs import describe_configs, with_config_paths
 from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
 from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups
+from rigl_lightning.cli.predictions import check_output, save_predictions
 from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
 from rigl_lightning.cli.runs import (
     LAST,
@@ -56,7 +57,22 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer that can also show what a training would do."""
+    """Lightning's Trainer that can also show what a training would do, and write files of what was trained."""
+
+    def predict(self, *args: Any, output: str | None = None, **kwargs: Any) -> Any:
+        """Predict with a trained network, and write the predictions to a file.
+
+        Args:
+            *args: Lightning's.
+            output: The file: ``.csv`` for a row a sample, any other for tensors that torch.load reads.
+            **kwargs: Lightning's.
+        """
+        if output is None:
+            return super().predict(*args, **kwargs)
+        check_output(output, self.world_size)
+        batches = super().predict(*args, **{**kwargs, "return_predictions": True})
+        print(save_predictions(batches or [], output))
+        return batches
 
     def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""

@@ -16,7 +16,7 @@ train:
   fit               train; with `--ckpt_path last` the same command goes on where it stopped
 use what was trained, with --ckpt_path FILE, or last for the newest run of the configuration:
   test, validate    accuracy, density, FLOPs and bytes of the network
-  predict           outputs for the data that the DataModule predicts
+  predict           outputs for the data that the DataModule predicts; --output FILE keeps them
   export            a small file of the network, and how much faster it runs with active connections only
 
 settings (the same names in a YAML file and on the command line):

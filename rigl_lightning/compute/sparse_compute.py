@@ -236,6 +236,13 @@ class LayerCompute:
             return dense(input, *rest, **named)
 
     @property
+    def shapes(self) -> str:
+        """Shapes of its weights, as text."""
+        masks = self.owner.sparsifier.masks
+        names = [*self._weights.values()] or [self.name]
+        return " ".join("x".join(map(str, masks[name].shape)) for name in names)
+
+    @property
     def density(self) -> float:
         """Fraction of the connections that are read: the active ones, or those that learn."""
         masks = self.owner.sparsifier.gradient_masks()

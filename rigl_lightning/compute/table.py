@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from rigl_lightning.compute.sparse_compute import LayerCompute, SparseCompute
 from rigl_lightning.kernels import available
+from rigl_lightning.sparsity.names import folded, without_numbers
 
-Row = tuple[str, str, str, str, str, str]
+Row = tuple[str, str, str, str, str, str, str]
 
 
 def compute_table(compute: SparseCompute) -> str:
-    """Table of every sparse layer: how it was computed last, the measured times, and why it is dense if it is."""
-    rows: list[Row] = [("layer", "compute", "stored", "dense ms", "sparse ms", "")]
-    rows += [_row(layer, compute.compute) for layer in compute.layers]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i > 2 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-        )
-        + (f"  {row[5]}" if row[5] else "")
-        for row in rows
-    ]
+    """Table of the sparse layers: how they were computed last, the measured times, and why they are dense if they are.
+
+    Layers that are alike but for numbers in their names are one line, with the median of their times. The last line
+    has the times of all layers that were timed, together.
+    """
+    alike: dict[tuple[str, ...], list[LayerCompute]] = {}
+    for layer in compute.layers:
+        how = "sparse" if layer.is_sparse else "dense"
+        stored = "connections" if layer.storage.is_compact else "dense"
+        note = why_dense(layer, compute.compute) or why_stored_densely(layer)
+        alike.setdefault((without_numbers(layer.name), layer.shapes, how, stored, note), []).append(layer)
+    rows: list[Row] = [("layer", "shape", "compute", "stored", "dense ms", "sparse ms", "")]
+    for (_, shapes, how, stored, note), layers in alike.items():
+        rows.append((folded([layer.name for layer in layers]), shapes, how, stored, *_medians(layers), note))
     sparse = sum(layer.is_sparse for layer in compute.layers)
-    n_layers = len(rows) - 1
     how = (
         f"{sparse} by the kernels' {available()[0]} tier"
         if sparse
         else "none by sparse kernels, all by dense operators"
     )
-    head = f"compute={compute.compute}: of {n_layers} sparse layers {how}"
-    return "\n".join([head, *_notes(compute, sparse), *(line.rstrip() for line in lines)])
+    head = f"compute={compute.compute}: of {len(compute.layers)} sparse layers {how}"
+    return "\n".join([head, *_notes(compute, sparse), *_aligned(rows), *_total(compute.layers)])
 
 
 def dense_layers(compute: SparseCompute) -> list[str]:
@@ -67,16 +70,37 @@ def why_dense(layer: LayerCompute, compute: str) -> str:
     return layer.last_refusal or (layer.choice.reason if layer.choice else "")
 
 
-def _row(layer: LayerCompute, compute: str) -> Row:
-    choice = layer.choice
-    times = (
-        [f"{1e3 * t:.2f}" if t is not None else "" for t in (choice.dense_seconds, choice.sparse_seconds)]
-        if choice
-        else ["", ""]
-    )
-    stored = "connections" if layer.storage.is_compact else "dense"
-    note = why_dense(layer, compute) or why_stored_densely(layer)
-    return layer.name, "sparse" if layer.is_sparse else "dense", stored, times[0], times[1], note
+def _medians(layers: Sequence[LayerCompute]) -> tuple[str, str]:
+    """Milliseconds of one layer of these, dense and sparse; empty where none was timed."""
+    choices = [layer.choice for layer in layers if layer.choice]
+    dense = [choice.dense_seconds for choice in choices if choice.dense_seconds is not None]
+    sparse = [choice.sparse_seconds for choice in choices if choice.sparse_seconds is not None]
+    shown = [f"{1e3 * statistics.median(seconds):.2f}" if seconds else "" for seconds in (dense, sparse)]
+    return shown[0], shown[1]
+
+
+def _total(layers: Sequence[LayerCompute]) -> list[str]:
+    """Forward and backward of all timed layers in a step: dense, and as they are computed."""
+    timed = [layer.choice for layer in layers if layer.choice and layer.choice.speedup]
+    dense = sum(choice.dense_seconds or 0.0 for choice in timed)
+    chosen = sum((c.sparse_seconds if c.is_sparse else c.dense_seconds) or 0.0 for c in timed)
+    if not timed:
+        return []
+    layers_in_words = "layer" if len(timed) == 1 else "layers"
+    times = f"{1e3 * dense:.2f} ms dense, {1e3 * chosen:.2f} ms as chosen, {dense / chosen:.2f} times as fast"
+    return [f"the {len(timed)} timed {layers_in_words} in one step: {times}"]
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 4 <= i <= 5 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _notes(compute: SparseCompute, sparse: int) -> Sequence[str]:

@@ -15,6 +15,7 @@ LEAST_FLOPS = 1e6
 LARGEST_DENSITY = 0.5
 """Density above which a layer is not timed: no kernel here breaks even before."""
 _MARGIN = 1.05
+"""Sparse has to be this many times as fast to be taken: less is noise."""
 _ROUNDS = (3, 9)
 """At least and at most so many: more than the least only until `_ENOUGH_SECONDS` have passed."""
 _ENOUGH_SECONDS = 0.1
@@ -91,7 +92,8 @@ def decide(
                 times[name].append(_seconds(layer, x, tensors))
     dense_seconds, sparse_seconds = min(times["dense"]), min(times["sparse"]) + extra_seconds
     is_sparse = sparse_seconds * _MARGIN < dense_seconds
-    return Choice(is_sparse, "" if is_sparse else "dense is faster", density, dense_seconds, sparse_seconds)
+    reason = "" if is_sparse else "within the margin" if sparse_seconds < dense_seconds else "dense is faster"
+    return Choice(is_sparse, reason, density, dense_seconds, sparse_seconds)
 
 
 def _is_enough(times: Mapping[str, Sequence[float]]) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 
 from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.names import folded, without_numbers
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 
 FEW_UPDATES = 4
@@ -20,10 +22,11 @@ def layer_table(
     total_steps: int | None = None,
     dense_flops: Mapping[str, float] | None = None,
 ) -> str:
-    """Table of every sparse layer: shape, connections, active ones, sparsity, and forward FLOPs if they are known.
+    """Table of the sparse layers: shape, connections, active ones, sparsity, and forward FLOPs if they are known.
 
-    Shows the network that comes out at the end: for methods that start dense, the sparsity they go to. Where the
-    training decides what each layer gets, it says so, and shows the shares of the distribution.
+    Layers that are alike but for numbers in their names are one line, whose numbers are those of each. Shows the
+    network that comes out at the end: for methods that start dense, the sparsity they go to. Where the training decides
+    what each layer gets, it says so, and shows the shares of the distribution.
 
     Args:
         algorithm: Resolved.
@@ -33,27 +36,35 @@ def layer_table(
     """
     active = active_counts(shapes, algorithm.final_sparsities(shapes))
     rows = [
-        (
-            "layer",
-            "shape",
-            "connections",
-            "active",
-            "sparsity",
-            *(("dense MFLOPs", "MFLOPs") if dense_flops else ()),
-        )
+        ("layer", "shape", "connections", "active", "sparsity", *(("dense MFLOPs", "MFLOPs") if dense_flops else ()))
     ]
+    alike: dict[tuple[str, ...], list[str]] = {}
     for name, shape in shapes.items():
-        size = math.prod(shape)
-        flops = (dense_flops or {}).get(name, 0.0)
-        costs = (f"{flops / 1e6:,.3f}", f"{flops * active[name] / size / 1e6:,.3f}") if dense_flops else ()
-        text_shape = "x".join(map(str, shape))
-        rows.append((name, text_shape, f"{size:,}", f"{active[name]:,}", f"{1 - active[name] / size:.4f}", *costs))
+        row = _row(tuple(shape), active[name], dense_flops.get(name, 0.0) if dense_flops else None)
+        alike.setdefault((without_numbers(name), *row), []).append(name)
+    rows += [(folded(names), *row) for (_, *row), names in alike.items()]
     total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
-    lines = [describe(algorithm), _schedule_line(algorithm), *_layers_line(algorithm), *_aligned(rows)]
+    about = [describe(algorithm), _schedule_line(algorithm), *_settings_line(algorithm), *_layers_line(algorithm)]
+    lines = [*about, *_aligned(rows)]
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
     return "\n".join(lines)
+
+
+def _row(shape: tuple[int, ...], active: int, flops: float | None) -> tuple[str, ...]:
+    """Cells of a layer after its name; ``flops`` when dense, if any are known."""
+    size = math.prod(shape)
+    costs = () if flops is None else (f"{flops / 1e6:,.3f}", f"{flops * active / size / 1e6:,.3f}")
+    return ("x".join(map(str, shape)), f"{size:,}", f"{active:,}", f"{1 - active / size:.4f}", *costs)
+
+
+def _settings_line(algorithm: SparseAlgorithm) -> list[str]:
+    """All settings of an algorithm but its schedule, the defaults too: whoever compares runs wants to see them."""
+    names: list[str] = [f.name for f in fields(algorithm)] if is_dataclass(algorithm) else []
+    values = {name: getattr(algorithm, name) for name in names if name != "schedule"}
+    settings = [f"{name.replace('_', ' ')} {describe(value)}" for name, value in values.items() if value is not None]
+    return [", ".join(settings)] if settings else []
 
 
 def _schedule_line(algorithm: SparseAlgorithm) -> str:
@@ -94,7 +105,7 @@ def _cost_line(
     line = f"inference: {inference * dense / 1e6:,.3f} of {dense / 1e6:,.3f} MFLOPs per sample = {inference:.4f}x dense"
     if total_steps:
         training = planned_training_flops(algorithm, shapes, dense_flops, total_steps)
-        line += f"; training of {total_steps:,} steps: {training:.4f}x dense"
+        line += f"; training of {total_steps:,} steps: {training:.4f}x the FLOPs of dense training"
     return line
 
 

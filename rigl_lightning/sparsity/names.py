@@ -76,6 +76,28 @@ def same_tensors(names: Iterable[str], known: Iterable[str]) -> dict[str, str] |
     return None
 
 
+def folded(names: Sequence[str]) -> str:
+    """One name for layers that are alike: numbers that differ become a star, and a count goes first.
+
+    >>> folded(["blocks.0.mlp.fc1.weight", "blocks.1.mlp.fc1.weight", "blocks.2.mlp.fc1.weight"])
+    '3 x blocks.*.mlp.fc1.weight'
+    >>> folded(["head.weight"])
+    'head.weight'
+    """
+    parts = zip(*(name.split(".") for name in names), strict=True)
+    name = ".".join(part[0] if len({*part}) == 1 else "*" for part in parts)
+    return name if len(names) == 1 else f"{len(names)} x {name}"
+
+
+def without_numbers(name: str) -> str:
+    """What names of layers share that `folded` may put together.
+
+    >>> without_numbers("blocks.10.mlp.0.weight")
+    'blocks.*.mlp.*.weight'
+    """
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 def _renamings(first: str, known: Iterable[str]) -> Iterator[Callable[[str], str]]:
     """Ways to rename: as it is, with a prefix that some known name has, without one that no known name has."""
     yield str

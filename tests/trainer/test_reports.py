@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, UpdateSchedule
+from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, Uniform, UpdateSchedule
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
@@ -107,6 +107,21 @@ def test_the_table_before_training_shows_each_layer(caplog):
     assert "16x6" in table
     assert lines[-2].split() == ["total", "144", "44", "0.6944"]
     assert lines[-1].startswith("inference: 0.000 of 0.000 MFLOPs per sample = 0.")
+
+
+def test_the_table_folds_layers_that_are_alike_and_names_its_settings_and_units():
+    shapes = {f"blocks.{i}.{name}.weight": (8, 8) for i in range(12) for name in ("qkv", "proj")}
+    flops = dict.fromkeys(shapes, 2e6)
+    lines = layer_table(Static(0.75, distribution=Uniform(first_layer_dense=False)), shapes, 10, flops).splitlines()
+    assert lines[2].startswith("sparsity 0.75, distribution Uniform(first_layer_dense=False), structure ")
+    assert [line.split() for line in lines[5:7]] == [
+        ["12", "x", f"blocks.*.{name}.weight", "8x8", "64", "16", "0.7500", "2.000", "0.500"]
+        for name in ("qkv", "proj")
+    ]
+    assert lines[-2].split() == ["total", "1,536", "384", "0.7500"]
+    assert lines[-1].endswith("training of 10 steps: 0.2500x the FLOPs of dense training")
+    settings = layer_table(RigL().resolve(1000), {"a.weight": (8, 8)}).splitlines()[2]
+    assert settings.startswith("sparsity 0.9, distribution ErdosRenyi(), drop fraction 0.3, decay cosine, ")
 
 
 def test_the_table_says_how_to_have_more_than_a_few_updates():

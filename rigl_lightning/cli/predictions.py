@@ -1,0 +1,76 @@
+"""Predictions of a network as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from rigl_lightning.base.files import has_folder, replacing, write_text
+
+_TABLE = ".csv"
+
+
+def check_output(output: str, processes: int) -> None:
+    """Refuse a file that could not be written in the end.
+
+    Raises:
+        ValueError: If there are several processes, each of which predicts a part.
+        FileNotFoundError: If there is no folder for it.
+    """
+    if processes > 1:
+        raise ValueError(f"Expected one process for --output, got {processes}. Set --trainer.devices 1.")
+    if not has_folder(output):
+        raise FileNotFoundError(f"Expected a folder for {output}, found none. Set --output.")
+
+
+def save_predictions(batches: Sequence[Any], output: str) -> str:
+    """Write the predictions of all batches, joined to those of all samples.
+
+    Args:
+        batches: What ``predict_step`` returned, batch by batch.
+        output: A file: ``.csv`` for a row a sample, from tensors (N,) or (N, columns); any other for what torch.load
+            reads: tensors (N, ...), in tuples or dicts if they came so, or the batches if they cannot be joined.
+
+    Returns:
+        A line to print.
+
+    Raises:
+        ValueError: If ``.csv`` is asked for something else.
+    """
+    joined = _joined(batches)
+    if Path(output).suffix != _TABLE:
+        with replacing(output) as stream:
+            torch.save(joined, stream)
+    elif isinstance(joined, Tensor) and joined.ndim <= 2:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(joined.reshape(len(joined), -1).tolist())
+        write_text(output, text.getvalue())
+    else:
+        raise ValueError(
+            f"Expected predictions (N,) or (N, columns) for {output}, got {_kind(joined)}. Set --output to a .pt file."
+        )
+    return f"predictions: {_kind(joined)} in {output}"
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    """Batches one after the other, tensor by tensor; the list as it is if they are no such tensors."""
+    leaves, specs = zip(*map(tree_flatten, batches), strict=True) if batches else ((), ())
+    alike = len({str(spec) for spec in specs}) == 1
+    if not alike or not all(isinstance(x, Tensor) and x.ndim for batch in leaves for x in batch):
+        return list(batches)
+    if any(len({tuple(x.shape[1:]) for x in column}) > 1 for column in zip(*leaves, strict=True)):
+        return list(batches)
+    return tree_unflatten([torch.cat(column).cpu() for column in zip(*leaves, strict=True)], specs[0])
+
+
+def _kind(predictions: Any) -> str:
+    if isinstance(predictions, Tensor):
+        return f"{str(predictions.dtype).removeprefix('torch.')} {tuple(predictions.shape)}"
+    return f"{type(predictions).__name__} of {len(predictions)}"

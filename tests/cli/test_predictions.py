@@ -1,0 +1,38 @@
+"""Predictions are joined to those of all samples where they can be, and written as what they are."""
+
+import pytest
+import torch
+
+from rigl_lightning.cli.predictions import save_predictions
+
+CASES = {
+    "tensors": ([torch.ones(2, 3), torch.zeros(1, 3)], torch.tensor([[1.0] * 3, [1.0] * 3, [0.0] * 3])),
+    "tuples": ([(torch.ones(2), torch.zeros(2, 1))], (torch.ones(2), torch.zeros(2, 1))),
+    "dicts": ([{"a": torch.ones(1)}, {"a": torch.zeros(2)}], {"a": torch.tensor([1.0, 0.0, 0.0])}),
+    "texts": ([["one", "two"], ["three"]], [["one", "two"], ["three"]]),
+    "of two widths": ([torch.ones(2, 3), torch.ones(2, 4)], [torch.ones(2, 3), torch.ones(2, 4)]),
+    "numbers": ([torch.tensor(1.0), torch.tensor(2.0)], [torch.tensor(1.0), torch.tensor(2.0)]),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_read_again(case, tmp_path):
+    batches, expected = CASES[case]
+    save_predictions(batches, str(tmp_path / "out.pt"))
+    got = torch.load(tmp_path / "out.pt", weights_only=True)
+    torch.testing.assert_close(got, expected) if case != "texts" else None
+    assert type(got) is type(expected)
+
+
+def test_a_table_has_a_row_a_sample(tmp_path):
+    save_predictions([torch.tensor([[1.5, 2.0]]), torch.tensor([[3.0, 4.0]])], str(tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").read_bytes() == b"1.5,2.0\r\n3.0,4.0\r\n"
+
+
+@pytest.mark.parametrize("batches", [[torch.ones(1, 2, 3)], [{"a": torch.ones(1)}]])
+def test_what_is_no_table_is_refused_as_one(batches, tmp_path):
+    (tmp_path / "out.csv").write_bytes(b"before")
+    with pytest.raises(ValueError, match="Set --output to a .pt file"):
+        save_predictions(batches, str(tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").read_bytes() == b"before"
