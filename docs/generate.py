@@ -1,13 +1,14 @@
-"""Writes what the pages of docs/ say of the code itself: the settings of each method, and what it reached.
+"""Writes what the pages of docs/ say of the code itself: the settings of each method.
 
-    python docs/generate.py [--pictures]
+    python docs/generate.py
+
+What is measured there comes from ``paper/make_figures.py``.
 
 Every part stands between the markers of a page; the sentences around it are written by hand. A test compares.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from collections.abc import Iterator
@@ -15,10 +16,6 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from paper.figures import overview
-from paper.tables import cards, methods
 from paper.tables.markdown import markdown, with_parts
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import describe
@@ -60,27 +57,12 @@ def _default(setting: Field[Any]) -> str:
     return "to be given"
 
 
-def accuracies() -> pd.DataFrame:
-    """What every method reached, of the committed rows."""
-    return methods.rows(pd.read_csv(HERE.parent / "paper" / "results" / methods.RESULTS))
-
-
 def parts() -> dict[Path, dict[str, str]]:
     """Every generated part, by page and name of its markers."""
-    pages = {card_of(m.__name__): {"settings": settings(m)} for m in methods_with_a_card()}
-    for page, measured in cards.measured(accuracies(), HERE).items():
-        pages.setdefault(page, {}).update(measured)
-    return pages
+    return {card_of(m.__name__): {"settings": settings(m)} for m in methods_with_a_card()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write what the pages say of the code and of the results.")
-    parser.add_argument("--pictures", action="store_true", help="draw the README's picture anew, too")
-    if parser.parse_args().pictures:
-        path = HERE / "pictures" / "accuracy_over_flops.png"
-        path.parent.mkdir(exist_ok=True)
-        overview.draw(accuracies()).savefig(path, dpi=160)
-        print(f"written: {path.relative_to(HERE.parent)}")
     for page, parts_of_page in parts().items():
         before = page.read_text(encoding="utf-8")
         after = with_parts(before, parts_of_page)

@@ -1,17 +1,17 @@
 """What the figures should show, declared before the runs were made: each sentence with the runs it is judged on.
 
 A claim is one or more comparisons of runs. A comparison names its runs, and the seeds are those of
-`paper.experiments.CLAIM_SEEDS`; so `runs` lists what has to be run first. ``verdicts.py`` has the statistics, and
-``make_figures.py`` writes what came out into ``paper/README.md``.
+`paper.experiments.CLAIM_SEEDS`; so `runs` lists what has to be run first. ``judged.py`` compares their rows,
+``verdicts.py`` has the statistics, and ``make_figures.py`` writes what came out into ``paper/README.md``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-from paper.experiments import CLAIM_SEEDS, Run, declared
+from paper.comparisons import Bench, Claim, Comparison
+from paper.experiments import CLAIM_SEEDS, Run
 from paper.panels import (
     APPENDIX_SPARSITIES,
     DROP_FRACTIONS,
@@ -23,62 +23,6 @@ from paper.panels import (
     RESNET,
     WRN,
 )
-from paper.protocols import PROTOCOLS
-
-V1, V2 = MOBILENETS
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One set of runs should be better than another.
-
-    Attributes:
-        name: What is compared, in a few words.
-        better: Runs, of any seed, that should be better; if there are several, their mean counts.
-        worse: The others.
-        column: What is compared.
-        sign: 1 if more is better, -1 if less is.
-        over: If given, the trend is compared instead: the slope of the column over this quantity of the runs, in
-            units of the column; without ``worse``, the slope itself. Key of `TRENDS`.
-        within: If given, the claim is that the two differ by at most this much.
-    """
-
-    name: str
-    better: tuple[Run, ...]
-    worse: tuple[Run, ...] = ()
-    column: str = "accuracy"
-    sign: int = 1
-    over: str = ""
-    within: float | None = None
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """All of them."""
-        return self.better + self.worse
-
-
-TRENDS: dict[str, Callable[[Run], float]] = {
-    "doubling of the training": lambda run: math.log2(run.multiplier),
-    "halving of the density": lambda run: -math.log2(1 - run.sparsity),
-}
-"""What a trend runs over: one unit of the quantity is what the name says."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence about a figure.
-
-    Attributes:
-        figure: Number, and panel; or the name of a table.
-        sentence: What must be visible.
-        comparisons: All must hold.
-        source: Whether the paper says it ("paper") or we do ("own").
-    """
-
-    figure: str
-    sentence: str
-    comparisons: tuple[Comparison, ...]
-    source: str = "paper"
 
 
 def runs(claims: Sequence[Claim], seeds: Sequence[int] = CLAIM_SEEDS) -> list[Run]:
@@ -106,31 +50,6 @@ def _small() -> list[Claim]:
         *_lottery(),
         *_narrow_networks(),
     ]
-
-
-class Bench:
-    """Makes the runs of a benchmark at a scale: its sparsity, distribution and usual length unless told otherwise."""
-
-    def __init__(self, scale: str, benchmark: str) -> None:
-        self.scale, self.benchmark = scale, benchmark
-        self.protocol = PROTOCOLS[scale][benchmark]
-
-    def __call__(self, method: str, sparsity: float | None = None, **settings: object) -> Run:
-        """A run of seed 0."""
-        if method == "Dense":
-            settings |= {"sparsity": 0.0, "distribution": ""}
-        else:
-            settings.setdefault("sparsity", self.protocol.sparsity if sparsity is None else sparsity)
-            settings.setdefault("distribution", self.protocol.distribution)
-        settings.setdefault("multiplier", self.protocol.usual_multiplier)
-        return declared(Run(self.benchmark, method, scale=self.scale, **settings))  # type: ignore[arg-type]
-
-    def over(self, better: str, worse: str, sparsity: float | None = None, **settings: object) -> Comparison:
-        """One method over another, both with the same settings."""
-        at = "" if sparsity is None else f" at {sparsity:g}"
-        return Comparison(
-            f"{better} over {worse}{at}", (self(better, sparsity, **settings),), (self(worse, sparsity, **settings),)
-        )
 
 
 def _figure_2() -> list[Claim]:
@@ -179,11 +98,11 @@ def _figure_2() -> list[Claim]:
 def _figure_3() -> list[Claim]:
     def over(benchmark: str, better: str, worse: str) -> Comparison:
         of = Bench("small", benchmark)
-        sides = (tuple(of(method, s) for s in of.protocol.sparsities) for method in (better, worse))
-        return Comparison(f"{_short(benchmark)}, mean of all sparsities: {better} over {worse}", *sides)
+        ours, theirs = (tuple(of(method, s) for s in of.protocol.sparsities) for method in (better, worse))
+        return Comparison(f"{_short(benchmark)}, mean of all sparsities: {better} over {worse}", ours, theirs)
 
     order = (("RigL", "Pruning"), ("Pruning", "Small-Dense"), ("RigL", "Small-Dense"))
-    big, dense = Bench("small", V1)("Big-Sparse"), Bench("small", V1)("Dense")
+    big, dense = Bench("small", MOBILENETS[0])("Big-Sparse"), Bench("small", MOBILENETS[0])("Dense")
     return [
         *(
             Claim("3 left", f"{better} is above {_sentence(worse)}.", tuple(over(b, better, worse) for b in MOBILENETS))
@@ -192,7 +111,7 @@ def _figure_3() -> list[Claim]:
         Claim(
             "3 right",
             "A wider sparse network (Big-Sparse) is above the dense network of equal inference FLOPs.",
-            (Comparison("uniform, 0.75", (big,), (dense,)),),
+            (Comparison("Big-Sparse over Dense", (big,), (dense,)),),
         ),
     ]
 
@@ -241,21 +160,21 @@ def _figure_4() -> list[Claim]:
 
 
 def _erk(of: Bench, method: str, sparsity: float) -> Comparison:
-    name = f"{of.benchmark.split('_')[-1]}, {sparsity:g}: {method}, ERK over uniform"
-    sides = ((of(method, sparsity, distribution=d),) for d in ("ERK", "uniform"))
-    return Comparison(name, *sides)
+    name = f"{of.protocol.title.split(',')[0]}, {sparsity:g}: {method}, ERK over uniform"
+    erk, uniform = (of(method, sparsity, distribution=d) for d in ("ERK", "uniform"))
+    return Comparison(name, (erk,), (uniform,))
 
 
 def _figure_5() -> list[Claim]:
     of, lenet = Bench("small", RESNET), Bench("small", MNIST)
-    by_distribution = (tuple(of("RigL", s, distribution=d) for s in of.protocol.sparsities) for d in ("ERK", "uniform"))
+    erk, uniform = (tuple(of("RigL", s, distribution=d) for s in of.protocol.sparsities) for d in ("ERK", "uniform"))
     shortest, usual, longest = lenet.protocol.intervals
     return [
         Claim("5 left", "ERK is above uniform for RigL.", tuple(_erk(of, "RigL", s) for s in (0.95, 0.965))),
         Claim(
             "5 left",
             "The sparser the network, the more ERK gains over uniform.",
-            (Comparison("slope of the difference", *by_distribution, over="halving of the density"),),
+            (Comparison("gain of ERK over uniform", erk, uniform, over="halving of the density"),),
         ),
         Claim(
             "5 right",
@@ -412,6 +331,9 @@ def _lenet_at_full_length() -> list[Claim]:
         Claim(
             "LeNet-300-100",
             "RigL with the appendix's layer sparsities is above Static with the same ones.",
-            tuple(Comparison(d, (run,), (replace(run, method="Static"),)) for d, run in appendix.items()),
+            tuple(
+                Comparison(f"{d}: RigL over Static", (run,), (replace(run, method="Static"),))
+                for d, run in appendix.items()
+            ),
         ),
     ]

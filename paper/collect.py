@@ -14,17 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paper.one_run import LOG, RECORD, record_of, write_whole
+from paper.counted import remaining
+from paper.one_run import LOG, RECORD, last_checkpoint, record_of, write_whole
+from paper.panels import MNIST
+from paper.row_columns import COLUMNS
 from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = (
-    *("run", "scale", "benchmark", "method", "sparsity", "distribution"),
-    *("multiplier", "delta_t", "alpha", "decay", "snfs_momentum", "seed"),
-    *("val_accuracy", "val_loss", "val_bits", "train_loss", "final_train_loss", "density", "exploration"),
-    *("steps", "train_flops", "dense_train_flops", "inference_flops", "dense_inference_flops"),
-    *("status", "wall_s", "device", "commit", "config_hash"),
-)
 METRICS = {
     "val/accuracy": "val_accuracy",
     "val/loss": "val_loss",
@@ -53,9 +49,17 @@ def row_of(folder: Path) -> dict[str, Any]:
     if "steps" not in record or not metrics.is_file():
         return {**record, "status": "done, but its counts or its metrics are gone"}
     try:
-        return {**record, **_last_metrics(metrics, record["steps"])}
+        return {**record, **_remaining(folder, record), **_last_metrics(metrics, record["steps"])}
     except ValueError as error:
         return {**record, "status": f"done, but {metrics.name} cannot be read: {error}"}
+
+
+def _remaining(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What is left of LeNet-300-100 at the paper's length: runs that did not count it themselves left a checkpoint."""
+    if (record["scale"], record["benchmark"]) != ("paper", MNIST) or "units" in record:
+        return {}
+    checkpoint = last_checkpoint(folder)
+    return {} if checkpoint is None else remaining(checkpoint)
 
 
 def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:
@@ -95,12 +99,17 @@ def collect(runs: Path, results: Path) -> int:
     return len(rows)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description="Make rows of results out of what runs left.")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
     parser.add_argument("--scale", default="small")
     parser.add_argument("--results", type=Path, default=ROOT / "paper" / "results", help="folder of the file of rows")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     results = options.results / f"{options.scale}.csv"
     print(f"{collect(options.runs / options.scale, results)} rows in {results}")
 

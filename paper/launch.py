@@ -1,7 +1,7 @@
 """Run what is missing: local processes or a Ray cluster, resumable after a kill.
 
     python paper/launch.py 2 10 methods [--scale small] [--data DIR] [--jobs 2] [--threads 1] [--runs runs/paper]
-    python paper/launch.py all --executor ray --cpus 2 --gpus 0.25      (on a cluster, or this machine)
+    python paper/launch.py all --executor ray --threads 2 --gpus 0.25   (on a cluster, or this machine)
     python paper/launch.py all --print                                  (the plain commands, for job arrays)
 
 Figures go by number, tables by name. A run that is complete is not run again; one that was interrupted goes on from its
@@ -22,8 +22,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from paper.claims import claims
+from paper.claims import runs as claim_runs
 from paper.executors import EXECUTORS, Resources
-from paper.experiments import SEEDS, Run
+from paper.experiments import CLAIM_SEEDS, SEEDS, Run
 from paper.one_run import arguments, is_done
 from paper.panels import FIGURES, TABLES, all_runs, runs_of
 from paper.protocols import PROTOCOLS
@@ -104,40 +106,57 @@ def identities(results: Path) -> set[str]:
         return {row["config_hash"] for row in csv.DictReader(lines) if row["status"] == "done"}
 
 
-def selected(what: Sequence[str], scale: str, seeds: Sequence[int]) -> list[Run]:
-    """Runs of the figures and tables with these numbers and names; all of them for "all".
+def selected(what: Sequence[str], scale: str, seeds: Sequence[int] | None = None) -> list[Run]:
+    """Runs of the figures and tables with these numbers and names.
+
+    Args:
+        what: Numbers and names; "claims" for what the claims rest on, "all" for that and everything else.
+        scale: Key of `PROTOCOLS`.
+        seeds: Of the runs; by default those of claims for claims, and of figures for the rest.
 
     Raises:
         ValueError: If there is no such figure or table.
     """
-    if "all" in what:
-        return all_runs(scale, seeds)
+    of_claims = claim_runs(claims(scale), seeds or CLAIM_SEEDS) if {"all", "claims"} & set(what) else []
     panels = {**{str(number): panel for number, panel in FIGURES.items()}, **TABLES}
-    unknown = [name for name in what if name not in panels]
+    unknown = [name for name in what if name not in (*panels, "all", "claims")]
     if unknown:
-        raise ValueError(f"Expected 'all' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
-    return runs_of([panels[name] for name in what], scale, seeds)
+        raise ValueError(f"Expected 'all', 'claims' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
+    named = [panels[name] for name in what if name in panels]
+    others = all_runs(scale, seeds or SEEDS) if "all" in what else runs_of(named, scale, seeds or SEEDS)
+    return list(dict.fromkeys([*of_claims, *others]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Run what figures and tables lack.")
-    parser.add_argument("what", nargs="+", help="numbers of figures, names of tables, or all")
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description="Run what figures, tables and claims lack.")
+    parser.add_argument("what", nargs="+", help="numbers of figures, names of tables, claims, or all")
     parser.add_argument("--scale", default="small", choices=sorted(PROTOCOLS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="10 to 12, of claims 10 to 14 unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper", help="where runs keep their files")
     parser.add_argument("--executor", choices=sorted(EXECUTORS), default="local")
     parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="local runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
-    parser.add_argument("--accelerator", default="cpu", help="of Lightning's Trainer: cpu, gpu, ...")
-    parser.add_argument("--gpus", type=float, default=0.0, help="share of a GPU a run needs (ray)")
+    parser.add_argument("--accelerator", help="of Lightning's Trainer: cpu, gpu, ...; gpu with --gpus, else cpu")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs, or the share of one, that ray gives each run")
     parser.add_argument("--print", action="store_true", help="only print the commands")
-    options = parser.parse_args()
+    return parser
+
+
+def resources_of(options: argparse.Namespace) -> Resources:
+    """What the command line gives each run: with ``--gpus`` it computes on the GPU unless told otherwise."""
+    accelerator = options.accelerator or ("gpu" if options.gpus else "cpu")
+    return Resources(options.jobs, options.threads, options.gpus, accelerator)
+
+
+def main() -> None:
+    options = parser().parse_args()
+    resources = resources_of(options)
     try:
         runs = selected(options.what, options.scale, options.seeds)
     except ValueError as error:
-        parser.error(str(error))
-    resources = Resources(options.jobs, options.threads, options.gpus, options.accelerator)
+        parser().error(str(error))
     if options.print:
         for run in runs:
             command = arguments(run, options.runs / run.name, options.data, resources.accelerator)

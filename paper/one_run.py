@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from paper.counted import counted
 from paper.experiments import Run
 
 ROOT = Path(__file__).parents[1]
 RECORD = "run.json"
 COUNTED = "counted.json"
-"""Steps and FLOPs, which the run's own process leaves at its end."""
-PASSES = 3
-"""Forward passes that a dense training step costs."""
+"""Steps, FLOPs and remaining units, which the run's own process leaves at its end."""
 PRELOADED = (
     "rigl_lightning.cli.app",
     "rigl_lightning.modules",
@@ -120,9 +119,9 @@ def _executed(run: Run, folder: Path, data: Path, threads: int, accelerator: str
         "commit": _commit(),
         "versions": _versions(),
     }
-    counted = folder / COUNTED
-    if counted.is_file():
-        record |= json.loads(counted.read_text(encoding="utf-8"))
+    left = folder / COUNTED
+    if left.is_file():
+        record |= json.loads(left.read_text(encoding="utf-8"))
     write_whole(folder / RECORD, json.dumps(record, indent=1))
     return record
 
@@ -171,25 +170,14 @@ def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
     if not _is_validated(folder / LOG):  # it was interrupted after its last step, before its validation
         settings = [a for a in arguments[1:] if not a.startswith(RESUME)]
         rigl_lightning(["validate", *settings, f"{RESUME}={last_checkpoint(folder)}"])
-    write_whole(folder / COUNTED, json.dumps(_counted(folder)))
+    write_whole(folder / COUNTED, json.dumps(counted(_own_checkpoint(folder))))
 
 
-def _counted(folder: Path) -> dict[str, float]:
-    """Of a training: its steps, its FLOPs per sample and those of the dense network for as many steps."""
-    import torch
-
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None:
-        raise FileNotFoundError(f"Expected a checkpoint in {folder} at the end of the training, found none.")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    sparse = content["callbacks"]["SparseTrainingCallback"]
-    steps, dense = sparse["step"], sparse["flops_dense"]
-    return {
-        "steps": steps,
-        "train_flops": sparse["flops_spent"],
-        "dense_train_flops": dense,
-        "dense_inference_flops": dense / steps / PASSES,
-    }
+def _own_checkpoint(folder: Path) -> Path:
+    file = last_checkpoint(folder)
+    if file is None:
+        raise FileNotFoundError(f"Expected a checkpoint in {folder}, where the training ended, found none.")
+    return file
 
 
 def _is_validated(log: Path) -> bool:

@@ -95,10 +95,10 @@ def of_differences(differences: pd.Series | Sequence[float], within: float | Non
     if n == 0:
         return Outcome(within=within)
     spread = float(values.std()) if n > 1 else math.nan
-    return tested(Outcome(float(values.mean()), spread, n - 1, n, within))
+    return with_p_value(Outcome(float(values.mean()), spread, n - 1, n, within))
 
 
-def tested(outcome: Outcome) -> Outcome:
+def with_p_value(outcome: Outcome) -> Outcome:
     """The outcome with the p-value of its effect and spread, before any correction."""
     if outcome.effect is None or outcome.n < MIN_PAIRS or not outcome.freedom:
         return outcome
@@ -124,7 +124,8 @@ def pooled(outcomes: Sequence[Outcome]) -> list[Outcome]:
         return list(outcomes)
     spread = math.sqrt(sum(o.freedom * o.spread**2 for o in usable) / freedom)
     return [
-        tested(replace(o, spread=spread, freedom=freedom)) if o.freedom and o.n < POOL_BELOW else o for o in outcomes
+        with_p_value(replace(o, spread=spread, freedom=freedom)) if o.freedom and o.n < POOL_BELOW else o
+        for o in outcomes
     ]
 
 

@@ -1,40 +1,39 @@
-"""Rows of results as the figures read them: own runs and published values in one table, in the units of the axes."""
+"""Rows of results as the figures read them: own runs that are declared, and published values, in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from scipy import stats
 
-from paper.experiments import configured_updates
-from paper.protocols import PROTOCOLS, Protocol
+from paper import declared
+from paper.experiments import Run
+from paper.figures.published_rows import PUBLISHED, published_rows
+from paper.row_columns import COLUMNS
 
-PUBLISHED = "published"
-"""The scale of published values."""
-SCALES = ("small", "paper")
 RESIZED = ("Small-Dense", "Big-Sparse")
 """Methods whose dense network is not that of the benchmark."""
-BENCHMARKS = {"ResNet-50": "imagenet_resnet50", "MobileNet-v1": "imagenet_mobilenet_v1", "WRN-22-2": "cifar10_wrn22"}
-METHODS = {"GradualMagnitudePruning": "Pruning"}
-# 97.5 % quantiles of Student's t by degrees of freedom: a 95 % interval of a mean. Beyond, that of the last.
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 MIN_SEEDS = 3
 """Runs that an interval needs: two say next to nothing (t = 12.7)."""
+TEXT = {"config_hash": str, "commit": str, "device": str, "distribution": str, "decay": str}
 
 
 def read(folder: Path, scale: str) -> pd.DataFrame:
-    """Complete own runs of a scale, and the published values.
+    """Complete own runs of a scale that are declared, and the published values.
 
-    Columns beside those of the rows: ``accuracy`` in percent; ``training`` and ``inference``, FLOPs relative to those
-    of the dense network, trained once.
+    Columns beside those of the rows: ``point``, the name of the run's settings without its seed; ``accuracy`` in
+    percent; ``training`` and ``inference``, FLOPs relative to those of the dense network, trained once.
     """
-    own = _own(pd.read_csv(folder / f"{scale}.csv"))
-    return pd.concat([own, _published(pd.read_csv(folder / "published.csv"))], ignore_index=True)
+    file = folder / f"{scale}.csv"
+    rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat([own_rows(rows, scale), published_rows(pd.read_csv(folder / "published.csv"))], ignore_index=True)
 
 
-def _own(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = rows[rows["status"] == "done"].copy()
+def own_rows(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """Complete runs that are declared today, in the units of the axes."""
+    rows = only_declared(rows[rows["status"] == "done"], scale)
     rows["distribution"] = rows["distribution"].fillna("")
     rows["accuracy"] = 100 * rows["val_accuracy"]
     unit = rows[~rows["method"].isin(RESIZED)].groupby("benchmark")
@@ -46,34 +45,12 @@ def _own(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _published(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = rows[rows["model"].isin(BENCHMARKS)].copy()
-    rows["distribution"] = rows["distribution"].fillna("")
-    key = ["source", "model", "method", "distribution", "sparsity", "training_multiplier"]
-    rows["value"] = pd.to_numeric(rows["published"], errors="coerce")
-    # The plain reading of a number first, where there are several.
-    rows = rows.sort_values("reading", na_position="first", kind="stable")
-    wide = rows.pivot_table(index=key, columns="quantity", values="value", aggfunc="first").reset_index()
-    wide = wide[wide["accuracy"].notna()]
-    dense = rows[(rows["method"] == "Dense") & (rows["quantity"] == "train_flops_absolute")]
-    unit = wide["model"].map(dense.groupby("model")["value"].first())
-    wide["training"] = wide["train_flops"].fillna(wide["train_flops_absolute"] / unit)
-    is_dense = wide["method"] == "Dense"
-    return pd.DataFrame(
-        {
-            "scale": PUBLISHED,
-            "source": wide["source"],
-            "benchmark": wide["model"].map(BENCHMARKS),
-            "method": wide["method"].replace(METHODS),
-            "distribution": wide["distribution"],
-            "sparsity": wide["sparsity"],
-            "multiplier": wide["training_multiplier"],
-            "accuracy": wide["accuracy"],
-            "accuracy_std": wide["accuracy_std"],
-            "training": wide["training"].where(~is_dense, 1.0),
-            "inference": wide["inference_flops"].where(~is_dense, 1.0),
-        }
-    )
+def only_declared(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """Rows whose identity is that of a declared run, with its ``point``; those of other settings are old."""
+    if "config_hash" not in rows:
+        return rows.head(0).assign(point="")
+    rows = rows.assign(point=rows["config_hash"].map(declared.points(scale)))
+    return rows[rows["point"].notna()].copy()
 
 
 def own(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,15 +58,20 @@ def own(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["scale"] != PUBLISHED]
 
 
-def protocol_of(rows: pd.DataFrame, benchmark: str) -> Protocol:
-    """How own runs of a benchmark were trained: at the scale of the rows, the small one if there are none."""
+def of_runs(rows: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
+    """Rows of these runs, of every seed.
+
+    >>> rigl = Run("mnist_lenet", "RigL", 0.9, "ERK")
+    >>> of_runs(pd.DataFrame({"point": [rigl.point, "another"], "seed": [10, 10]}), [rigl])["point"].tolist()
+    ['mnist_lenet-RigL-ERK-0.9']
+    """
+    return rows[rows["point"].isin({run.point for run in runs})]
+
+
+def scale_of(rows: pd.DataFrame) -> str:
+    """Of own runs; the small one if there are none."""
     scales = own(rows)["scale"].unique()
-    return PROTOCOLS[scales[0] if len(scales) else SCALES[0]][benchmark]
-
-
-def usual_interval(rows: pd.DataFrame, benchmark: str) -> int:
-    """Delta T of the runs that are no part of a sweep."""
-    return configured_updates(protocol_of(rows, benchmark))[0]
+    return str(scales[0]) if len(scales) else "small"
 
 
 def published(rows: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +79,7 @@ def published(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["scale"] == PUBLISHED]
 
 
-def beside(table: pd.DataFrame, theirs: pd.DataFrame, key: list[str], columns: list[str]) -> pd.DataFrame:
+def join_published(table: pd.DataFrame, theirs: pd.DataFrame, key: list[str], columns: list[str]) -> pd.DataFrame:
     """The table with these columns of published rows as ``published_...``, missing where nothing is published."""
     named = theirs[[*key, *columns]].rename(columns={column: f"published_{column}" for column in columns})
     return table.merge(named, on=key, how="left")
@@ -115,20 +97,6 @@ def pick(rows: pd.DataFrame, **settings: object) -> pd.DataFrame:
     return rows[chosen]
 
 
-def usual_updates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows that are no part of a sweep: the Delta T, alpha, decay and momentum that most of a benchmark's runs have."""
-    kept = pd.Series(True, index=rows.index)
-    for column in ("delta_t", "alpha", "decay", "snfs_momentum"):
-        usual = own(rows).groupby("benchmark")[column].agg(_most_frequent)
-        kept &= rows[column].isna() | (rows[column] == rows["benchmark"].map(usual))
-    return rows[kept]
-
-
-def _most_frequent(values: pd.Series) -> object:
-    modes = values.mode()
-    return modes.iloc[0] if len(modes) else None
-
-
 def summary(rows: pd.DataFrame, x: str | Sequence[str], y: str) -> pd.DataFrame:
     """One row for each x: ``mean``, ``n``, and ``interval``, half the width of the mean's 95 % interval over seeds.
 
@@ -136,6 +104,6 @@ def summary(rows: pd.DataFrame, x: str | Sequence[str], y: str) -> pd.DataFrame:
     """
     grouped = rows[rows[y].notna()].groupby(x, sort=True)[y]
     table = grouped.agg(mean="mean", n="count", std="std").reset_index()
-    quantile = [STUDENT_T[min(n - 2, len(STUDENT_T) - 1)] if n >= MIN_SEEDS else float("nan") for n in table["n"]]
-    table["interval"] = pd.Series(quantile, dtype=float) * table["std"] / table["n"] ** 0.5
+    quantile = pd.Series(stats.t.ppf(0.975, (table["n"] - 1).clip(lower=1)), dtype=float)
+    table["interval"] = (quantile * table["std"] / table["n"] ** 0.5).where(table["n"] >= MIN_SEEDS)
     return table

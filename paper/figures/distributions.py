@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import pandas as pd
-from matplotlib.axes import Axes
+from collections.abc import Sequence
 
-from paper.figures.data import pick, usual_updates
-from paper.figures.style import DISTRIBUTION_COLOURS, DISTRIBUTION_DASHES, METHOD_MARKERS, curve, hollow, sparsity_ticks
-
-BENCHMARK = "imagenet_resnet50"
-DIGITISED = "ICLR Fig. 2 left, digitised"
+from paper.experiments import Run
+from paper.figures.curves import Curve
+from paper.figures.published_rows import TABLES
+from paper.figures.style import DISTRIBUTION_COLOURS, METHOD_MARKERS, distribution_style
 
 
-def by_distribution(axis: Axes, results: pd.DataFrame, method: str, right: Axes | None) -> None:
-    """One curve a distribution; published values go to the right axis."""
-    rows = usual_updates(pick(results, benchmark=BENCHMARK, method=method, multiplier=1.0))
-    rows = rows[rows["source"] != DIGITISED]  # beside it the table's, with a spread
-    for distribution, colour in DISTRIBUTION_COLOURS.items():
-        of = pick(rows, distribution=distribution)
-        look = {"color": colour, "marker": METHOD_MARKERS[method]}
-        curve(axis, of, "sparsity", "accuracy", distribution, dashes=DISTRIBUTION_DASHES[distribution], **look)
-        if right is not None:
-            hollow(right, of, "sparsity", **look)
-    sparsity_ticks(axis, rows)
-    axis.set_title(method)
+def by_distribution(runs: Sequence[Run], benchmark: str, method: str) -> list[Curve]:
+    """One curve a distribution, of a figure's runs that are no part of a sweep."""
+    return [
+        Curve(
+            distribution,
+            [run for run in runs if _is_plain(run) and (run.benchmark, run.method, run.distribution) == key],
+            {**distribution_style(distribution), "marker": METHOD_MARKERS[method]},
+            {"method": method, "distribution": distribution, "multiplier": 1.0, "source": TABLES},
+        )
+        for distribution in DISTRIBUTION_COLOURS
+        for key in [(benchmark, method, distribution)]
+    ]
+
+
+def _is_plain(run: Run) -> bool:
+    return run.delta_t is None and run.alpha is None and run.snfs_momentum is None and run.decay == "cosine"

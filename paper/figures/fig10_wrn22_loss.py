@@ -6,55 +6,54 @@ near the paper's 100 steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import own, pick
-from paper.figures.style import (
-    DISTRIBUTION_COLOURS,
-    DISTRIBUTION_DASHES,
-    METHOD_MARKERS,
-    caption,
-    curve,
-    legend,
-    log_ticks,
-    new_figure,
-    seeds_caption,
-)
+from paper import panels
+from paper.experiments import Run, configured_updates, declared
+from paper.figures.axes import log_ticks, sparsity_axis
+from paper.figures.curves import Curve, dense_line
+from paper.figures.curves import draw as draw_curves
+from paper.figures.data import scale_of
+from paper.figures.style import METHOD_MARKERS, distribution_style, new_figure
 from paper.figures.sweeps import interval_caption
-from paper.figures.wrn import BENCHMARK, over_sparsity
+from paper.figures.words import BETTER, caption, legend_below, protocols_caption, title, verdict_of
+from paper.figures.wrn22 import BENCHMARK, over_sparsity
+from paper.protocols import PROTOCOLS
 
 
-def draw(results: pd.DataFrame) -> Figure:
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     """Two panels."""
-    figure = new_figure(2, 2.8, share=False)
+    scale = scale_of(results)
+    runs = panels.figure_10(scale, 0)
+    figure = new_figure(2, 3.3)
     left, right = figure.axes
-    over_sparsity(left, results, "final_train_loss")
-    left.set_ylabel("final training loss (nats)")
-    left.set_title("mean of the last tenth of the training")
-    _intervals(right, results)
-    text = seeds_caption([BENCHMARK], own(pick(results, benchmark=BENCHMARK)))
-    dt = interval_caption(results, BENCHMARK)
-    caption(figure, f"{text}\nThe loss has no L2 term. {dt} No numbers are published.")
+    draw_curves(left, results, over_sparsity(scale), "sparsity", "final_train_loss")
+    dense_line(left, results, runs[0], "final_train_loss")
+    sparsity_axis(left, PROTOCOLS[scale][BENCHMARK].sparsities)
+    left.set_ylabel(BETTER["final_train_loss"])
+    title(left, "Ours: WRN-22-2, ERK, mean of the last tenth of the training", verdict_of(judged, "10 left", scale))
+    legend_below(left, (left,))
+    _intervals(right, results, scale)
+    text = f"{protocols_caption(results, runs)} {interval_caption(scale, [BENCHMARK])}"
+    caption(figure, f"{text} The loss has no L2 term. No numbers are published.")
     return figure
 
 
-def _intervals(axis: Axes, results: pd.DataFrame) -> None:
-    rows = pick(own(results), benchmark=BENCHMARK, method="RigL", multiplier=1.0)
-    if len(rows):
-        rows = pick(rows, sparsity=rows.groupby("sparsity")["delta_t"].nunique().idxmax())
-    for distribution in ("uniform", "ERK"):
-        look: dict[str, Any] = {
-            "color": DISTRIBUTION_COLOURS[distribution],
-            "dashes": DISTRIBUTION_DASHES[distribution],
-        }
-        of = pick(rows, distribution=distribution)
-        curve(axis, of, "delta_t", "accuracy", distribution, marker=METHOD_MARKERS["RigL"], **look)
-    log_ticks(axis, sorted(rows["delta_t"].unique()) or [1])
-    axis.set_xlabel("ΔT (steps)")
-    axis.set_ylabel("accuracy (%)")
-    axis.set_title("RigL, α = 0.3")
-    legend(axis)
+def _intervals(axis: Axes, results: pd.DataFrame, scale: str) -> None:
+    protocol = PROTOCOLS[scale][BENCHMARK]
+
+    def of(distribution: str) -> list[Run]:
+        return [
+            declared(Run(BENCHMARK, "RigL", protocol.sparsity, distribution, 0, scale, delta_t=delta_t))
+            for delta_t in protocol.intervals
+        ]
+
+    curves = [Curve(d, of(d), {**distribution_style(d), "marker": METHOD_MARKERS["RigL"]}) for d in ("uniform", "ERK")]
+    draw_curves(axis, results, curves, "delta_t", "accuracy")
+    log_ticks(axis, protocol.intervals, "ΔT (steps)")
+    axis.set_ylabel(BETTER["accuracy"])
+    alpha = configured_updates(protocol)[1]
+    title(axis, f"Ours: RigL, {100 * protocol.sparsity:g} % sparse, α = {alpha:g}")
+    legend_below(axis, (axis,))

@@ -1,106 +1,102 @@
 """Figure 2: ResNet-50. Left: accuracy over training FLOPs. Right: accuracy over sparsity.
 
 What to see: at equal FLOPs RigL above SET, Small-Dense and Static; RigL gains with longer training; extended RigL
-reaches pruning at every sparsity.
+reaches pruning at every sparsity. Ours above, published below.
 """
 
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import PUBLISHED, own, pick, protocol_of, usual_updates
-from paper.figures.style import (
-    METHOD_COLOURS,
-    caption,
-    curve,
-    dense_line,
-    hollow,
-    leave_out,
-    legend,
-    log_ticks,
-    look_of,
-    new_figure,
-    published_axis,
-    seeds_caption,
-    sparsity_ticks,
-)
+from paper import panels
+from paper.experiments import Run
+from paper.figures.axes import flops_axis, sparsity_axis
+from paper.figures.curves import Curve, dense_line, draw_published, frame_above, published_dense_line
+from paper.figures.curves import draw as draw_curves
+from paper.figures.data import pick, scale_of
+from paper.figures.published_rows import DIGITISED, TABLES
+from paper.figures.style import method_style, new_figure
+from paper.figures.words import BETTER, caption, legend_below, protocols_caption, title, verdict_of
+from paper.protocols import PROTOCOLS, Protocol
 
-BENCHMARK = "imagenet_resnet50"
+BENCHMARK = panels.RESNET
 METHODS = ("Pruning", "RigL", "SET", "SNFS", "SNIP", "Small-Dense", "Static")
 PUBLISHED_SPARSITY = 0.8
-FLOPS_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
-EXTENDED = "extended"  # the paper's is 5; that of own runs is their protocol's
 PUBLISHED_EXTENDED = 5.0
-# method, distribution, multiplier, dashes
+EXTENDED = 0.0
+"""Stands for the length of the extended trainings, which is the protocol's for ours."""
+# method, distribution (that of the panel: ""), length, dashes
 OVER_SPARSITY = (
     ("RigL", "uniform", 1.0, (1, 1.5)),
     ("RigL", "uniform", EXTENDED, (4, 2)),
     ("RigL", "ERK", 1.0, (5, 1, 1, 1)),
     ("RigL", "ERK", EXTENDED, (1, 0)),
     ("Small-Dense", "", EXTENDED, (1, 0)),
-    ("Pruning", "uniform", 1.0, (1, 1.5)),
-    ("Pruning", "uniform", 1.5, (1, 0)),
+    ("Pruning", "", 1.0, (1, 1.5)),
+    ("Pruning", "", 1.5, (1, 0)),
 )
 
 
-def draw(results: pd.DataFrame) -> Figure:
-    """Two panels: over training FLOPs relative to the dense network's, and over sparsity."""
-    rows = usual_updates(pick(results, benchmark=BENCHMARK))
-    figure = new_figure(2, 3.6, share=False)
-    left, right = figure.axes
-    sparsity = _main_sparsity(own(rows))
-    _over_flops(left, rows, sparsity)
-    _over_sparsity(right, rows)
-    text = seeds_caption([BENCHMARK], own(rows))
-    hollow_at = f"(left: {100 * PUBLISHED_SPARSITY:g} % sparse)"
-    caption(figure, f"{text}\nHollow, right axes: ResNet-50 on ImageNet as published {hollow_at}.")
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
+    """Two columns, over training FLOPs and over sparsity; two rows, ours and published."""
+    scale = scale_of(results)
+    protocol, runs = PROTOCOLS[scale][BENCHMARK], panels.figure_2(scale, 0)
+    figure = new_figure(2, 5.6, n_rows=2, sharex="col")
+    ours_left, ours_right, left, right = figure.axes
+    over_flops, over_sparsity = _over_flops(protocol, runs), _over_sparsity(protocol, runs)
+    for axis, curves, x in ((ours_left, over_flops, "training"), (ours_right, over_sparsity, "sparsity")):
+        draw_curves(axis, results, curves, x, "accuracy")
+        dense_line(axis, results, runs[0], "accuracy")
+        axis.set_ylabel(BETTER["accuracy"])
+    frame_above(ours_left, results, over_flops, "SNIP")
+    for axis, curves, x in ((left, over_flops, "training"), (right, over_sparsity, "sparsity")):
+        draw_published(axis, pick(results, benchmark=BENCHMARK), curves, x)
+        published_dense_line(axis, results, BENCHMARK)
+        axis.set_ylabel(BETTER["accuracy"])
+    flops_axis(ours_left)
+    flops_axis(left)
+    sparsity_axis(right, protocol.sparsities)
+    where = f"{100 * protocol.sparsity:g} % sparse, {protocol.distribution}"
+    title(ours_left, f"Ours, {where}", verdict_of(judged, "2 left", scale))
+    title(ours_right, f"Ours, {protocol.distribution} where not named", verdict_of(judged, "2 right", scale))
+    title(left, f"Published: ResNet-50, {100 * PUBLISHED_SPARSITY:g} % sparse, uniform")
+    title(right, "Published: ResNet-50, uniform where not named")
+    legend_below(left, (ours_left, left))
+    legend_below(right, (ours_right, right), n_columns=3)
+    caption(figure, f"{protocols_caption(results, runs)} {_equal_flops(protocol)}\n{_OF_PUBLISHED}")
     return figure
 
 
-def _over_flops(axis: Axes, rows: pd.DataFrame, sparsity: float) -> None:
-    right = published_axis(axis)
-    for method in METHODS:
-        of = pick(rows, method=method, distribution=["uniform", ""])
-        curve(axis, pick(of, sparsity=sparsity), "training", "accuracy", method, by="multiplier", **look_of(method))
-        digitised = of[of["sparsity"].eq(PUBLISHED_SPARSITY) & of["source"].eq("ICLR Fig. 2 left, digitised")]
-        hollow(right, digitised, "training", **look_of(method))
-    dense_line(axis, rows, "accuracy")
-    measured = pick(own(rows), method=list(METHODS), sparsity=sparsity)
-    leave_out(axis, measured, "accuracy", measured.loc[measured["method"].ne("SNIP"), "accuracy"].min())
-    axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.8)
-    log_ticks(axis, FLOPS_TICKS)
-    axis.set_xlabel("training FLOPs / those of the dense network")
-    axis.set_ylabel("accuracy (%)")
-    axis.set_title(f"training length, {100 * sparsity:g} % uniform")
-    legend(axis)
+_OF_PUBLISHED = (
+    "Published: left digitised from the figure, without spread; right from the paper's tables, bars are standard "
+    "deviations."
+)
 
 
-def _over_sparsity(axis: Axes, rows: pd.DataFrame) -> None:
-    right = published_axis(axis)
-    shown = []
-    extended = float(protocol_of(rows, BENCHMARK).extended)
+def _equal_flops(protocol: Protocol) -> str:
+    pairs = (f"{rigl:g}x and {pruning:g}x at {s:g}" for s, (pruning, rigl) in protocol.extended_pruning.items())
+    return f"Compared at right: RigL (ERK) and pruning of about equal training FLOPs, {', '.join(pairs)}."
+
+
+def _over_flops(protocol: Protocol, runs: list[Run]) -> list[Curve]:
+    def of(method: str) -> list[Run]:
+        key = method, protocol.sparsity, protocol.distribution
+        return [run for run in runs if (run.method, run.sparsity, run.distribution) == key]
+
+    published = {"sparsity": PUBLISHED_SPARSITY, "source": DIGITISED}
+    return [Curve(m, of(m), method_style(m), {"method": m, **published}) for m in METHODS]
+
+
+def _over_sparsity(protocol: Protocol, runs: list[Run]) -> list[Curve]:
+    curves = []
     for method, distribution, length, dashes in OVER_SPARSITY:
-        multiplier, published_multiplier = (extended, PUBLISHED_EXTENDED) if length == EXTENDED else (length, length)
-        of = pick(rows, method=method)
-        of = of[
-            of["multiplier"].eq(published_multiplier).where(of["scale"].eq(PUBLISHED), of["multiplier"].eq(multiplier))
-        ]
-        of = of[of["distribution"].eq(distribution) | (of["method"].eq("Small-Dense"))]
-        of = of[~of["source"].eq("ICLR Fig. 2 left, digitised")] if "source" in of else of
-        shown.append(of)
-        label = f"{method} {multiplier:g}x" + (" ERK" if distribution == "ERK" else "")
-        curve(axis, of, "sparsity", "accuracy", label, dashes=dashes, **look_of(method))
-        hollow(right, of, "sparsity", dashes=dashes, **look_of(method))
-    dense_line(axis, rows, "accuracy")
-    sparsity_ticks(axis, pd.concat(shown))
-    axis.set_ylabel("accuracy (%)")
-    axis.set_title("sparsity")
-    legend(axis)
-
-
-def _main_sparsity(rows: pd.DataFrame) -> float:
-    """That with the most training lengths."""
-    lengths = pick(rows, method=["Static", "SET", "SNFS", "Pruning"]).groupby("sparsity")["multiplier"].nunique()
-    return float(lengths.idxmax()) if len(lengths) else PUBLISHED_SPARSITY
+        multiplier = length or protocol.extended
+        key = method, distribution or protocol.distribution, multiplier
+        of = [run for run in runs if (run.method, run.distribution, run.multiplier) == key]
+        published = {"method": method, "multiplier": length or PUBLISHED_EXTENDED, "source": TABLES}
+        if method != "Small-Dense":
+            published["distribution"] = distribution or "uniform"
+        label = f"{method} {multiplier:g}x" + (f" {distribution}" if distribution else "")
+        curves.append(Curve(label, of, {**method_style(method), "dashes": dashes}, published))
+    return curves

@@ -1,7 +1,7 @@
 """Figure 3: MobileNet-v1 and v2 over sparsity, all five times as long; MobileNet-v1 over the FLOPs of inference.
 
 What to see: RigL above pruning above Small-Dense; Big-Sparse, a wider network at 75 %, above the dense one of equal
-FLOPs.
+FLOPs. Ours above, published below.
 """
 
 from __future__ import annotations
@@ -10,77 +10,86 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import own, pick
-from paper.figures.style import (
-    METHOD_COLOURS,
-    caption,
-    curve,
-    dense_line,
-    hollow,
-    legend,
-    look_of,
-    new_figure,
-    published_axis,
-    seeds_caption,
-    sparsity_ticks,
-)
+from paper import panels
+from paper.experiments import Run
+from paper.figures.axes import flops_axis, sparsity_axis
+from paper.figures.curves import Curve, dense_line, draw_published, frame_above, published_dense_line
+from paper.figures.curves import draw as draw_curves
+from paper.figures.data import pick, scale_of
+from paper.figures.style import method_style, new_figure
+from paper.figures.words import BETTER, caption, legend_below, protocols_caption, title, verdict_of
+from paper.protocols import PROTOCOLS
 
-NETWORKS = {"imagenet_mobilenet_v1": "MobileNet-v1", "imagenet_mobilenet_v2": "MobileNet-v2"}
+V1, V2 = panels.MOBILENETS
 # method, distribution, label, dashes
-CURVES = (
+OVER_SPARSITY = (
     ("RigL", "ERK", "RigL ERK", (1, 0)),
     ("RigL", "uniform", "RigL uniform", (4, 2)),
     ("Pruning", "uniform", "Pruning", (1, 0)),
-    ("Small-Dense", "", "Small-Dense", (1, 0)),
+    ("Small-Dense", "uniform", "Small-Dense", (1, 0)),
 )
+OVER_FLOPS = (
+    *OVER_SPARSITY[:2],
+    ("Big-Sparse", "ERK", "Big-Sparse ERK", (1, 0)),
+    ("Big-Sparse", "uniform", "Big-Sparse uniform", (4, 2)),
+    ("Dense", "", "Dense", (1, 0)),
+)
+Choice = tuple[str, str, str, tuple[float, ...]]
 
 
-def draw(results: pd.DataFrame) -> Figure:
-    """Three panels: v1 and v2 over sparsity, v1 over inference FLOPs."""
-    figure = new_figure(3, 3.1, share=False)
-    *over_sparsity, last = figure.axes
-    for axis, (benchmark, name) in zip(over_sparsity, NETWORKS.items(), strict=True):
-        _over_sparsity(axis, pick(results, benchmark=benchmark), name)
-    first = pick(results, benchmark=next(iter(NETWORKS)))
-    _over_flops(last, first)
-    shown = own(pick(results, benchmark=list(NETWORKS)))
-    caption(
-        figure,
-        seeds_caption(list(NETWORKS), shown)
-        + "\nHollow: MobileNet-v1 on ImageNet as published, right axes (pruning: of Zhu & Gupta, shorter).",
-    )
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
+    """Three columns: v1 and v2 over sparsity, v1 over inference FLOPs; two rows: ours and published."""
+    scale = scale_of(results)
+    runs = panels.figure_3(scale, 0)
+    figure = new_figure(3, 5.2, n_rows=2, sharex="col")
+    *ours, v1, v2, flops = figure.axes
+    for axis, benchmark in zip(ours, (V1, V2), strict=False):
+        curves = _curves(OVER_SPARSITY, runs, benchmark)
+        draw_curves(axis, results, curves, "sparsity", "accuracy")
+        dense_line(axis, results, next(r for r in runs if (r.benchmark, r.method) == (benchmark, "Dense")), "accuracy")
+        frame_above(axis, results, curves)
+    first = _curves(OVER_SPARSITY, runs, V1)
+    over_flops = _curves(OVER_FLOPS, runs, V1)
+    draw_published(v1, pick(results, benchmark=V1), first, "sparsity")
+    published_dense_line(v1, results, V1)
+    draw_curves(ours[2], results, over_flops, "inference", "accuracy")
+    draw_published(flops, pick(results, benchmark=V1), over_flops, "inference")
+    _label((*ours, v1, flops), scale)
+    v2.set_axis_off()
+    v2.text(0.5, 0.5, "MobileNet-v2:\nno numbers are published", ha="center", va="center", transform=v2.transAxes)
+    left = verdict_of(judged, "3 left", scale, 36)
+    title(ours[0], "Ours: MobileNet-v1, small-scale model", left)
+    title(ours[1], "Ours: MobileNet-v2, small-scale model")
+    title(ours[2], "Ours: MobileNet-v1, wider networks", verdict_of(judged, "3 right", scale, 36))
+    title(v1, "Published: MobileNet-v1, ImageNet")
+    title(flops, "Published: MobileNet-v1, ImageNet")
+    legend_below(v1, (ours[0], v1), n_columns=2)
+    legend_below(flops, (ours[2], flops), n_columns=2)
+    caption(figure, f"{protocols_caption(results, runs)} {_OF_PUBLISHED}")
     return figure
 
 
-def _over_sparsity(axis: Axes, rows: pd.DataFrame, name: str) -> None:
-    right = published_axis(axis, "") if len(rows[rows["scale"] == "published"]) else None
-    for method, distribution, label, dashes in CURVES:
-        of = pick(rows, method=method)
-        of = of[of["distribution"].isin([distribution, "uniform"] if method == "Small-Dense" else [distribution])]
-        curve(axis, of, "sparsity", "accuracy", label, dashes=dashes, **look_of(method))
-        if right is not None:
-            hollow(right, of, "sparsity", dashes=dashes, **look_of(method))
-    dense_line(axis, rows, "accuracy")
-    sparsity_ticks(axis, rows)
-    axis.set_ylabel("accuracy (%)")
-    axis.set_title(name)
-    legend(axis, n_columns=2)
+_OF_PUBLISHED = "Published: bars are standard deviations; pruning is that of Zhu & Gupta, not trained as long."
 
 
-def _over_flops(axis: Axes, rows: pd.DataFrame) -> None:
-    right = published_axis(axis)
-    for method, distribution, label, dashes in (
-        *CURVES[:2],
-        ("Big-Sparse", "uniform", "Big-Sparse", (4, 2)),
-        ("Big-Sparse", "ERK", "Big-Sparse ERK", (1, 0)),
-    ):
-        of = pick(rows, method=method, distribution=distribution)
-        curve(axis, of, "inference", "accuracy", label, by="sparsity", dashes=dashes, **look_of(method))
-        hollow(right, of, "inference", **look_of(method))
-    dense = pick(rows, method="Dense")
-    curve(axis, dense, "inference", "accuracy", "Dense", **{**look_of("Dense"), "marker": "s"})
-    hollow(right, dense, "inference", **{**look_of("Dense"), "marker": "s"})
-    axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.6)
-    axis.set_xlabel("inference FLOPs / dense")
-    axis.set_title("MobileNet-v1")
-    legend(axis, n_columns=2)
+def _curves(choices: tuple[Choice, ...], runs: list[Run], benchmark: str) -> list[Curve]:
+    curves = []
+    for method, distribution, label, dashes in choices:
+        key = benchmark, method, distribution
+        of = [run for run in runs if (run.benchmark, run.method, run.distribution) == key]
+        published: dict[str, object] = {"method": method}
+        if method not in ("Small-Dense", "Dense"):
+            published["distribution"] = distribution
+        style = {**method_style(method), "dashes": dashes}
+        curves.append(Curve(label, of, style | ({"marker": "s"} if method == "Dense" else {}), published))
+    return curves
+
+
+def _label(axes: tuple[Axes, ...], scale: str) -> None:
+    for axis in axes:
+        if axis in (axes[2], axes[4]):
+            flops_axis(axis, "inference")
+        else:
+            sparsity_axis(axis, PROTOCOLS[scale][V1].sparsities)
+    for axis in (axes[0], axes[3]):
+        axis.set_ylabel(BETTER["accuracy"])

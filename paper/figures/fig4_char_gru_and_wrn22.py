@@ -1,7 +1,7 @@
 """Figure 4. Left: character GRU, bits per character over training FLOPs. Right: WRN-22-2, accuracy over sparsity.
 
 What to see: pruning best on text, RigL and SNFS improving with longer training; on images RigL above Static at every
-sparsity, the more so the sparser.
+sparsity, the more so the sparser. At the far right the published values of WRN-22-2.
 """
 
 from __future__ import annotations
@@ -10,51 +10,62 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.data import own, pick
-from paper.figures.style import (
-    METHOD_COLOURS,
-    caption,
-    curve,
-    dense_line,
-    legend,
-    log_ticks,
-    look_of,
-    new_figure,
-    seeds_caption,
-)
-from paper.figures.wrn import BENCHMARK as WRN
-from paper.figures.wrn import over_sparsity
+from paper import panels
+from paper.experiments import Run
+from paper.figures.axes import flops_axis, sparsity_axis
+from paper.figures.curves import Curve, dense_line, draw_published, published_dense_line
+from paper.figures.curves import draw as draw_curves
+from paper.figures.data import pick, published, scale_of
+from paper.figures.style import method_style, new_figure
+from paper.figures.words import BETTER, caption, legend_below, protocols_caption, title, verdict_of
+from paper.figures.wrn22 import BENCHMARK as WRN
+from paper.figures.wrn22 import over_sparsity
+from paper.protocols import PROTOCOLS
 
-GRU = "char_gru"
+GRU = panels.GRU
 METHODS = ("Pruning", "RigL", "SET", "SNFS", "Static")
-FLOPS_TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
-def draw(results: pd.DataFrame) -> Figure:
-    """Two panels of two benchmarks."""
-    figure = new_figure(2, 3.4, share=False)
-    left, right = figure.axes
-    _text(left, pick(results, benchmark=GRU))
-    over_sparsity(right, results, "accuracy")
-    right.set_ylabel("accuracy (%)")
-    right.set_title("wide ResNet, images")
-    text = seeds_caption([GRU, WRN], own(pick(results, benchmark=[GRU, WRN])))
-    caption(
-        figure,
-        f"{text}\nHollow, right axis: WRN-22-2, 32 pixels, 250 epochs, as the authors published. "
-        "For the GRU no number is published.",
-    )
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
+    """Three panels: text, ours of the images, and the published ones on the same abscissa."""
+    scale = scale_of(results)
+    runs = panels.figure_4(scale, 0)
+    figure = new_figure(3, 3.5, width_ratios=(1.25, 1, 1))
+    text, images, theirs = figure.axes
+    _text(text, results, runs)
+    curves = over_sparsity(scale)
+    draw_curves(images, results, curves, "sparsity", "accuracy")
+    dense_line(images, results, next(r for r in runs if (r.benchmark, r.method) == (WRN, "Dense")), "accuracy")
+    draw_published(theirs, pick(results, benchmark=WRN), curves, "sparsity")
+    published_dense_line(theirs, results, WRN)
+    theirs.sharex(images)
+    values = published(pick(results, benchmark=WRN))["sparsity"]
+    sparsity_axis(theirs, [*PROTOCOLS[scale][WRN].sparsities, *(s for s in values if s > 0)])
+    for axis in (images, theirs):
+        axis.set_xlabel("sparsity")
+        axis.set_ylabel(BETTER["accuracy"])
+    gru = PROTOCOLS[scale][GRU]
+    what = f"Ours: character GRU, {100 * gru.sparsity:g} % sparse, {gru.distribution}"
+    title(text, what, verdict_of(judged, "4 left", scale, 44))
+    title(images, "Ours: WRN-22-2, ERK", verdict_of(judged, "4 right", scale, 34))
+    title(theirs, "Published: WRN-22-2, ERK")
+    legend_below(text, (text,), n_columns=3)
+    legend_below(images, (images, theirs), n_columns=2)
+    legend_below(theirs, (theirs,), n_columns=2)
+    caption(figure, f"{protocols_caption(results, runs)} {_OF_PUBLISHED}")
     return figure
 
 
-def _text(axis: Axes, rows: pd.DataFrame) -> None:
-    for method in METHODS:
-        curve(axis, pick(rows, method=method), "training", "val_bits", method, by="multiplier", **look_of(method))
-    dense_line(axis, rows, "val_bits")
-    axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.8)
-    log_ticks(axis, FLOPS_TICKS)
-    sparsity = own(rows)["sparsity"].max()
-    axis.set_title("character GRU" + (f", {100 * sparsity:g} % uniform" if sparsity == sparsity else ""))
-    axis.set_xlabel("training FLOPs / those of the dense network")
-    axis.set_ylabel("validation bits per character")
-    legend(axis)
+_OF_PUBLISHED = (
+    "Published: WRN-22-2 at 32 pixels for 250 epochs, by the authors, without spread; pruning is uniform there. "
+    "For the GRU no number is published."
+)
+
+
+def _text(axis: Axes, results: pd.DataFrame, runs: list[Run]) -> None:
+    of_text = [run for run in runs if run.benchmark == GRU]
+    curves = [Curve(m, [run for run in of_text if run.method == m], method_style(m)) for m in METHODS]
+    draw_curves(axis, results, curves, "training", "val_bits")
+    dense_line(axis, results, of_text[0], "val_bits")
+    flops_axis(axis)
+    axis.set_ylabel(BETTER["val_bits"])

@@ -5,43 +5,94 @@ What to see: ERK best for every method. What the momentum does is reported as fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
-from paper.figures.data import own, pick
-from paper.figures.distributions import BENCHMARK, by_distribution
-from paper.figures.style import caption, curve, handles, look_of, new_figure, published_axis, seeds_caption
+from paper import panels
+from paper.experiments import Run, declared
+from paper.figures.axes import sparsity_axis
+from paper.figures.curves import Curve, draw_published
+from paper.figures.curves import draw as draw_curves
+from paper.figures.data import pick, scale_of
+from paper.figures.distributions import by_distribution
+from paper.figures.style import FULL_WIDTH, method_style, set_fonts
+from paper.figures.sweeps import where
+from paper.figures.words import caption, legend_in, protocols_caption, title, verdict_of
+from paper.protocols import PROTOCOLS
 
+TICKS = 5.5  # points: .95 and .965 are near each other
 METHODS = ("RigL", "SET", "SNFS", "Static")
 
 
-def draw(results: pd.DataFrame) -> Figure:
-    """Four panels of distributions and one of momenta."""
-    figure = new_figure(3, 4.2, n_rows=2, share=False)
-    *panels, momenta, nothing = figure.axes
-    for axis, method in zip(panels, METHODS, strict=True):
-        by_distribution(axis, results, method, published_axis(axis, ""))
-        axis.set_ylabel("accuracy (%)")
-    shown = _momenta(momenta, results)
-    nothing.set_axis_off()
-    nothing.legend(*handles(panels[0]), frameon=False, title="distribution", loc="center")
-    rows = own(pick(results, benchmark=BENCHMARK, method=list(METHODS), multiplier=1.0, decay=["cosine", ""]))
-    caption(
-        figure,
-        seeds_caption([BENCHMARK], pd.concat([rows, shown]))
-        + "\nHollow: ResNet-50 on ImageNet as published, right axes.",
-    )
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
+    """Rows of distributions, ours and published, one column a method; then SNFS's momenta."""
+    scale = scale_of(results)
+    runs, benchmarks = panels.figure_7(scale, 0), panels.SWEPT[scale]
+    set_fonts()
+    figure = plt.figure(figsize=(FULL_WIDTH, 4.4 + 1.6 * len(benchmarks)), layout="constrained")
+    grid = figure.add_gridspec(len(benchmarks) + 2, len(METHODS))
+    published = _row(figure, grid, 1)
+    ours = [_row(figure, grid, i) for i in (0, *range(2, len(benchmarks) + 1))]
+    for row, benchmark in zip(ours, benchmarks, strict=True):
+        _distributions(row, results, runs, benchmark)
+    _published(published, results, scale)
+    last = [figure.add_subplot(grid[-1, i]) for i in range(len(benchmarks) + 1)]
+    for axis, benchmark in zip(last, benchmarks, strict=False):
+        _momenta(axis, results, benchmark)
+    last[0].set_ylabel("accuracy (%),\nhigher is better")
+    legend_in(last[-1], (*ours[0], *published), "distribution")
+    verdict = verdict_of(judged, "7 left", scale, 120)
+    figure.suptitle(f"Distributions of every method. {verdict}", fontsize=7.5, x=0.01, ha="left")
+    caption(figure, f"{protocols_caption(results, runs)} {_OF_PUBLISHED}")
     return figure
 
 
-def _momenta(axis: Axes, results: pd.DataFrame) -> pd.DataFrame:
-    rows = pick(own(results), benchmark=BENCHMARK, method="SNFS", distribution="uniform", multiplier=1.0)
-    if len(rows):
-        swept = rows.groupby("sparsity")["snfs_momentum"].nunique().idxmax()
-        rows = pick(rows, sparsity=swept, delta_t=rows["delta_t"].mode()[0], alpha=rows["alpha"].mode()[0])
-    curve(axis, rows, "snfs_momentum", "accuracy", "SNFS", **look_of("SNFS"))
-    axis.set_xlabel("coefficient of the gradients' average")
-    axis.set_ylabel("accuracy (%)")
-    axis.set_title("SNFS")
-    return rows
+_OF_PUBLISHED = (
+    "On the residual network ER is RigL's alone; LeNet-300-100 has no kernels: ER is ERK there. Published bars are "
+    "standard deviations; no numbers of the momenta are published."
+)
+
+
+def _row(figure: Figure, grid: GridSpec, i: int) -> list[Axes]:
+    first = figure.add_subplot(grid[i, 0])
+    return [first, *(figure.add_subplot(grid[i, k], sharey=first) for k in range(1, len(METHODS)))]
+
+
+def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Run], benchmark: str) -> None:
+    protocol = PROTOCOLS[scale_of(results)][benchmark]
+    for axis, method in zip(row, METHODS, strict=True):
+        draw_curves(axis, results, by_distribution(runs, benchmark, method), "sparsity", "accuracy")
+        sparsity_axis(axis, protocol.sparsities)
+        axis.tick_params(axis="x", labelsize=TICKS)
+        title(axis, f"Ours: {method}\n{protocol.title.split(',')[0]}")
+    row[0].set_ylabel("accuracy (%),\nhigher is better")
+
+
+def _published(row: Sequence[Axes], results: pd.DataFrame, scale: str) -> None:
+    for axis, method in zip(row, METHODS, strict=True):
+        draw_published(
+            axis, pick(results, benchmark=panels.RESNET), by_distribution([], panels.RESNET, method), "sparsity"
+        )
+        sparsity_axis(axis, PROTOCOLS[scale][panels.RESNET].sparsities)
+        axis.tick_params(axis="x", labelsize=TICKS)
+        axis.set_xlim(min(PROTOCOLS[scale][panels.RESNET].sparsities) - 0.02, 0.97)
+        title(axis, f"Published: {method}\nResNet-50")
+    row[0].set_ylabel("accuracy (%),\nhigher is better")
+
+
+def _momenta(axis: Axes, results: pd.DataFrame, benchmark: str) -> None:
+    scale = scale_of(results)
+    protocol = PROTOCOLS[scale][benchmark]
+    runs = [
+        declared(Run(benchmark, "SNFS", protocol.sparsity, protocol.distribution, 0, scale, snfs_momentum=m))
+        for m in panels.SNFS_MOMENTA
+    ]
+    draw_curves(axis, results, [Curve("SNFS", runs, method_style("SNFS"))], "snfs_momentum", "accuracy")
+    axis.set_xlabel("momentum of the average")
+    network, sparse = where(scale, benchmark).split(", ", 1)
+    title(axis, f"Ours: SNFS, {network}\n{sparse}")

@@ -11,6 +11,6 @@ from matplotlib.figure import Figure
 from paper.figures.sweeps import sweep_figure
 
 
-def draw(results: pd.DataFrame) -> Figure:
-    """Two panels: SET and SNFS."""
+def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
+    """Two columns: SET and SNFS. No claim is tested on them."""
     return sweep_figure(results, [("SET", "cosine"), ("SNFS", "cosine")])

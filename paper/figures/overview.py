@@ -1,76 +1,100 @@
-"""Accuracy against training FLOPs of every method at the small scale: the README's picture.
+"""Error against training FLOPs of every method on LeNet-300-100: the README's picture.
 
-What to see: methods that never hold a dense network are at the left; among them those that move connections are above
-static masks; what is above them pays with dense FLOPs.
+What to see: methods that never hold a dense network are at the left; among them those that move connections err less
+than static masks; what errs less still pays with dense FLOPs. The line joins the methods that no other one beats at
+their cost or less.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
-from paper.figures.style import METHOD_COLOURS, METHOD_MARKERS
+from paper.figures.axes import flops_axis
+from paper.figures.style import GREY, METHOD_COLOURS, METHOD_MARKERS, set_fonts
+from paper.tables.methods import frontier
 
-RESULTS = "small.csv"
-_EMPHASISED = ("Dense", "Static", "RigL")
-_REST = "#555555"  # of methods that no figure of the paper has
-_GAP = 0.075  # points of accuracy between two names of a list
+EMPHASISED = ("Dense", "Static", "RigL")
+ERROR_TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50)
+DISTANCES = (5, 9, 14, 20, 27, 35, 45, 57, 70, 90)  # points between a point and its name
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.6), (-0.8, 0.6), (0.8, -0.6), (-0.8, -0.6))
 
 
-def draw(accuracies: pd.DataFrame) -> Figure:
-    """The picture of the rows of `paper.tables.methods.rows`: mean and standard deviation over the seeds.
+def draw(accuracies: pd.DataFrame, what: str) -> Figure:
+    """Mean and standard deviation over the seeds of the rows of `paper.tables.methods.rows`.
 
-    Methods more than three points below the static network are named beside the panel instead of drawn.
+    Args:
+        accuracies: One row a method.
+        what: Network, data and length of the training.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    set_fonts()
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axis = figure.subplots()
-    static = float(accuracies.loc[accuracies["method"] == "Static", "accuracy"].iloc[0])
-    shown = accuracies[accuracies["accuracy"] > static - 3]
-    groups = [rows for _, rows in shown.groupby(shown["train_flops"].lt(0.06), sort=False)]
-    for rows in groups:
-        _points(axis, rows)
-    hidden = accuracies[accuracies["accuracy"] <= static - 3]
-    below = ", ".join(f"{row.method} {row.accuracy:.1f} ± {row.accuracy_std:.1f} %" for row in hidden.itertuples())
-    axis.set(
-        xscale="log",
-        xlim=(0.022, 1.6),
-        ylim=(static - 0.2, None),
-        xlabel="training FLOPs, dense network = 1",
-        ylabel="test accuracy (%)",
-    )
-    axis.set_xticks([0.05, 0.1, 0.2, 0.5, 1.0], ["0.05", "0.1", "0.2", "0.5", "1"])
-    axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
-    n = f"{accuracies['n'].min()}" if accuracies["n"].nunique() == 1 else f"{accuracies['n'].min()} or more"
-    axis.set_title(f"LeNet-300-100 on MNIST, 95 % sparse, 5 epochs, n = {n}, ± 1 s.d.", fontsize=9)
-    if below:
-        axis.text(
-            0.99, 0.02, f"below the frame: {below}", transform=axis.transAxes, ha="right", fontsize=7, color=_REST
+    best = frontier(accuracies)
+    axis.step(best["training"], 100 - best["accuracy"], where="post", color=GREY, linewidth=0.7, alpha=0.6)
+    for row in accuracies.itertuples():
+        colour, marker = METHOD_COLOURS.get(row.method, GREY), METHOD_MARKERS.get(row.method, ".")
+        spread = 0.0 if row.accuracy_std != row.accuracy_std else row.accuracy_std
+        axis.errorbar(
+            row.training, 100 - row.accuracy, yerr=spread, fmt=marker, color=colour, markersize=5, elinewidth=0.8
         )
+    flops_axis(axis)
+    axis.margins(0.08)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(FixedLocator(ERROR_TICKS))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_ylabel("test error (%), lower is better")
+    axis.spines[["top", "right"]].set_visible(False)
+    sparsity, n = accuracies["sparsity"].max(), accuracies["n"]
+    seeds = f"n = {n.min()}" if n.min() == n.max() else f"n = {n.min()} to {n.max()}"
+    axis.set_title(f"{what}, {100 * sparsity:g} % sparse; {seeds}, ± 1 standard deviation", loc="left")
+    figure.draw_without_rendering()
+    _name_points(axis, accuracies)
     return figure
 
 
-def _points(axis: Axes, rows: pd.DataFrame) -> None:
-    """Points with their names: beside them, or in a list at the left with a line to each where there are many."""
-    ordered = rows.sort_values("accuracy", ascending=False)
-    middle, crowded = (ordered["accuracy"].max() + ordered["accuracy"].min()) / 2, len(rows) > 8
-    for i, (method, x, y, spread) in enumerate(
-        zip(ordered["method"], ordered["train_flops"], ordered["accuracy"], ordered["accuracy_std"], strict=True)
-    ):
-        colour, marker = METHOD_COLOURS.get(method, _REST), METHOD_MARKERS.get(method, ".")
-        axis.errorbar(x, y, yerr=spread, fmt=marker, color=colour, markersize=5, elinewidth=0.8)
-        listed = (0.041, middle + _GAP * ((len(rows) - 1) / 2 - i))
-        axis.annotate(
-            method,
-            (x, y),
-            listed if crowded else (1.08 * x, y),
-            fontsize=7.5,
-            color=colour,
-            weight="bold" if method in _EMPHASISED else "normal",
-            ha="right" if crowded else "left",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3, "relpos": (1, 0.5)}
-            if crowded
-            else None,
-        )
+def _name_points(axis: Axes, rows: pd.DataFrame) -> None:
+    """Each name at the nearest place where it covers no point and no other name."""
+    points = axis.transData.transform(list(zip(rows["training"], 100 - rows["accuracy"], strict=True)))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    frame = axis.get_window_extent()
+    order = sorted(range(len(rows)), key=lambda i: rows["method"].iloc[i] not in EMPHASISED)
+    for i in order:
+        row = rows.iloc[i]
+        for place in _places():
+            name = _name(axis, row["method"], (row["training"], 100 - row["accuracy"]), place)
+            box = name.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box.expanded(1.02, 1.05))
+                break
+            name.remove()
+
+
+def _places() -> Iterator[tuple[float, float]]:
+    yield from ((distance * dx, distance * dy) for distance, (dx, dy) in product(DISTANCES, DIRECTIONS))
+
+
+def _name(axis: Axes, text: str, point: tuple[float, float], place: tuple[float, float]) -> Annotation:
+    x, y = place
+    far = max(abs(x), abs(y)) > DISTANCES[1]
+    return axis.annotate(
+        text,
+        point,
+        place,
+        textcoords="offset points",
+        fontsize=7,
+        color=METHOD_COLOURS.get(text, GREY),
+        weight="bold" if text in EMPHASISED else "normal",
+        ha="left" if x > 0 else "right" if x < 0 else "center",
+        va="bottom" if y > 0 else "top" if y < 0 else "center",
+        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkB": 3} if far else None,
+    )

@@ -3,7 +3,8 @@
     python paper/studies/drop_and_grow.py
 
 RigL on the 8x8 digits with a LeNet of 20 and 12 units, 80 % sparse; of its second layer, small enough to be seen whole,
-the mask before an update in mid-training, the connections dropped and grown, and the mask after.
+the initial random mask, the mask before an update in mid-training, the connections dropped and grown, and the mask
+after.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ UPDATE = 60
 
 
 def rows() -> list[dict[str, object]]:
-    """One row a connection of the layer: its place, and whether it is active before, dropped, grown, active after."""
-    before, after = _masks_around_update()
+    """One row a connection of the layer: its place; whether it is active at first, before, dropped, grown, after."""
+    initial, before, after = _masks_around_update()
     return [
         {
             "step": UPDATE,
             "layer": LAYER.removesuffix(".weight"),
             "output": output,
             "input": source,
+            "initial": int(initial[output, source]),
             "before": int(before[output, source]),
             "dropped": int(before[output, source] & ~after[output, source]),
             "grown": int(after[output, source] & ~before[output, source]),
@@ -45,13 +47,14 @@ def rows() -> list[dict[str, object]]:
     ]
 
 
-def _masks_around_update() -> tuple[torch.Tensor, torch.Tensor]:
+def _masks_around_update() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, UNITS[0]), nn.ReLU(), nn.Linear(*UNITS), nn.ReLU(), nn.Linear(UNITS[1], 10)
     )
     algorithm = RigL(SPARSITY, schedule=UpdateSchedule(interval=INTERVAL))
     sparsifier = Sparsifier(select_parameters(model), algorithm, total_steps=STEPS)
+    initial = sparsifier.masks[LAYER].clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     data = DigitsDataModule(batch_size=BATCH)
     data.setup("fit")
@@ -65,7 +68,7 @@ def _masks_around_update() -> tuple[torch.Tensor, torch.Tensor]:
         sparsifier.before_step(optimizer)
         optimizer.step()
         sparsifier.after_step(optimizer)
-    return before, sparsifier.masks[LAYER].clone()
+    return initial, before, sparsifier.masks[LAYER].clone()
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Figure 6: the training loss between two sparse solutions, and whether RigL leaves the static one.
 
-    python paper/studies/loss_landscape.py [--data DIR] [--seeds 0 1 2] [--scale small]
+    python paper/studies/loss_landscape.py [--data DIR] [--seeds 10 11 12] [--scale small]
 
 For each seed: gradual pruning finds a solution and its masks; the same masks, drawn new weights, are trained static, so
 that both ends lie in one sparse subspace (Evci et al. 2019, arXiv 1906.10732). Between them: the line, and Bezier
@@ -9,7 +9,9 @@ curves whose control points are trained to minimise the expected loss on the cur
 are computed anew at every point. Then Static and RigL are both started from the static solution, the whole schedule
 again.
 
-Writes ``paper/results/loss_landscape.csv`` and ``escape.csv``; seeds that are there are not computed again.
+Writes ``paper/results/loss_landscape.csv`` and ``escape.csv``; seeds that are there are not computed again. The column
+``config_hash`` is the identity of the declared pruning run with the same settings (`run_of`): the figure draws rows of
+today's protocol only.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from paper.experiments import configured_updates
+from paper.experiments import SEEDS, Run, configured_updates
 from paper.protocols import PROTOCOLS, Protocol
 from paper.studies.plain_training import Images, Masks, Trained, accuracy_on_test, read_images, train
-from rigl_lightning import GradualMagnitudePruning, RigL, Static, Uniform, UpdateSchedule
+from rigl_lightning import ErdosRenyi, GradualMagnitudePruning, RigL, Static, Uniform, UpdateSchedule
 from rigl_lightning.modules.batch_norm import reestimate_batch_norm
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf
-from rigl_lightning.sparsity.distributions import Shapes
+from rigl_lightning.sparsity.distributions import Distribution, Shapes
 
 BENCHMARK = "imagenet_resnet50"
 RESULTS = Path(__file__).parents[1] / "results"
@@ -133,11 +135,22 @@ def point_of(model: nn.Module) -> Point:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def run_of(scale: str, seed: int) -> Run:
+    """The declared run that the pruned solution repeats."""
+    protocol = PROTOCOLS[scale][BENCHMARK]
+    return Run(BENCHMARK, "Pruning", protocol.sparsity, protocol.distribution, seed, scale)
+
+
+def distribution_of(protocol: Protocol) -> Distribution:
+    """The protocol's own, uniform or ERK."""
+    return Uniform(first_layer_dense=protocol.first_layer_dense) if protocol.distribution == "uniform" else ErdosRenyi()
+
+
 def solutions(protocol: Protocol, images: Images, seed: int) -> tuple[Trained, Trained]:
     """A pruned solution, and a static one on its masks from other initial weights."""
     begin, end, interval = protocol.ramp
     ramp = UpdateSchedule(interval=interval, begin=begin, end=end)
-    distribution = Uniform(first_layer_dense=protocol.first_layer_dense)
+    distribution = distribution_of(protocol)
     pruning = GradualMagnitudePruning(protocol.sparsity, distribution, ramp)
     pruned = train(protocol, images, pruning, seed)
     static = StaticFrom(protocol.sparsity, distribution, masks=pruned.masks)
@@ -168,7 +181,7 @@ def escape_rows(protocol: Protocol, images: Images, static: Trained, seed: int) 
     """Training loss over steps of Static and RigL from the static solution, and their final accuracies."""
     interval, fraction = configured_updates(protocol)
     end = protocol.settings["sparse"]["algorithm"]["init_args"]["schedule"]["end"]
-    distribution = Uniform(first_layer_dense=protocol.first_layer_dense)
+    distribution = distribution_of(protocol)
     schedule = UpdateSchedule(interval=interval, end=end)
     algorithms = {
         "Static": StaticFrom(protocol.sparsity, distribution, masks=static.masks),
@@ -190,12 +203,12 @@ def _load(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict(state)
 
 
-def seeds_in(file: Path) -> set[int]:
-    """Seeds that have rows."""
+def identities_in(file: Path) -> set[str]:
+    """Those of the runs that have rows."""
     if not file.is_file():
         return set()
     with open(file, encoding="utf-8", newline="") as lines:
-        return {int(row["seed"]) for row in csv.DictReader(lines)}
+        return {row.get("config_hash", "") for row in csv.DictReader(lines)}
 
 
 def append(file: Path, rows: Sequence[Mapping[str, Any]], **columns: str) -> None:
@@ -208,33 +221,42 @@ def append(file: Path, rows: Sequence[Mapping[str, Any]], **columns: str) -> Non
         writer.writerows({**columns, **row} for row in rows)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description="Loss landscape and escape: the rows of figure 6.")
     parser.add_argument("--data", type=Path, default=RESULTS.parents[1] / "data")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--scale", default="small")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     torch.set_num_threads(1)
     protocol = PROTOCOLS[options.scale][BENCHMARK]
     landscape, escape = options.out / LANDSCAPE.name, options.out / ESCAPE.name
     try:
         images = read_images(protocol, options.data)
     except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+        parser().error(str(error))
     for seed in options.seeds:
-        if seed in seeds_in(landscape) & seeds_in(escape):
-            continue
-        ends = solutions(protocol, images, seed)
-        print(
-            f"seed {seed}: test accuracies {[round(accuracy_on_test(end.model, images), 4) for end in ends]}",
-            flush=True,
-        )
-        if seed not in seeds_in(escape):
-            append(escape, escape_rows(protocol, images, ends[1], seed), scale=options.scale)
-        if seed not in seeds_in(landscape):
-            append(landscape, landscape_rows(images, ends, seed), scale=options.scale)
-        print(f"seed {seed}: done", flush=True)
+        _study(protocol, images, run_of(options.scale, seed), landscape, escape)
+
+
+def _study(protocol: Protocol, images: Images, run: Run, landscape: Path, escape: Path) -> None:
+    """The rows of one seed that are not there."""
+    columns = {"scale": run.scale, "config_hash": run.identity}
+    if run.identity in identities_in(landscape) & identities_in(escape):
+        return
+    ends = solutions(protocol, images, run.seed)
+    accuracies = [round(accuracy_on_test(end.model, images), 4) for end in ends]
+    print(f"seed {run.seed}: test accuracies {accuracies}", flush=True)
+    if run.identity not in identities_in(escape):
+        append(escape, escape_rows(protocol, images, ends[1], run.seed), **columns)
+    if run.identity not in identities_in(landscape):
+        append(landscape, landscape_rows(images, ends, run.seed), **columns)
+    print(f"seed {run.seed}: done", flush=True)
 
 
 if __name__ == "__main__":

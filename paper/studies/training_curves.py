@@ -18,7 +18,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.figures.style import METHOD_COLOURS, caption, new_figure
+from paper.figures.style import METHOD_COLOURS, new_figure
+from paper.figures.words import caption
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "paper" / "results" / "curves.csv"

@@ -1,4 +1,4 @@
-"""FLOPs, sizes and widths: every published number beside ours, and ours where none is published.
+"""FLOPs, sizes and widths: every published number with ours, and ours where none is published.
 
 What to see: the published multipliers are reproduced to 0.01 under a reading that is named; where the paper contradicts
 itself both readings are rows, with the reason in the source.
@@ -11,6 +11,7 @@ import pandas as pd
 from paper.tables.markdown import markdown
 
 COMPUTED, PUBLISHED = "flops.csv", "published.csv"
+TOLERANCE = 0.01
 KEY = ["model", "method", "distribution", "sparsity", "training_multiplier", "quantity", "reading"]
 COLUMNS = [*KEY[:-1], "published", "computed", "difference", "source"]
 RELATIVE = ("inference_flops_absolute", "train_flops_absolute", "size_bytes")
@@ -43,7 +44,7 @@ def joined(computed: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The committed table: `COLUMNS`, the reading and the note in words beside the source."""
+    """The committed table: `COLUMNS`, the reading and the note in words with the source."""
     source = [
         _words(*parts) for parts in zip(table["source"], table["reading"], table["status"], table["note"], strict=True)
     ]
@@ -92,6 +93,19 @@ def costs_markdown(computed: pd.DataFrame, model: str) -> str:
         for distribution, sparsity in runs.itertuples(index=False)
     )
     return markdown(["distribution", "sparsity", "inference", *(f"train {m}" for m in methods), "MB"], body)
+
+
+def multipliers_in_words(table: pd.DataFrame) -> str:
+    """How many of the published FLOPs multipliers are met, and where the paper contradicts itself."""
+    multipliers = table[table["quantity"].isin(("train_flops", "inference_flops")) & table["published"].notna()]
+    consistent = multipliers[multipliers["status"] == ""]
+    met = consistent[consistent["difference"].abs() <= TOLERANCE]
+    contradictory = multipliers.loc[multipliers["status"] == "contradictory", "source"].value_counts()
+    where = ", ".join(f"{n} in {source}" for source, n in contradictory.items())
+    return (
+        f"Of the paper's FLOPs multipliers {len(met)} of {len(consistent)} consistent ones are met to {TOLERANCE:g}; "
+        f"{contradictory.sum()} contradict another published number ({where})"
+    )
 
 
 def _with_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The lottery table (paper, appendix E): masks that RigL found, trained again from the initial weights, beside RigL.
+"""The lottery table (paper, appendix E): masks that RigL found, trained again from the initial weights, and RigL.
 
 What to see: a ticket is trained twice, once to find it, and is worse than RigL from random masks, much worse than RigL
 trained twice as long, which costs the same.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paper.figures.data import beside, own, pick, published, summary, usual_updates
+from paper import panels
+from paper.figures.data import join_published, of_runs, own, pick, published, scale_of, summary
 from paper.tables.markdown import markdown, mean_and_spread
 
-BENCHMARK = "imagenet_resnet50"
+BENCHMARK = panels.RESNET
 TABLE = "v3 Table 3"
 KEY = ["method", "multiplier"]
 ROWS = (("Static", 1.0), ("Lottery, static", 1.0), ("Lottery, RigL", 1.0), ("RigL", 1.0), ("RigL", 2.0))
 FOUND_BY = "RigL"
-PUBLISHED_NAMES = {"Lottery (Static)": "Lottery, static", "Lottery (RigL)": "Lottery, RigL"}
 
 
 def rows(results: pd.DataFrame) -> pd.DataFrame:
@@ -24,9 +24,9 @@ def rows(results: pd.DataFrame) -> pd.DataFrame:
 
     FLOPs of a ticket include those of the run that found it.
     """
-    runs = usual_updates(pick(own(results), benchmark=BENCHMARK, distribution="uniform"))
-    tickets = runs[runs["method"].str.startswith("Lottery")]
-    runs = runs[runs["sparsity"].isin(tickets["sparsity"].unique())]
+    runs = of_runs(own(results), panels.lottery_table(scale_of(results), 0))
+    if not runs["method"].str.startswith("Lottery").any():
+        runs = runs.head(0)
     table = pd.DataFrame(ROWS, columns=KEY).merge(summary(runs, KEY, "accuracy").drop(columns="interval"), on=KEY)
     cost = runs.groupby(KEY)["training"].mean()
     finding = cost.get((FOUND_BY, 1.0), float("nan"))
@@ -34,8 +34,8 @@ def rows(results: pd.DataFrame) -> pd.DataFrame:
         cost[method, multiplier] + (finding if method.startswith("Lottery") else 0.0)
         for method, multiplier in zip(table["method"], table["multiplier"], strict=True)
     ]
-    theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE)).replace({"method": PUBLISHED_NAMES})
-    return beside(table, theirs, KEY, ["accuracy", "training"])
+    theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE))
+    return join_published(table, theirs, KEY, ["accuracy", "training"])
 
 
 def as_markdown(table: pd.DataFrame) -> str:

@@ -8,31 +8,50 @@ from __future__ import annotations
 
 import pandas as pd
 
+from paper import panels
+from paper.experiments import TICKETS_FROM
+from paper.figures.data import of_runs, own, scale_of
 from paper.tables.markdown import markdown
 
-RESULTS = "small.csv"
-BENCHMARK = "mnist_lenet"
+BENCHMARK = panels.MNIST
+TICKETS = "Lottery"
+MEANS = ["accuracy", "over_static", "training", "inference", "density", "exploration"]
 
 
-def rows(results: pd.DataFrame, benchmark: str = BENCHMARK) -> pd.DataFrame:
+def rows(results: pd.DataFrame) -> pd.DataFrame:
+    """One row a method of the table's declared runs, see `accuracies`.
+
+    Args:
+        results: As `paper.figures.data.read` gives them.
+    """
+    return accuracies(of_runs(own(results), panels.methods_table(scale_of(results), 0)))
+
+
+def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a method: accuracy in percent (mean and standard deviation over seeds), and costs relative to dense.
 
-    A lottery ticket's training does not count the one that found it.
-    ``over_static`` is the mean difference to the static network of the same seed, ``over_static_std`` its spread.
+    A lottery ticket's training counts the one that found it. ``over_static`` is the mean difference to the static
+    network of the same seed, ``over_static_std`` its spread.
     """
-    runs = results[(results["benchmark"] == benchmark) & (results["status"] == "done")].copy()
-    runs["accuracy"] = 100 * runs["val_accuracy"]
-    # Small-Dense is dense itself: its costs, too, are those relative to the network of full width.
-    full = runs.loc[runs["method"] == "Dense", "dense_train_flops"].mean()
-    runs["inference_flops"] *= runs["dense_train_flops"] / full
-    runs["train_flops"] /= full
     static = runs[runs["method"] == "Static"].set_index("seed")["accuracy"]
-    runs["over_static"] = runs["accuracy"] - runs["seed"].map(static)
+    runs = runs.assign(over_static=runs["accuracy"] - runs["seed"].map(static))
     grouped = runs.groupby(["method", "sparsity"], sort=False)
-    means = grouped[["accuracy", "over_static", "train_flops", "inference_flops", "density", "exploration"]].mean()
     spreads = grouped[["accuracy", "over_static"]].std().add_suffix("_std")
-    table = means.join(spreads).assign(n=grouped.size()).reset_index()
+    table = grouped[MEANS].mean().join(spreads).assign(n=grouped.size()).reset_index()
+    finding = table.loc[table["method"] == TICKETS_FROM, "training"].sum()
+    table["training"] += finding * table["method"].str.startswith(TICKETS)
     return table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def frontier(table: pd.DataFrame) -> pd.DataFrame:
+    """Methods that no other one beats at their training FLOPs or less, the cheapest first.
+
+    >>> table = pd.DataFrame({"method": ["a", "b", "c"], "training": [0.1, 0.2, 0.3], "accuracy": [90, 89, 95]})
+    >>> frontier(table)["method"].tolist()
+    ['a', 'c']
+    """
+    ordered = table.sort_values(["training", "accuracy"], ascending=[True, False], kind="stable")
+    return ordered[ordered["accuracy"] > ordered["accuracy"].cummax().shift(fill_value=float("-inf"))]
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -51,8 +70,8 @@ def as_markdown(table: pd.DataFrame) -> str:
             row.method,
             f"{row.accuracy:.2f} ± {row.accuracy_std:.2f}",
             "" if row.method == "Static" else f"{row.over_static:+.2f} ± {row.over_static_std:.2f}",
-            f"{row.train_flops:.3f}",
-            f"{row.inference_flops:.3f}",
+            f"{row.training:.3f}",
+            f"{row.inference:.3f}",
             f"{row.exploration:.2f}",
             str(row.n),
         ]

@@ -1,4 +1,4 @@
-"""The table beside figure 2: every method on ResNet-50's stand-in, with its costs, beside the published accuracy.
+"""The table beside figure 2: every method on ResNet-50's small-scale model, with its costs and the published values.
 
 What to see: the columns of FLOPs are those of the network that ran; ``docs/flops.md`` compares ResNet-50's own with the
 published ones.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paper.figures.data import beside, own, pick, published, summary, usual_updates
+from paper import panels
+from paper.figures.data import join_published, of_runs, own, pick, published, scale_of, summary
 from paper.tables.markdown import markdown, mean_and_spread
 
-BENCHMARK = "imagenet_resnet50"
+BENCHMARK = panels.RESNET
 KEY = ["method", "distribution", "sparsity", "multiplier"]
 TABLE = "v3 Fig. 2 table"
 METHODS = ("Dense", "Static", "SNIP", "Small-Dense", "SET", "RigL", "SNFS", "Pruning")
@@ -19,12 +20,14 @@ METHODS = ("Dense", "Static", "SNIP", "Small-Dense", "SET", "RigL", "SNFS", "Pru
 
 def rows(results: pd.DataFrame) -> pd.DataFrame:
     """One row a method, distribution, sparsity and length: mean, standard deviation, n, FLOPs relative to dense."""
-    runs = usual_updates(pick(own(results), benchmark=BENCHMARK, method=list(METHODS)))
+    runs = of_runs(own(results), panels.figure_2(scale_of(results), 0))
     runs = runs.assign(distribution=runs["distribution"].where(runs["method"] != "Small-Dense", ""))
     table = summary(runs, KEY, "accuracy").drop(columns="interval")
     costs = runs.groupby(KEY)[["training", "inference"]].mean().reset_index()
     theirs = published(pick(results, benchmark=BENCHMARK, source=TABLE))
-    joined = beside(table.merge(costs, on=KEY), theirs, KEY, ["accuracy", "accuracy_std", "training", "inference"])
+    joined = join_published(
+        table.merge(costs, on=KEY), theirs, KEY, ["accuracy", "accuracy_std", "training", "inference"]
+    )
     order = {method: position for position, method in enumerate(METHODS)}
     return joined.sort_values(KEY, key=lambda c: c.map(order) if c.name == "method" else c).reset_index(drop=True)
 

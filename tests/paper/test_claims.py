@@ -1,96 +1,197 @@
-"""A claim is judged on differences of runs with the same seed, with their interval and number."""
+"""Claims are judged on differences of runs with the same seed; what is declared is what is compared."""
+
+import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from paper import claims
-from paper.claims import FAILS, HOLDS, TOO_FEW, UNDECIDED, Contrast, of_differences, paired, table
-from paper.figures.data import read, summary
+from paper import study_claims
+from paper.claims import claims, runs
+from paper.comparisons import Claim, Comparison
+from paper.experiments import CLAIM_SEEDS, Run
+from paper.judged import differences, judged, measured
 from paper.make_figures import HERE
-from tests.helpers.synthetic_results import write_results
+from paper.make_tables import claims_table
+from paper.panels import all_runs
+from paper.tables import claims as table
+from paper.verdicts import (
+    HOLDS,
+    INCONCLUSIVE,
+    REFUTED,
+    TOO_FEW,
+    Outcome,
+    corrected,
+    of_claim,
+    of_differences,
+    pooled,
+    with_p_value,
+)
+from tests.helpers.synthetic_results import write_results, write_study
 
-OVER = Contrast("RigL over Static", {"method": "RigL"}, {"method": "Static"}, sweep=True)
+STATIC, RIGL = (Run("mnist_lenet", method, 0.99, "ERK") for method in ("Static", "RigL"))
+SEEDS = (10, 11, 12)
 
 
-def runs(rigl, static):
-    """Accuracies by seed."""
-    found = [("RigL", seed, a) for seed, a in rigl.items()] + [("Static", seed, a) for seed, a in static.items()]
-    return pd.DataFrame(found, columns=["method", "seed", "accuracy"])
+def own(values, column="accuracy"):
+    """Rows by identity: values of each run by seed; each costs a tenth of the dense training."""
+    found = {replace(run, seed=seed).identity: v for run, of_run in values.items() for seed, v in of_run.items()}
+    return pd.DataFrame({column: found, "training": 0.1})
 
 
-class TestPairs:
-    def test_differences_are_of_the_same_seed(self):
-        outcome = paired(runs({0: 10, 1: 20, 2: 30}, {0: 9, 1: 19, 2: 29, 3: 99}), OVER)
-        assert (outcome.effect, outcome.interval, outcome.n) == (1, 0, 3)
-        assert outcome.verdict == HOLDS
+class TestDifferences:
+    def test_are_of_the_same_seed(self):
+        rows = own({RIGL: {10: 92.0, 11: 93.0}, STATIC: {10: 90.0, 11: 90.0, 12: 10.0}})
+        assert differences(Comparison("", (RIGL,), (STATIC,)), rows).to_dict() == {10: 2.0, 11: 3.0}
 
-    def test_of_several_runs_a_side_all_must_be_there(self):
-        rigl = [("RigL", seed, s, 10 * seed + s) for seed in range(4) for s in (0.8, 0.9) if (seed, s) != (3, 0.9)]
-        static = [("Static", seed, s, 10 * seed) for seed in range(4) for s in (0.8, 0.9)]
-        rows = pd.DataFrame([*rigl, *static], columns=["method", "seed", "sparsity", "accuracy"])
-        both = {"sparsity": [0.8, 0.9]}
-        outcome = paired(rows, Contrast("", {"method": "RigL", **both}, {"method": "Static", **both}))
-        assert (outcome.effect, outcome.n) == (pytest.approx(0.85), 3)
-        one = {"method": "RigL", "sparsity": 0.8}
-        assert paired(rows, Contrast("", one, {"method": "Static", **both})).n == 0
+    def test_of_several_runs_a_side_count_by_their_mean_and_only_together(self):
+        other = replace(RIGL, sparsity=0.98)
+        rows = own({RIGL: {10: 92.0, 11: 93.0}, other: {10: 94.0}, STATIC: {10: 90.0, 11: 90.0}})
+        assert differences(Comparison("", (RIGL, other), (STATIC,)), rows).to_dict() == {10: 3.0}
 
     def test_less_is_better_with_the_other_sign(self):
-        contrast = Contrast("", {"method": "RigL"}, {"method": "Static"}, sign=-1, sweep=True)
-        assert paired(runs({0: 1, 1: 1, 2: 1}, {0: 2, 1: 2, 2: 2}), contrast).verdict == HOLDS
+        rows = own({RIGL: {10: 2.5}, STATIC: {10: 3.0}}, "val_bits")
+        assert differences(Comparison("", (RIGL,), (STATIC,), "val_bits", -1), rows).to_dict() == {10: 0.5}
 
+    def test_a_trend_is_the_slope_of_each_seed(self):
+        lengths = [replace(RIGL, multiplier=m) for m in (1.0, 2.0, 4.0)]
+        rows = own({run: {10: 90.0 + 3 * i} for i, run in enumerate(lengths)})
+        comparison = Comparison("", tuple(lengths), over="doubling of the training")
+        assert differences(comparison, rows).to_dict() == {10: pytest.approx(3.0)}
+
+    def test_of_two_trends_the_slopes_are_compared(self):
+        sparsities = (0.5, 0.75)  # one halving of the density
+        ours, theirs = ([replace(run, sparsity=s) for s in sparsities] for run in (RIGL, STATIC))
+        rows = own(dict(zip([*ours, *theirs], [{10: 90.0}, {10: 89.0}, {10: 90.0}, {10: 86.0}], strict=True)))
+        comparison = Comparison("", tuple(ours), tuple(theirs), over="halving of the density")
+        assert differences(comparison, rows).to_dict() == {10: pytest.approx(3.0)}
+
+    def test_published_rows_and_other_runs_are_no_pairs(self):
+        rows = pd.DataFrame({"config_hash": [None, "0"], "accuracy": [1.0, 2.0], "training": [1.0, 1.0]})
+        (found,) = measured([Claim("2 left", "", (Comparison("", (RIGL,), (STATIC,)),))], rows)
+        assert not len(found.differences)
+
+    def test_a_ticket_costs_the_run_that_found_it_too(self):
+        ticket = replace(RIGL, method="Lottery, static")
+        rows = own({ticket: {10: 90.0}, RIGL: {10: 91.0}}).rename_axis("config_hash").reset_index()
+        (found,) = measured([Claim("lottery", "", (Comparison("", (RIGL,), (ticket,)),))], rows)
+        assert found.flops == (pytest.approx(0.1), pytest.approx(0.2))
+
+
+class TestVerdicts:
     def test_the_interval_is_students(self):
         # Mean 2, standard deviation 1, t = 4.303: 4.303 / sqrt(3) = 2.484.
-        outcome = of_differences(pd.Series([1.0, 2.0, 3.0]))
+        outcome = of_differences([1.0, 2.0, 3.0])
+        assert (outcome.effect, outcome.n) == (2.0, 3)
         assert outcome.interval == pytest.approx(2.484, abs=1e-3)
-        assert outcome.verdict == UNDECIDED
-        assert of_differences(pd.Series([-3.0, -3.1, -3.2])).verdict == FAILS
+        assert outcome.verdict == INCONCLUSIVE
+
+    @pytest.mark.parametrize(
+        ("values", "verdict"),
+        [([3.0, 3.1, 3.2], HOLDS), ([-3.0, -3.1, -3.2], REFUTED), ([-1.0, 0.0, 1.1], INCONCLUSIVE)],
+    )
+    def test_follow_the_sign_of_a_clear_effect(self, values, verdict):
+        assert of_differences(values).verdict == verdict
 
     @pytest.mark.parametrize("values", [[], [5.0], [5.0, 5.0]])
     def test_below_three_pairs_nothing_is_said(self, values):
-        assert of_differences(pd.Series(values, dtype=float)).verdict == TOO_FEW
+        assert of_differences(values).verdict == TOO_FEW
 
-    def test_the_summary_of_a_figure_has_the_same_interval(self):
-        rows = pd.DataFrame({"x": [1, 1, 1, 2], "y": [1.0, 2.0, 3.0, 4.0]})
-        found = summary(rows, "x", "y")
-        assert found["interval"].iloc[0] == pytest.approx(2.484, abs=1e-3)
-        assert found["interval"].isna().iloc[1]
-        assert found["n"].tolist() == [3, 1]
+    def test_a_cost_without_spread_is_clear(self):
+        assert of_differences([0.3, 0.3, 0.3]).verdict == HOLDS
+        assert of_differences([0.0, 0.0, 0.0]).verdict == INCONCLUSIVE
+
+    def test_equal_within_a_margin_is_shown_not_assumed(self):
+        assert of_differences([0.0, 0.1, -0.1], within=1.0).verdict == HOLDS
+        assert of_differences([0.0, 2.0, -2.0], within=1.0).verdict == INCONCLUSIVE
+        assert of_differences([3.0, 3.1, 3.2], within=1.0).verdict == REFUTED
+
+    def test_p_values_are_corrected_within_a_figure(self):
+        found = corrected({"2": [Outcome(p=0.01), Outcome(p=0.04), Outcome(p=0.03)], "3": [Outcome(p=0.04)]})
+        assert [o.p for o in found["2"]] == [pytest.approx(p) for p in (0.03, 0.06, 0.06)]
+        assert [o.p for o in found["3"]] == [0.04]
+
+    def test_few_pairs_share_their_spread(self):
+        # Standard deviations 1 and 3 of three pairs each: sqrt((1 + 9) / 2).
+        small, large = (with_p_value(Outcome(1.0, s, 2, 3)) for s in (1.0, 3.0))
+        assert {o.spread for o in pooled([small, large])} == {math.sqrt(5)}
+        five = with_p_value(Outcome(1.0, 1.0, 4, 5))
+        assert pooled([five, large])[0] == five
+
+    def test_the_pairs_that_would_do(self):
+        # Half a standard deviation: ((1.960 + 0.842) / 0.5)^2 = 31.4.
+        assert with_p_value(Outcome(1.0, 2.0, 4, 5)).needed == 32
+        assert of_differences([3.0, 3.1, 3.2]).needed is None
+
+    def test_a_claim_needs_all_and_one_refutes_it(self):
+        assert of_claim([HOLDS, HOLDS]) == HOLDS
+        assert of_claim([HOLDS, INCONCLUSIVE]) == INCONCLUSIVE
+        assert of_claim([TOO_FEW, REFUTED]) == REFUTED
 
 
-class TestBarriers:
+class TestStudy:
     def test_a_barrier_is_above_the_higher_end(self):
         rows = pd.DataFrame({"seed": 0, "curve": "linear", "t": [0.0, 0.5, 1.0], "loss": [1.0, 5.0, 2.0]})
-        assert claims._barriers(rows)["linear"].tolist() == [3.0]
+        assert study_claims.barriers(rows)["linear"].tolist() == [3.0]
 
-    def test_without_rows_there_are_none(self):
-        assert claims._barriers(None) == {}
+    def test_the_final_loss_is_of_the_last_tenth(self):
+        rows = pd.DataFrame({"seed": 0, "method": "RigL", "step": range(1, 21), "train_loss": [9.0] * 18 + [1.0, 2.0]})
+        assert study_claims.final_losses(rows)["RigL"].tolist() == [1.5]
+
+    def test_without_rows_there_are_no_pairs(self):
+        found = study_claims.measured(pd.DataFrame(), pd.DataFrame())
+        assert {j.outcome.verdict for j in judged(found)} == {TOO_FEW}
 
 
 class TestTable:
     @pytest.fixture(scope="class")
-    def rows(self, tmp_path_factory):
+    def folder(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("results")
         (folder / "published.csv").write_bytes((HERE / "results" / "published.csv").read_bytes())
-        write_results(folder)
-        return read(folder, "small")
+        for scale in ("small", "paper"):
+            write_results(folder, scale)
+        write_study(folder)
+        return folder
 
-    def test_every_claim_is_judged_on_three_pairs_if_all_runs_are_there(self, rows):
-        found = table(rows)
-        judged = found[~found["figure"].str.startswith("6")]
-        assert (judged["n"] == 3).all()
-        by_claim = found.groupby("claim", sort=False)["verdict"].agg(set)
-        assert by_claim["RigL is above Static at every sparsity."] == {HOLDS}
-        assert by_claim["RigL keeps gaining with the training multiplier."] == {HOLDS}
+    @pytest.fixture(scope="class")
+    def found(self, folder):
+        return claims_table(folder, "small")
 
-    def test_without_runs_no_claim_is_judged(self, rows):
-        found = table(rows[rows["scale"] == "published"])
-        assert set(found["verdict"]) == {TOO_FEW}
+    def test_every_comparison_has_its_pairs_if_all_runs_are_there(self, found):
+        is_study = found["figure"].str.startswith("6")
+        assert (found.loc[~is_study, "n"] == len(CLAIM_SEEDS)).all()
+        assert (found.loc[is_study, "n"] == 3).all()
+        assert list(found.columns) == table.COLUMNS
+        assert set(found["scale"]) == {"small", "paper"}
 
-    def test_published_values_prove_nothing(self, rows):
-        assert table(rows).equals(table(rows[rows["seed"].notna()]))
+    def test_the_verdicts_are_those_of_the_made_up_order(self, found):
+        verdicts = table.verdicts(found).droplevel(["scale", "figure"])
+        assert verdicts["RigL is above Static at every sparsity."] == HOLDS
+        assert verdicts["RigL keeps gaining with the length of the training."] == HOLDS
+        assert verdicts["It is lower through the dense space than on sparse curves."] == HOLDS
+        assert verdicts["RigL is above pruning."] == REFUTED
 
-    def test_in_words(self, rows):
-        found = table(rows)
-        text = claims.as_markdown(found)
-        assert "| 4 right | RigL is above Static at every sparsity. | holds | 0.5, 1x: +" in text
-        assert text.count("\n") == 2 + found[["figure", "claim"]].drop_duplicates().shape[0]
+    def test_without_runs_no_claim_is_judged(self, folder, tmp_path):
+        (tmp_path / "published.csv").write_bytes((folder / "published.csv").read_bytes())
+        assert set(claims_table(tmp_path, "small")["verdict"]) == {TOO_FEW}
+
+    def test_a_line_a_claim_with_the_comparison_that_decides(self, found):
+        lines = table.as_markdown(found).splitlines()
+        assert len(lines) == 2 + len(table.verdicts(found))
+        (line,) = [line for line in lines if "RigL is above Static at every sparsity." in line]
+        assert line.startswith(
+            "| 4 right | RigL is above Static at every sparsity. | **holds** | RigL over Static at 0.9"
+        )
+        assert line.endswith("points (n = 5); 2 of 2 comparisons hold |")
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_claims_rest_on_runs_that_can_be_made(scale):
+    of_claims = runs(claims(scale), SEEDS)
+    assert all(run.settings() for run in of_claims)
+    assert {run.seed for run in of_claims} == set(SEEDS)
+    assert [run.seed for run in of_claims] == sorted(run.seed for run in of_claims)
+
+
+def test_figures_show_the_runs_that_the_small_scale_is_judged_on():
+    assert set(runs(claims("small"), [10])) <= set(all_runs("small", [10]))

@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from paper import make_figures as made
-from paper.figures.data import read
-from paper.make_figures import STUDIES, TRAININGS, make_figures
+from paper.experiments import CLAIM_SEEDS
+from paper.figures.catalogue import STUDIES, TRAININGS, missing
+from paper.figures.data import own, read
+from paper.make_figures import make_figures
+from paper.make_tables import claims_table
 from paper.studies import drop_and_grow
 from paper.studies.layer_sparsities import RESULTS, rows
-from tests.helpers.synthetic_results import write_results
+from tests.helpers.synthetic_results import write_results, write_study
 
 PAPER = Path(__file__).parents[2] / "paper"
 COMMITTED = PAPER / "results"
@@ -36,19 +39,22 @@ def test_there_is_a_module_for_each_figure():
 
 
 def test_without_rows_every_figure_is_named(tmp_path):
+    (tmp_path / "published.csv").write_bytes((COMMITTED / "published.csv").read_bytes())
     lacking = make_figures(tmp_path, results=tmp_path)
     assert list(lacking) == list(range(1, 12))
     assert lacking[1] == "drop_and_grow.csv"
-    # Dense; four curves at four sparsities, and pruning; three intervals, the usual one with ERK being there already.
-    n_runs = 3 * (1 + 4 * 4 + 4 + 5)
+    # Dense; six curves at two sparsities; three intervals of two distributions, the usual one with ERK being there.
+    n_runs = 3 * (1 + 6 * 2 + 5)
     assert lacking[10].startswith(f"{n_runs} of {n_runs} runs; points without any: cifar10_wrn22-Dense")
 
 
 def test_a_study_without_its_seeds_is_drawn_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(made, "NUMBERS", [1, 6])
-    for name in (name for number in (1, 6) for name in STUDIES[number].RESULTS):
-        rows = pd.read_csv(COMMITTED / name)
-        (rows[rows["seed"] == 0] if name == "escape.csv" else rows).to_csv(tmp_path / name, index=False)
+    for name in ("published.csv", *STUDIES[1].RESULTS):
+        (tmp_path / name).write_bytes((COMMITTED / name).read_bytes())
+    write_study(tmp_path)
+    escape = pd.read_csv(tmp_path / "escape.csv", dtype={"config_hash": str})
+    escape[escape["seed"] == escape["seed"].min()].to_csv(tmp_path / "escape.csv", index=False)
     assert make_figures(tmp_path / "out", tmp_path) == {6: "2 of 3 seeds of escape.csv"}
     assert (tmp_path / "out" / "fig6.png").is_file()
 
@@ -66,16 +72,42 @@ class TestComplete:
     def runs(self, results):
         return read(results, "small")
 
+    @pytest.fixture(scope="class")
+    def judged(self, results):
+        return claims_table(results, "small")
+
+    def test_rows_of_runs_that_are_not_declared_today_are_not_drawn(self, results, tmp_path):
+        table = pd.read_csv(results / "small.csv", dtype={"config_hash": str})
+        old = table.head(3).assign(config_hash="00000000")
+        pd.concat([table.iloc[3:], old]).to_csv(tmp_path / "small.csv", index=False)
+        (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
+        drawn = own(read(tmp_path, "small"))
+        assert len(drawn) == len(table) - 3
+        assert set(drawn["seed"]) == set(CLAIM_SEEDS)
+
+    def test_published_values_have_panels_of_their_own(self, runs, judged):
+        for number in (2, 3, 4, 5, 7):
+            figure = TRAININGS[number].draw(runs, judged)
+            titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_title(loc="left")]
+            assert any(text.startswith("Published") for text in titles)
+            assert all(text.startswith(("Ours", "Published")) for text in titles)
+
+    def test_a_panel_with_one_claim_says_its_verdict(self, runs, judged):
+        (right,) = [axis for axis in TRAININGS[4].draw(runs, judged).axes if "WRN" in axis.get_title(loc="left")][:1]
+        assert "RigL is above Static at every sparsity: HOLDS" in " ".join(right.get_title(loc="left").split())
+
     @pytest.mark.parametrize("number", TRAININGS)
-    def test_a_figure_with_all_its_runs_lacks_nothing_and_every_curve_has_a_line(self, runs, number):
-        n_runs, n_measured, points = made.missing(number, runs, "small")
+    def test_a_figure_with_all_its_runs_lacks_nothing_and_every_curve_has_a_line(self, runs, judged, number):
+        n_runs, n_measured, points = missing(number, runs, "small")
         assert (n_measured, points) == (n_runs, [])
-        figure = TRAININGS[number].draw(runs)
-        shown = [axis for axis in figure.axes if axis.axison and axis.get_title()]
+        figure = TRAININGS[number].draw(runs, judged)
+        shown = [axis for axis in figure.axes if axis.axison and axis.get_title(loc="left")]
         assert shown
         for axis in shown:
             n_curves = len([line for line in axis.lines if len(line.get_xdata()) > 1])
-            assert n_curves >= (1 if axis.get_title() == "SNFS" else 2)
+            assert n_curves >= (
+                1 if "SNFS, " in axis.get_title(loc="left") or "SET\nR" in axis.get_title(loc="left") else 2
+            )
 
     def test_figures_are_written_as_pdf_and_png(self, results, tmp_path, monkeypatch):
         monkeypatch.setattr(made, "NUMBERS", [9])
@@ -88,8 +120,9 @@ class TestComplete:
         one = table[(table["benchmark"] == "imagenet_resnet50") & (table["method"] == "RigL")].head(1)
         one.to_csv(tmp_path / "small.csv", index=False)
         (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
+        judged = claims_table(tmp_path, "small")
         for number in (2, 7):
-            TRAININGS[number].draw(read(tmp_path, "small"))
+            TRAININGS[number].draw(read(tmp_path, "small"), judged)
 
 
 @pytest.mark.parametrize("path", FIGURE_FILES, ids=lambda path: path.stem)

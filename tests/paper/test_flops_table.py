@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paper.make_figures import make_tables
+from paper.make_tables import make_tables
 from paper.studies import flops_tables
 from paper.studies.flops_rows import METHODS, read
 from paper.studies.reference_networks import keras_mobilenet_v1, keras_resnet50, scaled

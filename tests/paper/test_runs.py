@@ -11,11 +11,14 @@ import torch
 
 from paper import executors, launch, panels, protocols
 from paper.collect import collect
+from paper.counted import counted
 from paper.executors import Resources
 from paper.experiments import METHODS, Run, declared
+from paper.figures.data import own_rows
 from paper.one_run import arguments
 from paper.protocols import PROTOCOLS, Protocol
-from paper.tables.methods import as_markdown, rows
+from paper.tables.methods import accuracies, as_markdown
+from rigl_lightning.sparsity.files.masks import pack_masks
 
 RIGL = Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke")
 
@@ -27,11 +30,11 @@ class TestDeclaredRuns:
         assert len({run.identity for run in runs}) == len({run.name for run in runs}) == len(runs)
 
     def test_a_sweep_and_a_comparison_share_the_run_they_have_in_common(self):
-        usual = Run("imagenet_resnet50", "RigL", 0.95, "uniform")
-        assert declared(replace(usual, delta_t=50, alpha=0.3)) == usual
+        usual = Run("imagenet_resnet50", "RigL", 0.95, "ERK")
+        assert declared(replace(usual, delta_t=33, alpha=0.3)) == usual
         assert usual in panels.figure_5("small", 0)
         assert usual in panels.figure_2("small", 0)
-        assert usual.columns()["delta_t"] == 50
+        assert usual.columns()["delta_t"] == 33
 
     @pytest.mark.parametrize("scale", ["smoke", "small"])
     def test_names_are_folders(self, scale):
@@ -52,25 +55,30 @@ class TestDeclaredRuns:
         ]
 
     def test_er_is_erk_without_kernels(self):
-        assert Run("mnist_lenet", "RigL", 0.9, "ER").settings()[-1] == "--sparse.algorithm.distribution.kernel=false"
+        settings = Run("imagenet_resnet50", "RigL", 0.9, "ER").settings()
+        assert settings[-1] == "--sparse.algorithm.distribution.kernel=false"
 
     def test_a_longer_training_is_still_validated_once_at_its_end(self):
         run = Run("imagenet_resnet50", "RigL", 0.9, "uniform", multiplier=2.0)
-        assert {"--trainer.max_steps=2000", "--trainer.val_check_interval=2000"} <= set(run.settings())
+        assert {"--trainer.max_steps=4000", "--trainer.val_check_interval=4000"} <= set(run.settings())
 
     def test_every_figure_has_three_seeds_and_its_first_before_its_third(self):
         runs = panels.all_runs("small")
         place = {run: position for position, run in enumerate(runs)}
         for panel in panels.FIGURES.values():
             of_panel = panels.runs_of([panel], "small")
-            assert {run.seed for run in of_panel} == {0, 1, 2}
-            first, third = ([place[run] for run in of_panel if run.seed == seed] for seed in (0, 2))
+            assert {run.seed for run in of_panel} == {10, 11, 12}
+            first, third = ([place[run] for run in of_panel if run.seed == seed] for seed in (10, 12))
             assert max(first) < max(third)
-        last_first = max(place[run] for run in runs if run.seed == 0)
-        assert last_first < min(place[run] for run in runs if run.seed == 2)
+        last_first = max(place[run] for run in runs if run.seed == 10)
+        assert last_first < min(place[run] for run in runs if run.seed == 12)
 
     def test_the_methods_table_has_every_method(self):
-        assert {run.method for run in panels.methods_table("small", 0)} == set(METHODS) - {"Big-Sparse"}
+        compared, narrow = (
+            {run.method for run in panel("small", 0)} for panel in (panels.methods_table, panels.narrow_networks)
+        )
+        assert compared == set(METHODS) - {"Big-Sparse"} - (narrow - compared)
+        assert len(compared) > 20
 
     def test_a_lottery_ticket_starts_from_the_run_that_found_it(self, tmp_path):
         ticket = Run("mnist_lenet", "Lottery, static", 0.95, "ERK", 1, "smoke")
@@ -114,14 +122,26 @@ def record(folder, run, accuracy):
     """What a complete run leaves."""
     place = folder / run.name
     (place / "log").mkdir(parents=True)
-    (place / "run.json").write_text(json.dumps({**run.columns(), "status": "done", "wall_s": 1.0, "commit": "c"}))
     sparse = {"step": 60, "flops_spent": 5.0, "flops_dense": 180.0}
     torch.save({"callbacks": {"SparseTrainingCallback": sparse}}, place / "last.ckpt")
+    ended = {"status": "done", "wall_s": 1.0, "commit": "c", **counted(place / "last.ckpt")}
+    (place / "run.json").write_text(json.dumps({**run.columns(), **ended}))
     with open(place / "log" / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
         keys = ["step", "val/accuracy", "sparse/density", "sparse/inference_flops", "sparse/exploration", "train/loss"]
         writer.writerow(keys)
         writer.writerows([[0, "", 0.05, 0.05, 0.05, 9.0], [55, "", "", "", "", 3.0], [59, accuracy, "", "", 0.2, 1.0]])
+
+
+def small_chain():
+    """A checkpoint of two layers, of whose three inputs and two neurons one each takes part."""
+    masks = {
+        "0.weight": torch.tensor([[True, False, False], [False, False, False]]),
+        "2.weight": torch.tensor([[True, False]]),
+    }
+    weights = {name: mask.float() for name, mask in masks.items()}
+    state = {"step": 60, "flops_spent": 5.0, "flops_dense": 180.0, "masks": pack_masks(masks)}
+    return {"state_dict": weights, "callbacks": {"SparseTrainingCallback": state}}
 
 
 def failed(folder, run):
@@ -153,12 +173,30 @@ class TestCollect:
         (tmp_path / RIGL.name / "run.json").unlink()
         assert collect(tmp_path, tmp_path / "smoke.csv") == 0
 
-    @pytest.mark.parametrize("lost", ["last.ckpt", "log/metrics.csv"])
-    def test_a_run_that_has_lost_a_file_is_a_row_that_says_so(self, tmp_path, lost):
+    @pytest.mark.parametrize("lost", ["counts", "metrics"])
+    def test_a_run_that_has_lost_something_is_a_row_that_says_so(self, tmp_path, lost):
         record(tmp_path, RIGL, 0.9)
-        (tmp_path / RIGL.name / lost).unlink()
+        if lost == "metrics":
+            (tmp_path / RIGL.name / "log" / "metrics.csv").unlink()
+        else:
+            (tmp_path / RIGL.name / "run.json").write_text(json.dumps({**RIGL.columns(), "status": "done"}))
         collect(tmp_path, tmp_path / "smoke.csv")
         assert "gone" in pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"]
+
+    def test_rows_need_no_checkpoint(self, tmp_path):
+        record(tmp_path, RIGL, 0.9)
+        (tmp_path / RIGL.name / "last.ckpt").unlink()
+        collect(tmp_path, tmp_path / "smoke.csv")
+        assert pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"] == "done"
+
+    def test_what_is_left_of_lenet_is_read_from_the_checkpoint_of_a_run_that_did_not_count_it(self, tmp_path):
+        run = Run("mnist_lenet", "RigL", 0.99, "ERK", 1, "paper")
+        record(tmp_path, run, 0.9)
+        torch.save(small_chain(), tmp_path / run.name / "last.ckpt")
+        collect(tmp_path, tmp_path / "paper.csv")
+        row = pd.read_csv(tmp_path / "paper.csv").loc[0]
+        # Two connections of 2 FLOPs each; of the one unit a layer, two weights and two biases of 4 bytes.
+        assert (row["units"], row["kiloflops"], row["size_bytes"]) == ("1-1-1", 0.004, 16)
 
     def test_a_failure_is_a_row_but_takes_no_complete_row_away(self, tmp_path):
         failed(tmp_path / "a", RIGL)
@@ -213,7 +251,9 @@ class TestLaunch:
 
     def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(self, tmp_path):
         assert not [a for a in arguments(RIGL, tmp_path, tmp_path) if a.startswith("--ckpt_path")]
-        (tmp_path / "last.ckpt").touch()
+        (tmp_path / "last.ckpt").touch()  # damaged
+        assert not [a for a in arguments(RIGL, tmp_path, tmp_path) if a.startswith("--ckpt_path")]
+        torch.save({}, tmp_path / "last.ckpt")
         assert arguments(RIGL, tmp_path, tmp_path)[-1] == f"--ckpt_path={tmp_path / 'last.ckpt'}"
 
     def test_a_figure_or_a_table_that_is_not_there_is_an_error(self):
@@ -223,37 +263,37 @@ class TestLaunch:
 
 
 class TestTable:
-    def results(self, accuracies):
-        columns = {"benchmark": "mnist_lenet", "status": "done", "sparsity": 0.95, "train_flops": 5.0}
-        columns |= {"dense_train_flops": 100.0, "inference_flops": 0.05, "density": 0.05, "exploration": 0.1}
+    def runs(self, accuracies):
+        columns = {"sparsity": 0.95, "training": 0.05, "inference": 0.05, "density": 0.05, "exploration": 0.1}
         found = [
-            {**columns, "method": method, "seed": seed, "val_accuracy": accuracy}
+            {**columns, "method": method, "seed": seed, "accuracy": accuracy}
             for method, values in accuracies.items()
             for seed, accuracy in enumerate(values)
         ]
         return pd.DataFrame(found)
 
     def test_differences_are_paired_by_seed(self):
-        accuracies = {"Dense": [0.95, 0.95], "Static": [0.90, 0.80], "RigL": [0.92, 0.82]}
-        table = rows(self.results(accuracies)).set_index("method")
+        found = {"Dense": [95.0, 95.0], "Static": [90.0, 80.0], "RigL": [92.0, 82.0]}
+        table = accuracies(self.runs(found)).set_index("method")
         assert table.loc["RigL", "over_static"] == pytest.approx(2)
         assert table.loc["RigL", "over_static_std"] == pytest.approx(0)
         assert table.loc["RigL", "accuracy"] == pytest.approx(87)
-        assert table.loc["RigL", "train_flops"] == pytest.approx(0.05)
         assert list(table.index) == ["Dense", "RigL", "Static"]
 
-    def test_costs_are_relative_to_the_network_of_full_width(self):
-        results = self.results({"Dense": [0.9], "Small-Dense": [0.8]})
-        results["train_flops"], results["inference_flops"] = [100.0, 7.0], 1.0
-        results["dense_train_flops"] = [100.0, 7.0]
-        table = rows(results).set_index("method")
-        assert table.loc["Small-Dense", ["train_flops", "inference_flops"]].tolist() == [0.07, 0.07]
+    def test_a_ticket_costs_the_run_that_found_it_too(self):
+        found = self.runs({"Static": [90.0], "RigL": [92.0], "Lottery, static": [91.0]})
+        assert accuracies(found).set_index("method").loc["Lottery, static", "training"] == pytest.approx(0.1)
 
-    def test_failed_runs_do_not_count(self):
-        results = self.results({"Static": [0.9, 0.8]})
-        results.loc[1, "status"] = "failed with exit status 1"
-        assert rows(results).loc[0, "n"] == 1
+    def test_costs_are_relative_to_the_network_of_full_width(self):
+        narrow, dense = Run("mnist_lenet", "Small-Dense", 0.99, "ERK", 10), Run("mnist_lenet", "Dense", seed=10)
+        costs = {"train_flops": [100.0, 7.0], "dense_train_flops": [100.0, 7.0], "dense_inference_flops": [100.0, 7.0]}
+        rows = pd.DataFrame([run.columns() for run in (dense, narrow)]).assign(
+            **costs, inference_flops=1.0, status=["done", "done"], val_accuracy=0.9
+        )
+        table = own_rows(rows, "small").set_index("method")
+        assert table.loc["Small-Dense", ["training", "inference"]].tolist() == [0.07, 0.07]
+        assert list(own_rows(rows.assign(status=["done", "failed"]), "small")["method"]) == ["Dense"]
 
     def test_in_words(self):
-        text = as_markdown(rows(self.results({"Dense": [0.9, 0.9], "Static": [0.90, 0.80], "RigL": [0.92, 0.82]})))
+        text = as_markdown(accuracies(self.runs({"Dense": [90.0, 90.0], "Static": [90.0, 80.0], "RigL": [92.0, 82.0]})))
         assert "| RigL | 87.00 ± 7.07 | +2.00 ± 0.00 | 0.050 | 0.050 | 0.10 | 2 |" in text

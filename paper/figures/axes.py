@@ -1,0 +1,49 @@
+"""Abscissas of the figures: logarithmic costs, falling densities, and frames that one curve does not stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from paper.figures.style import METHOD_COLOURS
+
+FLOPS_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+def log_ticks(axis: Axes, values: Sequence[float], label: str = "") -> None:
+    """A logarithmic abscissa with these ticks, written as numbers; those outside the frame are not drawn."""
+    axis.set_xscale("log")
+    _named(axis, values, label)
+
+
+def flops_axis(axis: Axes, what: str = "training") -> None:
+    """FLOPs relative to those of the dense network, whose own are a line."""
+    axis.axvline(1.0, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.8)
+    log_ticks(axis, FLOPS_TICKS, f"{what} FLOPs, dense network = 1")
+
+
+def sparsity_axis(axis: Axes, sparsities: Sequence[float]) -> None:
+    """An abscissa of densities, logarithmic and falling: .8, .9 and .95 are apart as their costs are."""
+    axis.set_xscale("function", functions=(_to_position, _to_sparsity))
+    _named(axis, sorted(set(sparsities)), "sparsity")
+    axis.margins(x=0.08)
+
+
+def _named(axis: Axes, values: Sequence[float], label: str) -> None:
+    axis.xaxis.set_major_locator(FixedLocator(list(values)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".removeprefix("0") or "0"))
+    if label:
+        axis.set_xlabel(label)
+
+
+def _to_position(sparsity: Any) -> Any:
+    return -np.log(np.clip(1 - np.asarray(sparsity), 1e-6, None))
+
+
+def _to_sparsity(position: Any) -> Any:
+    return 1 - np.exp(-np.asarray(position))

@@ -1,0 +1,46 @@
+"""Verdicts in one minute: the first sentences of pages."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from paper.tables.claims import counts, verdicts
+from paper.tables.methods import frontier
+
+AT_LENGTH = "paper"
+
+
+def sentences(claims: pd.DataFrame, multipliers: str) -> str:
+    """Three: how many claims hold, at which scale they are judged, and how many published FLOPs are met.
+
+    Args:
+        claims: Rows of `paper.tables.claims.rows`.
+        multipliers: `paper.tables.flops.multipliers_in_words`.
+    """
+    found = verdicts(claims)
+    at_length = found[found.index.get_level_values("scale") == AT_LENGTH]
+    small = found[found.index.get_level_values("scale") != AT_LENGTH]
+    where = (
+        f"{len(small)} are judged at the small scale (small-scale models of the paper's networks, real data, minutes a "
+        f"run): {counts(small)}; {len(at_length)} at the paper's own length (LeNet-300-100 on MNIST, 200 epochs): "
+        f"{counts(at_length)}; none on ImageNet."
+    )
+    reasons = "[docs/flops.md](../docs/flops.md) has the reasons."
+    return f"1. Of {len(found)} claims {counts(found)}.\n2. {where}\n3. {multipliers}: {reasons}\n"
+
+
+def claims_in_words(claims: pd.DataFrame) -> str:
+    """The first of the `sentences`, for the README of the package."""
+    return f"Of {len(verdicts(claims))} claims {counts(verdicts(claims))}.\n"
+
+
+def frontier_in_words(accuracies: pd.DataFrame) -> str:
+    """Which methods no other one beats at equal or lower cost.
+
+    Args:
+        accuracies: Rows of `paper.tables.methods.rows`.
+    """
+    if not len(accuracies):
+        return "No runs yet.\n"
+    best = [f"{row.method} {row.accuracy:.1f} % at {row.training:.3g}" for row in frontier(accuracies).itertuples()]
+    return f"No other method is as accurate at the same training FLOPs or fewer (dense = 1): {', '.join(best)}.\n"
