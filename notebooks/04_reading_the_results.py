@@ -27,27 +27,24 @@ runs.iloc[0]
 # ## Accuracy and training FLOPs
 #
 # Mean over the seeds, standard deviation as a bar, n as it is, training FLOPs (those of the dense network are 1) as colour. `read`
-# gives the rows as the figures use them, `usual_updates` leaves the sweeps out.
+# gives the rows as the figures use them, those of declared runs; `swept` marks the sweeps of mask updates.
 #
 # These are runs of the small scale, which one CPU core can do: what stands for ResNet-50 on ImageNet is a small residual network on
 # CIFAR-10 (`rigl-lightning configs` says it of each), and no accuracy here is one of the paper's benchmark.
 
 # %%
-from paper.figures.data import own, read, usual_updates
+from paper.figures.data import own, read
 
 done = own(read(RESULTS, "small"))
+plain = done[~done["swept"].astype(bool)]
 keys = ["benchmark", "method", "distribution", "sparsity", "multiplier"]
-table = (
-    usual_updates(done)
-    .groupby(keys)
-    .agg(
-        accuracy=("accuracy", "mean"),
-        accuracy_std=("accuracy", "std"),
-        bits=("val_bits", "mean"),
-        bits_std=("val_bits", "std"),
-        training=("training", "mean"),
-        n=("seed", "count"),
-    )
+table = plain.groupby(keys).agg(
+    accuracy=("accuracy", "mean"),
+    accuracy_std=("accuracy", "std"),
+    bits=("val_bits", "mean"),
+    bits_std=("val_bits", "std"),
+    training=("training", "mean"),
+    n=("seed", "count"),
 )
 table = table.reset_index()
 table.sort_values(["benchmark", "accuracy"], ascending=[True, False]).round(3)
@@ -95,7 +92,7 @@ for benchmark, rows in of_usual_length(table).groupby("benchmark"):
 # means.
 
 # %%
-pairs = of_usual_length(usual_updates(done))
+pairs = of_usual_length(plain)
 pairs = pairs[pairs["method"].isin(["RigL", "Static"])]
 for (benchmark, distribution, sparsity), rows in pairs.groupby(["benchmark", "distribution", "sparsity"]):
     by_seed = rows.pivot_table(index="seed", columns="method", values="accuracy")
@@ -132,4 +129,4 @@ both.groupby(["status", "agrees"]).size()
 
 # %% [markdown]
 # "Contradictory" are published numbers that contradict another published one, or the paper's own formulas; the reason for each
-# is beside it in `docs/flops.md`.
+# is in the same row of `docs/flops.md`.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import cache
 
 from paper.claims import claims, runs
-from paper.experiments import CLAIM_SEEDS
+from paper.experiments import CLAIM_SEEDS, Run
 from paper.panels import all_runs
 
 
 @cache
-def points(scale: str) -> dict[str, str]:
-    """Name of the point (`Run.point`) by identity, of every run of a figure, a table or a claim."""
-    declared = [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale))]
-    return {run.identity: run.point for run in declared}
+def by_identity(scale: str) -> dict[str, Run]:
+    """Every run of a figure, a table or a claim."""
+    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale))]}
+
+
+def is_swept(run: Run) -> bool:
+    """Whether it is part of a sweep: its mask updates are not those of the configuration."""
+    return (run.delta_t, run.alpha, run.snfs_momentum, run.decay) != (None, None, None, "cosine")

@@ -23,8 +23,9 @@ TEXT = {"config_hash": str, "commit": str, "device": str, "distribution": str, "
 def read(folder: Path, scale: str) -> pd.DataFrame:
     """Complete own runs of a scale that are declared, and the published values.
 
-    Columns beside those of the rows: ``point``, the name of the run's settings without its seed; ``accuracy`` in
-    percent; ``training`` and ``inference``, FLOPs relative to those of the dense network, trained once.
+    Columns beside those of the rows: ``point``, the name of the run's settings without its seed; ``swept``, whether it
+    is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs relative to those
+    of the dense network, trained once.
     """
     file = folder / f"{scale}.csv"
     rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
@@ -46,11 +47,13 @@ def own_rows(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def only_declared(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """Rows whose identity is that of a declared run, with its ``point``; those of other settings are old."""
+    """Rows whose identity is that of a declared run, with ``point`` and ``swept``; rows of other settings are old."""
     if "config_hash" not in rows:
-        return rows.head(0).assign(point="")
-    rows = rows.assign(point=rows["config_hash"].map(declared.points(scale)))
-    return rows[rows["point"].notna()].copy()
+        return rows.head(0).assign(point="", swept=False)
+    of_identity = declared.by_identity(scale)
+    rows = rows[rows["config_hash"].isin(of_identity)].copy()
+    runs = [of_identity[identity] for identity in rows["config_hash"]]
+    return rows.assign(point=[run.point for run in runs], swept=[declared.is_swept(run) for run in runs])
 
 
 def own(rows: pd.DataFrame) -> pd.DataFrame:

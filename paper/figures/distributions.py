@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paper.declared import is_swept
 from paper.experiments import Run
 from paper.figures.curves import Curve
 from paper.figures.published_rows import TABLES
@@ -15,14 +16,10 @@ def by_distribution(runs: Sequence[Run], benchmark: str, method: str) -> list[Cu
     return [
         Curve(
             distribution,
-            [run for run in runs if _is_plain(run) and (run.benchmark, run.method, run.distribution) == key],
+            [run for run in runs if not is_swept(run) and (run.benchmark, run.method, run.distribution) == key],
             {**distribution_style(distribution), "marker": METHOD_MARKERS[method]},
             {"method": method, "distribution": distribution, "multiplier": 1.0, "source": TABLES},
         )
         for distribution in DISTRIBUTION_COLOURS
         for key in [(benchmark, method, distribution)]
     ]
-
-
-def _is_plain(run: Run) -> bool:
-    return run.delta_t is None and run.alpha is None and run.snfs_momentum is None and run.decay == "cosine"
