@@ -13,7 +13,8 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str]:
     """Parameter names that a shell-style pattern selects.
 
-    A pattern may give the parameter (``"fc.weight"``, ``"layer4.*"``) or the module that owns it (``"fc"``).
+    A pattern may give the parameter (``"fc.weight"``, ``"layer4.*"``), the module that owns it (``"fc"``), or a module
+    that contains it (``"encoder"``), which means all that is in it. What is first in this order is meant.
 
     Args:
         pattern: Shell-style pattern, case sensitive.
@@ -25,9 +26,12 @@ def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str
 
     >>> matching_names("fc*", ["conv.weight", "fc1.weight", "fc2.weight"], "exclude")
     ['fc1.weight', 'fc2.weight']
+    >>> matching_names("encoder", ["encoder.0.fc.weight", "head.weight"], "include")
+    ['encoder.0.fc.weight']
     """
     names = list(names)
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
+    found = found or [name for name in names if any(fnmatchcase(part, pattern) for part in _containers(name))]
     if not found:
         raise ValueError(
             f"Expected `{setting}` to name sparse layers, but {pattern!r} matches none. {_suggestion(pattern, names)} "
@@ -43,6 +47,12 @@ def module_of(name: str) -> str:
     'layer1.0.conv1'
     """
     return name.rpartition(".")[0]
+
+
+def _containers(name: str) -> list[str]:
+    """Names of the modules that contain a parameter, from its owner outwards."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
 def clean_name(name: str) -> str:
@@ -115,7 +125,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _suggestion(pattern: str, names: Sequence[str]) -> str:
-    known = [*names, *map(module_of, names)]
+    known = [*names, *dict.fromkeys(part for name in names for part in _containers(name))]
     close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(map(repr, close))}?"

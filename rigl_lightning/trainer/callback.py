@@ -121,6 +121,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the masks, or take up those of the checkpoint; parameters are placed and equal on all ranks here."""
+        if not self._restored and optimizers.total_steps(trainer) == 0:
+            return  # nothing is trained, so nothing is masked
         parameters = self.settings.select(pl_module)
         self._step_hook = optimizers.StepHook(trainer, parameters)
         checks.refuse_shared_optimizer(trainer, self)
@@ -133,6 +135,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
                 part.load_state_dict(state)
             self.flops.begin(pl_module)
             beginning.show_plan(self.sparsifier, self.flops.dense)
+        distributed.compare_starts(trainer, self._active(), self.state_key)
         self._frozen = self.settings.frozen(pl_module)
         checks.warn_before_training(trainer, self._active(), self._frozen)
         self._step_hook.attach(self._active())

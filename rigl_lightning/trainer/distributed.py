@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytorch_lightning as pl
 import torch
 
+from rigl_lightning.sparsity.algorithms import describe
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+
+_REMEDIES = {
+    "callback": "Give all processes the same callbacks, in the same order.",
+    "algorithm": "Give all processes the same settings.",
+    "number of training steps": "Give all processes as many batches, or set `max_steps`.",
+    "step": "Resume all processes from the same checkpoint.",
+    "sparse layers": "Give all processes the same network, `include` and `exclude`.",
+    "seed": "Call seed_everything with the same number on all of them, or set `seed` of SparseTrainingCallback.",
+    "masks": "Read them from the same file on all processes, and compute them from equal weights.",
+}
 
 
 def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
@@ -28,3 +39,31 @@ def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
             "Scores must be the same on every process: use no random numbers but `connections.generator`, and no "
             "communication hook that leaves gradients different between ranks."
         )
+
+
+def compare_starts(trainer: pl.Trainer, sparsifier: Sparsifier, key: str) -> None:
+    """Stop if the processes do not begin with the same sparse training; else one would wait for another for ever.
+
+    Raises:
+        ValueError: Naming the first setting that differs, and its values.
+    """
+    if trainer.world_size == 1:
+        return
+    mine = {
+        "callback": key,
+        "algorithm": describe(sparsifier.algorithm),
+        "seed": sparsifier.seed,
+        "number of training steps": sparsifier.total_steps,
+        "step": sparsifier.step,
+        "sparse layers": ", ".join(sparsifier.masks),
+        "masks": sparsifier.checksums(),
+    }
+    everyone = [mine] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, mine)
+    for what, remedy in _REMEDIES.items():
+        for rank, theirs in enumerate(everyone):
+            if theirs[what] != everyone[0][what]:
+                raise ValueError(
+                    f"Expected the same {what} on every process, got {everyone[0][what]} on process 0 and "
+                    f"{theirs[what]} on process {rank}: their masks would differ. {remedy}"
+                )

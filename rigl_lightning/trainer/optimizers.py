@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -108,12 +109,28 @@ def _ensure_step_hooks(optimizer: Optimizer) -> None:
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimizer steps of the whole training, or None if nobody knows.
+    """Steps of the sparse weights' optimizer in the whole training; None if nobody knows, 0 if nothing is trained.
 
-    Lightning's estimate counts the steps of all optimizers together, and today's accumulation for the whole training.
+    Several optimizers are taken to step equally often; then the epochs do not tell how often, and ``max_steps`` does.
     """
+    if trainer.max_epochs == 0 or trainer.limit_train_batches == 0:
+        return 0
+    n_optimizers = len(trainer.strategy.optimizers)
+    limit = None if trainer.max_steps == -1 else trainer.max_steps // n_optimizers
+    steps = None if n_optimizers > 1 else _steps_of_epochs(trainer)
+    known = [number for number in (limit, steps) if number is not None]
+    return min(known) if known else None
+
+
+def _steps_of_epochs(trainer: pl.Trainer) -> int | None:
+    """Steps that one optimizer makes in ``max_epochs``; Lightning does not know them if accumulation changes."""
     schedulers = callbacks_named(trainer, "GradientAccumulationScheduler")
-    if len(trainer.strategy.optimizers) > 1 or any(len(s.scheduling) > 1 for s in schedulers):
+    if all(len(scheduler.scheduling) == 1 for scheduler in schedulers):
+        steps = trainer.estimated_stepping_batches
+        return int(steps) if 0 <= steps < math.inf else None
+    if trainer.max_epochs in (None, -1):
         return None
-    steps = trainer.estimated_stepping_batches
-    return int(steps) if 0 < steps < float("inf") else None
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    factors = (schedulers[-1].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs))
+    return None if batches == math.inf else sum(math.ceil(batches / factor) for factor in factors)

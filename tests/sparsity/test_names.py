@@ -26,9 +26,26 @@ def test_a_pattern_is_case_sensitive():
         matching_names("FC", NAMES, "exclude")
 
 
-def test_a_module_prefix_alone_is_no_match():
-    with pytest.raises(ValueError, match=r"layer1\.0\.conv1"):
-        matching_names("layer1", NAMES, "exclude")
+def test_a_part_of_a_module_name_is_no_match():
+    with pytest.raises(ValueError, match=r"Did you mean 'layer1'"):
+        matching_names("layer", NAMES, "exclude")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("layer1", ["layer1.0.conv1.weight", "layer1.1.conv1.weight"]),
+        ("layer1.0", ["layer1.0.conv1.weight"]),
+        ("layer*", ["layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer10.conv1.weight"]),
+    ],
+)
+def test_a_module_that_contains_others_means_all_that_is_in_it(pattern, expected):
+    assert matching_names(pattern, NAMES, "exclude") == expected
+
+
+def test_a_module_of_the_same_name_as_one_that_owns_weights_is_not_meant():
+    names = ["attention.in_proj_weight", "attention.out_proj.weight"]
+    assert matching_names("attention", names, "exclude") == names[:1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Several processes have the same masks, and the masks of one process on the joint batch."""
 
+import os
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,9 +17,11 @@ from rigl_lightning import (
     GraSP,
     RigL,
     SparseTrainingCallback,
+    Static,
     TopKAST,
     UpdateSchedule,
 )
+from tests.helpers.process_groups import run_in_world
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 
 ALGORITHMS = {
@@ -95,3 +99,30 @@ def test_masks_that_differ_between_processes_are_an_error_that_names_the_layer(t
     )
     with pytest.raises(Exception, match=r"masks of layer 'net\.\d\.weight' differ between processes"):
         trainer.fit(SmallModel(), SmallData(batch_size=2))
+
+
+def begin_differently(what):
+    rank = int(os.environ["LOCAL_RANK"])
+    algorithm = Static(0.7) if what != "algorithm" else [Static(0.7), SET(0.7, schedule=SCHEDULE)][rank]
+    pl.seed_everything(7 + rank if what == "seed" else 7)
+    sparse = SparseTrainingCallback(algorithm, exclude=["net.3"] if what == "layers" and rank else [])
+    trainer = pl.Trainer(
+        callbacks=[sparse], max_epochs=1, devices=2, strategy="ddp", enable_checkpointing=False, **QUIET
+    )
+    trainer.fit(SmallModel(), SmallData(batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("seed", r"same seed on every process, got 7 on process 0 and 8 on process 1.*seed_everything"),
+        ("algorithm", r"same algorithm on every process, got Static\(sparsity=0.7\) on process 0 and SET\("),
+        (
+            "layers",
+            r"same sparse layers on every process, got net.0.weight, net.3.weight on process 0 and net.0.w",
+        ),
+    ],
+)
+def test_processes_that_begin_differently_are_told_before_the_first_step(what, message):
+    with pytest.raises(Exception, match=message):
+        run_in_world(2, begin_differently, what)

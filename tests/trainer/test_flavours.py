@@ -45,9 +45,12 @@ def test_either_flavour_trains_and_resumes(flavour, tmp_path):
 @pytest.mark.parametrize("flavour", [pytorch_lightning, lightning.pytorch], ids=["pytorch_lightning", "lightning"])
 def test_either_flavour_saves_whole_files_and_has_its_accumulation_noticed(flavour, tmp_path):
     accumulation = flavour.callbacks.GradientAccumulationScheduler({0: 1, 1: 6})
-    trainer = flavour.Trainer(callbacks=accumulation, plugins=AtomicCheckpointIO(), **QUIET)
+    trainer = flavour.Trainer(callbacks=accumulation, plugins=AtomicCheckpointIO(), max_epochs=-1, **QUIET)
     assert type(trainer.strategy.checkpoint_io) is AtomicCheckpointIO
     trainer.strategy.checkpoint_io.save_checkpoint({"step": 1}, tmp_path / "one.ckpt")
     assert trainer.strategy.checkpoint_io.load_checkpoint(tmp_path / "one.ckpt") == {"step": 1}
     trainer.strategy._optimizers = [None]
-    assert total_steps(trainer) is None  # nobody knows it: Lightning's estimate would be that of the first epoch
+    assert total_steps(trainer) is None  # no end is given: Lightning's estimate would be that of the first epoch
+    trainer = flavour.Trainer(callbacks=accumulation, max_epochs=-1, max_steps=20, **QUIET)
+    trainer.strategy._optimizers = [None]
+    assert total_steps(trainer) == 20

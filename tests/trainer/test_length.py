@@ -1,0 +1,76 @@
+"""How many steps a training has, where Lightning does not say; and a training of none."""
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from torch import nn
+
+from rigl_lightning import RigL, SparseTrainingCallback, UpdateSchedule
+from tests.helpers.small_runs import QUIET, SmallData, SmallModel
+
+EVERY_SECOND = UpdateSchedule(interval=2)
+
+
+def trained(model, callbacks=(), data=None, **settings):
+    sparse = SparseTrainingCallback(RigL(0.7, schedule=EVERY_SECOND), include=["net"])
+    trainer = pl.Trainer(callbacks=[sparse, *callbacks], enable_checkpointing=False, **{**QUIET, **settings})
+    trainer.fit(model, SmallData() if data is None else data)
+    return sparse
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"max_steps": 10}, 10), ({"max_epochs": 3}, 6 + 3 + 3), ({"max_epochs": 3, "max_steps": 8}, 8)],
+)
+def test_accumulation_that_changes_leaves_the_number_of_steps_known(settings, steps):
+    sparse = trained(SmallModel(), [GradientAccumulationScheduler({0: 1, 1: 2})], **settings)
+    assert sparse.sparsifier.total_steps == sparse.sparsifier.step == steps
+
+
+class TwoOptimizers(SmallModel):
+    """Both step at every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = nn.Linear(6, 3)
+
+    def training_step(self, batch, _):
+        for optimizer, part in zip(self.optimizers(), (self.net, self.other), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(part(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.net, self.other)]
+
+
+def test_two_optimizers_share_max_steps():
+    sparse = trained(TwoOptimizers(), max_steps=24)
+    assert sparse.sparsifier.total_steps == sparse.sparsifier.step == 12
+    assert sparse.sparsifier.last_update.step == 8  # before three quarters
+
+
+def test_two_optimizers_and_epochs_alone_are_refused():
+    with pytest.raises(ValueError, match="known number of training steps"):
+        trained(TwoOptimizers(), max_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_steps": 0}, {"max_epochs": 0}, {"max_epochs": 1, "limit_train_batches": 0}], ids=str
+)
+def test_an_empty_training_leaves_the_network_as_it_is(settings):
+    model = SmallModel()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sparse = trained(model, **settings)
+    assert sparse.sparsifier is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert math.isclose(float((model.net[0].weight == 0).float().mean()), 0)
+
+
+def test_no_data_is_an_empty_training():
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(0, 6), torch.zeros(0).long()))
+    assert trained(SmallModel(), data=data, max_epochs=1).sparsifier is None
