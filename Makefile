@@ -50,6 +50,9 @@ test-gpu: $(READY)  ## the tests of a CUDA GPU; skipped, with the reason, where 
 test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slow_matrix"
 
+test-fuzz: $(READY)  ## 3,000 random cases of the sparse layers on guarded memory, against torch's dense ones
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.kernels.fuzz
+
 test-bolts: $(BOLTS_READY)  ## train on lightning-bolts' data, in an environment of its own (Lightning 1.9.5)
 	$(BOLTS)/bin/python -m pytest tests/neighbours/test_bolts.py
 

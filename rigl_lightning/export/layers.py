@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finished, padded
 from rigl_lightning.export.sparse_weight import SparseWeight
-from rigl_lightning.kernels.conv_geometry import Window, geometry
+from rigl_lightning.kernels.conv_geometry import Window, geometry, outputs
 from rigl_lightning.kernels.inference import operators
 from rigl_lightning.kernels.settings import readable
 from rigl_lightning.kernels.tiers import is_plain, overridden, recorded, tier_of
@@ -199,12 +199,8 @@ class CompactConv2d(CompactLayer):
 
     def _shape(self, x: Tensor, window: Window) -> tuple[int, ...]:
         """Shape of the outputs."""
-        kernel = self.sparse_weight.shape[2:]
-        sizes = [
-            (x.shape[2 + i] + 2 * window.padding[i] - window.dilation[i] * (kernel[i] - 1) - 1) // window.stride[i] + 1
-            for i in range(2)
-        ]
-        return (x.shape[0], self.sparse_weight.shape[0], *sizes)
+        w = self.sparse_weight
+        return (x.shape[0], w.shape[0], *outputs(x.shape[2:], w.shape[2:], window))
 
     def _dense(self, x: Tensor, addend: Tensor | None, window: Window, bounds: Bounds | None = None) -> Tensor:
         out = F.conv2d(x, self.weight, self.bias, *window, self.groups)

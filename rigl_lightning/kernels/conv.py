@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from rigl_lightning.kernels.conv_geometry import Pair, Window, channels_last, geometry
+from rigl_lightning.kernels.conv_geometry import Pair, Window, channels_last, geometry, outputs, window_of
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.registration import Backward, register_operator
 from rigl_lightning.kernels.tiers import Tier, are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
@@ -232,18 +233,7 @@ class _SparseConv2d(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
 
 
-def _window(flat: list[int]) -> Window:
-    return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
-
-
-@torch.library.custom_op(
-    "rigl_lightning::sparse_conv2d",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor x, Tensor weight, Tensor? bias, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
-    " -> Tensor",
-)
-def _conv_op(
+def _op_forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -252,11 +242,16 @@ def _conv_op(
     dense_grad: bool,
     tier: str,
 ) -> Tensor:
-    return forward(x, weight, bias, _window(window), SparsePattern.from_tensors(pattern), tier).contiguous()
+    return forward(x, weight, bias, window_of(window), SparsePattern.from_tensors(pattern), tier).contiguous()
 
 
-@_conv_op.register_fake
-def _(
+def _op_fake(x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], *_: Any) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], *outputs(x.shape[2:], weight.shape[2:], window_of(window)))
+
+
+def _op_backward(
+    grads: list[Tensor],
+    _: list[Tensor],
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -264,51 +259,18 @@ def _(
     pattern: list[Tensor],
     dense_grad: bool,
     tier: str,
-) -> Tensor:
-    w = _window(window)
-    sizes = [
-        (x.shape[2 + i] + 2 * w.padding[i] - w.dilation[i] * (weight.shape[2 + i] - 1) - 1) // w.stride[i] + 1
-        for i in (0, 1)
-    ]
-    return x.new_empty(x.shape[0], weight.shape[0], *sizes)
+) -> list[Tensor]:
+    (grad,), needs = grads, Needs(True, True, dense_grad)
+    found = backward(grad, x, weight, window_of(window), SparsePattern.from_tensors(pattern), needs, tier)
+    bias_gradients = [] if bias is None else [grad.sum((0, 2, 3))]
+    return [*(tensor for tensor in found if tensor is not None), *bias_gradients]
 
 
-@torch.library.custom_op(
-    "rigl_lightning::sparse_conv2d_backward",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor grad, Tensor x, Tensor weight, int[] window, Tensor[] pattern, bool dense_grad, str tier)"
-    " -> (Tensor, Tensor)",
+register_operator(
+    "sparse_conv2d",
+    "Tensor x, Tensor weight, Tensor? bias, int[] window, Tensor[] pattern, bool dense_grad, str tier",
+    "Tensor",
+    _op_forward,
+    _op_fake,
+    Backward(_op_backward, n_differentiable=3),
 )
-def _conv_backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
-) -> tuple[Tensor, Tensor]:
-    needs = Needs(True, True, dense_grad)
-    found = SparsePattern.from_tensors(pattern)
-    grad_x, grad_weight = backward(grad, x, weight, _window(window), found, needs, tier)
-    assert grad_x is not None
-    assert grad_weight is not None
-    return grad_x.contiguous(), grad_weight
-
-
-@_conv_backward_op.register_fake
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor, window: list[int], pattern: list[Tensor], dense_grad: bool, tier: str
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, _, ctx.window, pattern, ctx.dense_grad, ctx.tier = inputs
-    ctx.save_for_backward(x, weight, *pattern)
-
-
-def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
-    x, weight, *pattern = ctx.saved_tensors
-    op = torch.ops.rigl_lightning.sparse_conv2d_backward
-    grad_x, grad_weight = op(grad, x, weight, ctx.window, pattern, ctx.dense_grad, ctx.tier)
-    grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-    return grad_x, grad_weight, grad_bias, None, [None] * len(pattern), None, None
-
-
-_conv_op.register_autograd(_op_backward, setup_context=_setup_context)

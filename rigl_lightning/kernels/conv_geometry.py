@@ -28,6 +28,17 @@ class Window(NamedTuple):
     dilation: Pair
 
 
+def window_of(flat: Sequence[int]) -> Window:
+    """Stride, padding and dilation from six numbers."""
+    return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
+
+
+def outputs(size: Sequence[int], kernel: Sequence[int], window: Window) -> list[int]:
+    """Height and width of the outputs, of images and a kernel of these heights and widths."""
+    axes = zip(size, kernel, window.stride, window.padding, window.dilation, strict=True)
+    return [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in axes]
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of a convolution, height or width.

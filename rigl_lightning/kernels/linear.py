@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.registration import Backward, register_operator
 from rigl_lightning.kernels.tiers import are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
 
@@ -40,7 +41,8 @@ def sparse_linear(
 
     >>> weight = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     >>> pattern = SparsePattern.from_mask(weight != 0)
-    >>> from rigl_lightning.kernels.tiers import use_tier
+    >>> from rigl_lightning.kernels.registration import Backward, register_operator
+    from rigl_lightning.kernels.tiers import use_tier
     >>> with use_tier("torch"):
     ...     sparse_linear(torch.tensor([3.0, 5.0]), weight, torch.tensor([0.0, 1.0]), pattern)
     tensor([6., 1.])
@@ -139,57 +141,37 @@ class _SparseLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
-@torch.library.custom_op(
-    "rigl_lightning::sparse_linear",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor[] pattern, bool dense_grad, str tier) -> Tensor",
-)
-def _linear_op(
+def _op_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str
 ) -> Tensor:
     return forward(x, weight, bias, SparsePattern.from_tensors(pattern), tier)
 
 
-@_linear_op.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: list[Tensor], dense_grad: bool, tier: str) -> Tensor:
+def _op_fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op(
-    "rigl_lightning::sparse_linear_backward",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor grad, Tensor x, Tensor weight, Tensor[] pattern, bool dense_grad, str tier) -> (Tensor, Tensor)",
+def _op_backward(
+    grads: list[Tensor],
+    _: list[Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: list[Tensor],
+    dense_grad: bool,
+    tier: str,
+) -> list[Tensor]:
+    (grad,), needs = grads, Needs(True, True, dense_grad)
+    found = backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
+    bias_gradients = [] if bias is None else [rows_of(grad).sum(0)]
+    return [*(tensor for tensor in found if tensor is not None), *bias_gradients]
+
+
+register_operator(
+    "sparse_linear",
+    "Tensor x, Tensor weight, Tensor? bias, Tensor[] pattern, bool dense_grad, str tier",
+    "Tensor",
+    _op_forward,
+    _op_fake,
+    Backward(_op_backward, n_differentiable=3),
 )
-def _linear_backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
-) -> tuple[Tensor, Tensor]:
-    needs = Needs(True, True, dense_grad)
-    grad_x, grad_weight = backward(grad, x, weight, SparsePattern.from_tensors(pattern), needs, tier)
-    assert grad_x is not None
-    assert grad_weight is not None
-    return grad_x, grad_weight
-
-
-@_linear_backward_op.register_fake
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor, pattern: list[Tensor], dense_grad: bool, tier: str
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, _, pattern, ctx.dense_grad, ctx.tier = inputs
-    ctx.save_for_backward(x, weight, *pattern)
-
-
-def _op_backward(ctx, grad):  # type: ignore[no-untyped-def]
-    x, weight, *pattern = ctx.saved_tensors
-    op = torch.ops.rigl_lightning.sparse_linear_backward
-    grad_x, grad_weight = op(grad, x, weight, pattern, ctx.dense_grad, ctx.tier)
-    grad_bias = rows_of(grad).sum(0) if ctx.needs_input_grad[2] else None
-    return grad_x, grad_weight, grad_bias, [None] * len(pattern), None, None
-
-
-_linear_op.register_autograd(_op_backward, setup_context=_setup_context)

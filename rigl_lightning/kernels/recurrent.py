@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import in_float32
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
+from rigl_lightning.kernels.registration import Backward, register_operator
 from rigl_lightning.kernels.tiers import are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import recurrent as torch_recurrent
 
@@ -153,93 +156,55 @@ class _SparseRecurrent(torch.autograd.Function):
         return g.x, None, None, None, None, *g.states, g.weight_ih, g.weight_hh, *biases
 
 
-@torch.library.custom_op(
-    "rigl_lightning::sparse_recurrent",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor x, Tensor[] states, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
-    "Tensor[] pattern_ih, Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
-)
-def _recurrent_op(
-    x: Tensor,
-    states: list[Tensor],
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    pattern_ih: list[Tensor],
-    pattern_hh: list[Tensor],
-    dense_grad: bool,
-    tier: str,
+def _op_forward(
+    x: Tensor, states: list[Tensor], ih: Tensor, hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None, *rest: Any
 ) -> list[Tensor]:
-    patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
-    outs, saved = forward(x, states, Weights(weight_ih, weight_hh, bias_ih, bias_hh), patterns, tier)
+    pattern_ih, pattern_hh, _, tier = rest
+    outs, saved = forward(x, states, Weights(ih, hh, bias_ih, bias_hh), _patterns(pattern_ih, pattern_hh), tier)
     return [outs[0].contiguous(), *outs[1:], *saved]
 
 
-@_recurrent_op.register_fake
-def _(x, states, weight_ih, weight_hh, bias_ih, bias_hh, pattern_ih, pattern_hh, dense_grad, tier):  # type: ignore[no-untyped-def]
-    (times, batch, _), units = x.shape, weight_hh.shape[1]
+def _op_fake(x: Tensor, states: list[Tensor], ih: Tensor, hh: Tensor, *rest: Any) -> list[Tensor]:
+    (times, batch, _), units = x.shape, hh.shape[1]
     width = batch
-    if tier == "fast":
+    if rest[-1] == "fast":
         from rigl_lightning.kernels.compiled.recurrent import padded
 
         width = padded(batch)
     steps = times + 1 if len(states) == 2 else times
-    gates = (times, weight_hh.shape[0], width)
+    gates = (times, hh.shape[0], width)
     saved = [x.new_empty(gates), x.new_empty(steps, units, width), x.new_empty(times + 1, units, width)]
     return [x.new_empty(times, batch, units), *(x.new_empty(batch, units) for _ in states), *saved]
 
 
-@torch.library.custom_op(
-    "rigl_lightning::sparse_recurrent_backward",
-    mutates_args=(),
-    # Written out: torch 2.6 does not understand our annotations.
-    schema="(Tensor[] grads, Tensor x, Tensor[] saved, Tensor[] weights, Tensor[] pattern_ih, "
-    "Tensor[] pattern_hh, bool dense_grad, str tier) -> Tensor[]",
-)
-def _recurrent_backward_op(
+def _op_backward(
     grads: list[Tensor],
-    x: Tensor,
     saved: list[Tensor],
-    weights: list[Tensor],
-    pattern_ih: list[Tensor],
-    pattern_hh: list[Tensor],
-    dense_grad: bool,
-    tier: str,
+    x: Tensor,
+    states: list[Tensor],
+    ih: Tensor,
+    hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    *rest: Any,
 ) -> list[Tensor]:
-    patterns = Patterns(SparsePattern.from_tensors(pattern_ih), SparsePattern.from_tensors(pattern_hh))
-    with_bias = Weights(*weights) if len(weights) == 4 else Weights(weights[0], weights[1], None, None)
-    g = backward(grads, x, with_bias, patterns, Saved(*saved), dense_grad, tier)
-    return [g.x.contiguous(), *g.states, g.weight_ih, g.weight_hh, g.bias_ih, g.bias_hh]
+    pattern_ih, pattern_hh, dense_grad, tier = rest
+    weights, patterns = Weights(ih, hh, bias_ih, bias_hh), _patterns(pattern_ih, pattern_hh)
+    g = backward(grads, x, weights, patterns, Saved(*saved), dense_grad, tier)
+    biases = [] if bias_ih is None else [g.bias_ih, g.bias_hh]
+    return [g.x, *g.states, g.weight_ih, g.weight_hh, *biases]
 
 
-@_recurrent_backward_op.register_fake
-def _(grads, x, saved, weights, pattern_ih, pattern_hh, dense_grad, tier):  # type: ignore[no-untyped-def]
-    states = [grad.new_empty(grad.shape) for grad in grads[1:]]
-    biases = [x.new_empty(weights[0].shape[0]) for _ in range(2)]
-    return [x.new_empty(x.shape), *states, *(weight.new_empty(weight.shape) for weight in weights[:2]), *biases]
+def _patterns(ih: list[Tensor], hh: list[Tensor]) -> Patterns:
+    return Patterns(SparsePattern.from_tensors(ih), SparsePattern.from_tensors(hh))
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, states, *weights, pattern_ih, pattern_hh, ctx.dense_grad, ctx.tier = inputs
-    ctx.n_states, ctx.has_bias = len(states), weights[2] is not None
-    tensors = weights if ctx.has_bias else weights[:2]
-    ctx.sizes = (1, 3, len(tensors), len(pattern_ih), len(pattern_hh))
-    ctx.save_for_backward(x, *output[1 + len(states) :], *tensors, *pattern_ih, *pattern_hh)
-
-
-def _op_backward(ctx, grads):  # type: ignore[no-untyped-def]
-    tensors, groups = list(ctx.saved_tensors), []
-    for size in ctx.sizes:
-        groups.append(tensors[:size])
-        tensors = tensors[size:]
-    (x,), saved, weights, pattern_ih, pattern_hh = groups
-    op = torch.ops.rigl_lightning.sparse_recurrent_backward
-    out = op(list(grads[: 1 + ctx.n_states]), x, saved, weights, pattern_ih, pattern_hh, ctx.dense_grad, ctx.tier)
-    biases = out[-2:] if ctx.has_bias else [None, None]
-    n = 1 + ctx.n_states
-    return out[0], out[1:n], out[n], out[n + 1], *biases, [None] * len(pattern_ih), [None] * len(pattern_hh), None, None
-
-
-_recurrent_op.register_autograd(_op_backward, setup_context=_setup_context)
+register_operator(
+    "sparse_recurrent",
+    "Tensor x, Tensor[] states, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor[] pattern_ih, Tensor[] pattern_hh, bool dense_grad, str tier",
+    "Tensor[]",
+    _op_forward,
+    _op_fake,
+    Backward(_op_backward, n_differentiable=6, n_saved=3),
+)

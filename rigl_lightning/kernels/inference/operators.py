@@ -1,27 +1,20 @@
 """Operators for inference on values and indices, as `torch.compile` and `torch.jit.trace` can record them.
 
-The tensors of a sparse weight come as a list: values, columns, parts, row starts; see `products.Product`. The
-operators' schemas are written out because torch 2.6 does not understand our annotations.
+The tensors of a sparse weight come as a list: values, columns, parts, row starts; see `products.Product`.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
-from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.conv_geometry import outputs, window_of
+from rigl_lightning.kernels.registration import register_operator
 from rigl_lightning.kernels.settings import readable
 
-Numbers = tuple[float, float]
 
-
-@torch.library.custom_op(
-    "rigl_lightning::compact_linear",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] weight, Tensor? bias, float[] bounds) -> Tensor",
-)
-def linear_op(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list[float]) -> Tensor:
-    """Linear layer of (M, inputs), float32 on the CPU."""
+def _linear(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list[float]) -> Tensor:
     from rigl_lightning.kernels.inference.products import Product, plan_linear
 
     if not x.shape[0]:
@@ -30,17 +23,17 @@ def linear_op(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list
     return plan(readable(x))
 
 
-@linear_op.register_fake
-def _(x: Tensor, weight: list[Tensor], bias: Tensor | None, bounds: list[float]) -> Tensor:
+def _linear_fake(x: Tensor, weight: list[Tensor], *_: Any) -> Tensor:
     return x.new_empty(x.shape[0], weight[2].shape[1])
 
 
-@torch.library.custom_op(
-    "rigl_lightning::compact_conv2d",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] weight, Tensor? bias, Tensor? addend, SymInt[] shape, float[] bounds) -> Tensor",
+linear_op = register_operator(
+    "compact_linear", "Tensor x, Tensor[] weight, Tensor? bias, float[] bounds", "Tensor", _linear, _linear_fake
 )
-def conv2d_op(
+"""Linear layer of (M, inputs), float32 on the CPU."""
+
+
+def _conv2d(
     x: Tensor,
     weight: list[Tensor],
     bias: Tensor | None,
@@ -48,7 +41,6 @@ def conv2d_op(
     shape: list[int],
     bounds: list[float],
 ) -> Tensor:
-    """Convolution of images (N, C, H, W), float32 on the CPU, with ``shape`` kernel, window and groups."""
     from rigl_lightning.kernels.inference.products import Product, plan_conv2d
 
     n, c, h, w = x.shape
@@ -57,29 +49,21 @@ def conv2d_op(
     return plan(readable(x), readable(addend) if addend is not None else None)
 
 
-@conv2d_op.register_fake
-def _(
-    x: Tensor,
-    weight: list[Tensor],
-    bias: Tensor | None,
-    addend: Tensor | None,
-    shape: list[int],
-    bounds: list[float],
-) -> Tensor:
-    kernel, w = shape[:2], window_of(shape[2:8])
-    sizes = [
-        (x.shape[2 + i] + 2 * w.padding[i] - w.dilation[i] * (kernel[i] - 1) - 1) // w.stride[i] + 1 for i in range(2)
-    ]
-    return x.new_empty(x.shape[0], weight[2].shape[1], *sizes)
+def _conv2d_fake(x: Tensor, weight: list[Tensor], bias: Any, addend: Any, shape: list[int], _: Any) -> Tensor:
+    return x.new_empty(x.shape[0], weight[2].shape[1], *outputs(x.shape[2:], shape[:2], window_of(shape[2:8])))
 
 
-@torch.library.custom_op(
-    "rigl_lightning::compact_recurrent",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] states, Tensor[] inputs, "
-    "Tensor[] hidden, Tensor? bias, Tensor? hidden_bias) -> Tensor[]",
+conv2d_op = register_operator(
+    "compact_conv2d",
+    "Tensor x, Tensor[] weight, Tensor? bias, Tensor? addend, SymInt[] shape, float[] bounds",
+    "Tensor",
+    _conv2d,
+    _conv2d_fake,
 )
-def recurrent_op(
+"""Convolution of images (N, C, H, W), float32 on the CPU, with ``shape`` kernel, window and groups."""
+
+
+def _recurrent(
     x: Tensor,
     states: list[Tensor],
     inputs: list[Tensor],
@@ -87,7 +71,6 @@ def recurrent_op(
     bias: Tensor | None,
     hidden_bias: Tensor | None,
 ) -> list[Tensor]:
-    """One direction of a GRU or LSTM layer, see `recurrent.recurrent`."""
     from rigl_lightning.kernels.inference.recurrent import recurrent
 
     out, *last = recurrent(
@@ -96,19 +79,16 @@ def recurrent_op(
     return [out.contiguous(), *last]
 
 
-@recurrent_op.register_fake
-def _(
-    x: Tensor,
-    states: list[Tensor],
-    inputs: list[Tensor],
-    hidden: list[Tensor],
-    bias: Tensor | None,
-    hidden_bias: Tensor | None,
-) -> list[Tensor]:
+def _recurrent_fake(x: Tensor, states: list[Tensor], *_: Any) -> list[Tensor]:
     units = states[0].shape[1]
     return [x.new_empty(x.shape[0], x.shape[1], units), *(x.new_empty(x.shape[1], units) for _ in states)]
 
 
-def window_of(flat: list[int]) -> Window:
-    """Stride, padding and dilation from six numbers."""
-    return Window((flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]))
+recurrent_op = register_operator(
+    "compact_recurrent",
+    "Tensor x, Tensor[] states, Tensor[] inputs, Tensor[] hidden, Tensor? bias, Tensor? hidden_bias",
+    "Tensor[]",
+    _recurrent,
+    _recurrent_fake,
+)
+"""One direction of a GRU or LSTM layer, see `recurrent.recurrent`."""
