@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
@@ -34,15 +35,18 @@ def layer_table(
         total_steps: Length of training, for the costs.
         dense_flops: Forward FLOPs of each weight, per sample, when dense.
     """
-    active = active_counts(shapes, algorithm.final_sparsities(shapes))
+    planned = algorithm.final_sparsities(shapes)
+    active = active_counts(shapes, planned)
     rows = [
         ("layer", "shape", "connections", "active", "sparsity", *(("dense MFLOPs", "MFLOPs") if dense_flops else ()))
     ]
-    alike: dict[tuple[str, ...], list[str]] = {}
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for name, shape in shapes.items():
-        row = _row(tuple(shape), active[name], dense_flops.get(name, 0.0) if dense_flops else None)
-        alike.setdefault((without_numbers(name), *row), []).append(name)
-    rows += [(folded(names), *row) for (_, *row), names in alike.items()]
+        flops = dense_flops.get(name, 0.0) if dense_flops else None
+        key = (without_numbers(name), tuple(shape), round(planned.get(name, 0.0), 9), flops)
+        alike.setdefault(key, []).append(name)
+    for (_, shape, _, flops), names in alike.items():
+        rows.append((folded(names), *_row(shape, [active[name] for name in names], flops)))
     total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
     about = [describe(algorithm), _schedule_line(algorithm), *_settings_line(algorithm), *_layers_line(algorithm)]
@@ -52,11 +56,19 @@ def layer_table(
     return "\n".join(lines)
 
 
-def _row(shape: tuple[int, ...], active: int, flops: float | None) -> tuple[str, ...]:
-    """Cells of a layer after its name; ``flops`` when dense, if any are known."""
+def _row(shape: tuple[int, ...], active: Sequence[int], flops: float | None) -> tuple[str, ...]:
+    """Cells of layers that are alike after their name.
+
+    Args:
+        shape: Of each.
+        active: Connections of each; where they differ, rounding has given one more to some.
+        flops: Of each when dense; None if none are known.
+    """
     size = math.prod(shape)
-    costs = () if flops is None else (f"{flops / 1e6:,.3f}", f"{flops * active / size / 1e6:,.3f}")
-    return ("x".join(map(str, shape)), f"{size:,}", f"{active:,}", f"{1 - active / size:.4f}", *costs)
+    least, most = min(active), max(active)
+    costs = () if flops is None else (f"{flops / 1e6:,.3f}", f"{flops * least / size / 1e6:,.3f}")
+    counts = f"{least:,}" if least == most else f"{least:,}-{most:,}"
+    return ("x".join(map(str, shape)), f"{size:,}", counts, f"{1 - least / size:.4f}", *costs)
 
 
 def _settings_line(algorithm: SparseAlgorithm) -> list[str]:

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from rigl_lightning import DNW, DeepR, RigL, SparseTrainingCallback, Static, Uniform, UpdateSchedule
+from rigl_lightning import DNW, DeepR, ErdosRenyi, RigL, SparseTrainingCallback, Static, Uniform, UpdateSchedule
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
@@ -120,6 +120,9 @@ def test_the_table_folds_layers_that_are_alike_and_names_its_settings_and_units(
     ]
     assert lines[-2].split() == ["total", "1,536", "384", "0.7500"]
     assert lines[-1].endswith("training of 10 steps: 0.2500x the FLOPs of dense training")
+    odd = {f"blocks.{i}.weight": (3, 3) for i in range(3)}  # of 13 or 14 connections, one layer has one more
+    rows = layer_table(Static(0.5, distribution=ErdosRenyi()), odd).splitlines()
+    assert next(row for row in rows if "blocks" in row).split()[:6] == ["3", "x", "blocks.*.weight", "3x3", "9", "4-5"]
     settings = layer_table(RigL().resolve(1000), {"a.weight": (8, 8)}).splitlines()[2]
     assert settings.startswith("sparsity 0.9, distribution ErdosRenyi(), drop fraction 0.3, decay cosine, ")
 
