@@ -14,6 +14,7 @@ from torch import Tensor
 from rigl_lightning.base.files import join, make_folder, replacing
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callback_flavours, callbacks_of
+from rigl_lightning.trainer.logged_pictures import log_picture, shows_pictures
 from rigl_lightning.trainer.metrics import mask_metrics
 
 if TYPE_CHECKING:  # it takes a second to import, and many trainings draw nothing
@@ -29,15 +30,27 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     """Draws a PNG when training ends: sparsity of each layer, mask statistics over the steps, one layer's mask.
 
     Works beside `SparseTrainingCallback`, anywhere in the list of callbacks. The history is kept in checkpoints.
+    TensorBoard and Weights & Biases loggers get the picture too, as ``sparse/masks``.
 
     Args:
         path: The file; None for ``sparsity.png`` in the logger's folder, or in the Trainer's without a logger.
         layer: Name of the weight whose mask is shown; None for the first that is sparse.
         name: Of the SparseTrainingCallback to draw, if there are several.
+        log_every: Give those loggers a picture of the masks at every so many notes of the history, and not only in the
+            end: 1 for every mask update, None for the end alone. A picture takes about a third of a second.
     """
 
-    def __init__(self, path: str | Path | None = None, layer: str | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        layer: str | None = None,
+        name: str = "",
+        log_every: int | None = None,
+    ) -> None:
         super().__init__()
+        if log_every is not None and log_every < 1:
+            raise ValueError(f"Expected `log_every` of at least 1, got {log_every}. Set it so, or leave it out.")
+        self.log_every = log_every
         self.path = path
         self.layer = layer
         self.name = name
@@ -75,6 +88,8 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
             apart = 1 if not sparsifier.algorithm.is_update(sparsifier.step - 2) else every
             if sparsifier.last_update.step >= self.history[-1]["step"] + apart:
                 self._note(sparsifier)
+                if self.log_every and (len(self.history) - 1) % self.log_every == 0:
+                    self._log(trainer, sparsifier)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw."""
@@ -85,6 +100,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
             with replacing(path) as stream:
                 self.draw(self._sparsifier).savefig(stream, dpi=150, format=Path(path).suffix[1:] or "png")
             rank_zero_info(f"picture of the masks: {path}")
+            self._log(trainer, self._sparsifier)
 
     def draw(self, sparsifier: Sparsifier) -> Figure:
         """The picture, of the masks as they are now."""
@@ -107,6 +123,10 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         """Go on with the history of the checkpoint."""
         self.history = list(state_dict["history"])
         self._sparsifier = None  # the history is that of the network to come
+
+    def _log(self, trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
+        if trainer.is_global_zero and any(map(shows_pictures, trainer.loggers)):
+            log_picture(trainer, f"sparse/{self.name}/masks" if self.name else "sparse/masks", self.draw(sparsifier))
 
     def _find(self, trainer: pl.Trainer) -> Sparsifier:
         key = f"SparseTrainingCallback[{self.name}]" if self.name else "SparseTrainingCallback"

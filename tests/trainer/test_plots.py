@@ -1,7 +1,10 @@
+import io
+
 import matplotlib.image
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from rigl_lightning import DNW, RigL, SparseTrainingCallback, SparsityPlot, Static, UpdateSchedule
 from tests.helpers.small_runs import QUIET, SmallData, SmallModel
@@ -10,7 +13,8 @@ EVERY_OTHER = RigL(0.7, schedule=UpdateSchedule(interval=2, end=0.9), drop_fract
 
 
 def fit(*callbacks, epochs=2, **trainer):
-    trainer = pl.Trainer(callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=False, **QUIET, **trainer)
+    settings = {"max_epochs": epochs, "enable_checkpointing": False, **QUIET, **trainer}
+    trainer = pl.Trainer(callbacks=list(callbacks), **settings)
     trainer.fit(SmallModel(), SmallData())
     return trainer
 
@@ -73,3 +77,39 @@ def test_the_folder_is_asked_for_on_every_process(tmp_path, monkeypatch):
     SparsityPlot().on_train_end(trainer, None)
     assert asked
     assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_a_picture_at_every_second_update_and_at_the_end(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path)
+    sparse = SparseTrainingCallback(EVERY_OTHER)
+    fit(SparsityPlot(log_every=2), sparse, logger=logger)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    steps = [event.step for event in events.Images("sparse/masks")]
+    updates = sparse.sparsifier.algorithm.update_steps()
+    assert steps == [*(step + 1 for step in updates[1::2]), sparse.sparsifier.step]
+    picture = matplotlib.image.imread(io.BytesIO(events.Images("sparse/masks")[-1].encoded_image_string))
+    assert picture.shape[:2] == (600, 1000)
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 4
+
+
+def test_weights_and_biases_gets_the_picture_without_a_network(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    try:
+        fit(SparsityPlot(), SparseTrainingCallback(EVERY_OTHER), logger=WandbLogger(offline=True, save_dir=tmp_path))
+    finally:
+        wandb.finish()
+    (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/sparse/masks_*.png")
+    assert matplotlib.image.imread(picture).shape[:2] == (600, 1000)
+
+
+def test_other_loggers_get_no_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("rigl_lightning.trainer.sparsity_plot.log_picture", lambda *args: drawn.append(args))
+    fit(SparsityPlot(log_every=1), SparseTrainingCallback(EVERY_OTHER), logger=CSVLogger(tmp_path))
+    assert not drawn
+    with pytest.raises(ValueError, match="`log_every` of at least 1, got 0"):
+        SparsityPlot(log_every=0)
