@@ -72,12 +72,13 @@ def peak_extra_megabytes(action: Callable[[], object]) -> float:
     """
     ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, as far as that goes
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _status("VmRSS")
+    before = status_kilobytes("VmRSS")
     action()
-    return (_status("VmHWM") - before) / 1024
+    return (status_kilobytes("VmHWM") - before) / 1024
 
 
-def _status(key: str) -> int:
+def status_kilobytes(key: str) -> int:
+    """A size in kB of this process, such as ``VmRSS`` (resident now) or ``VmHWM`` (the highest); Linux only."""
     match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match is not None
     return int(match[1])

@@ -4,6 +4,7 @@
 `timed_choice` what is faster, `installation` how a module's forward is replaced and given back.
 """
 
+from rigl_lightning.compute.building import build_sparse
 from rigl_lightning.compute.sparse_compute import Compute, SparseCompute, check_compute, check_storage
 from rigl_lightning.compute.storage import Storage
 from rigl_lightning.compute.table import compute_table, dense_layers, densely_stored
@@ -12,6 +13,7 @@ __all__ = [
     "Compute",
     "SparseCompute",
     "Storage",
+    "build_sparse",
     "check_compute",
     "check_storage",
     "compute_table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ class NetworkMasks:
 
     Args:
         parameters: Sparse weights by name; each mask has the device and the memory format of its weight.
+        compact: Those that are compact from the beginning, with their first connections.
 
     Attributes:
         masks: Boolean tensor by name, True where a connection is active.
@@ -45,11 +47,19 @@ class NetworkMasks:
         masked_layers: The sparse layers that are not compact.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        masks = {name: torch.ones_like(p, dtype=torch.bool, requires_grad=False) for name, p in parameters.items()}
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], compact: Mapping[str, CompactWeight] | None = None
+    ) -> None:
+        compact = compact or {}
+        masks = {
+            name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
+            if name not in compact
+            else compact[name].mask
+            for name, p in parameters.items()
+        }
         self.masks = LayerMasks(masks)
-        self.explored = LayerMasks({name: mask.clone() for name, mask in masks.items()})
-        self.sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        self.explored = LayerMasks({n: mask.clone() if isinstance(mask, Tensor) else mask for n, mask in masks.items()})
+        self.sizes = {n: math.prod(compact[n].shape if n in compact else p.shape) for n, p in parameters.items()}
         self.n_active: dict[str, int] = {}
         self.sparse_layers: list[str] = []
         self.compact: dict[str, Callable[[], Tensor]] = {}
@@ -58,6 +68,8 @@ class NetworkMasks:
         self._explored_bits: dict[str, PackedMask] = {}
         self._n_explored: dict[str, int] = {}
         self._grouped = GroupedMasks(self.masks)
+        for name, weight in compact.items():
+            self._begin_compactly(name, weight)
 
     @property
     def first(self) -> dict[str, dict[str, Any]]:
@@ -73,6 +85,14 @@ class NetworkMasks:
         self.masks.replace(name, weight.mask)
         self.compact[name] = weight.positions
         self.list_layers()
+
+    def _begin_compactly(self, name: str, weight: CompactWeight) -> None:
+        active = weight.positions()
+        self._first[name] = active.int()
+        self._explored_bits[name] = PackedMask.of_positions(active, weight.shape)
+        self.explored.replace(name, self._explored_bits[name].mask)
+        self.compact[name] = weight.positions
+        self.n_active[name] = self._n_explored[name] = weight.n_active
 
     def store_densely(self, name: str) -> None:
         """Undo `store_compactly`."""
@@ -99,7 +119,7 @@ class NetworkMasks:
         for name, mask in masks.items():
             self.masks[name].copy_(mask)
             self.explored[name].copy_(mask)
-        self._first = pack_masks(self.masks)
+        self._first.update(pack_masks(masks))
         self._count()
 
     def zero_inactive_(self, tensors: Mapping[str, Tensor | None]) -> None:
@@ -176,8 +196,9 @@ class NetworkMasks:
         self._count()
 
     def _count(self) -> None:
-        self.n_active.update({name: count_active(mask) for name, mask in self.masks.items()})
-        self._n_explored.update({name: count_active(mask) for name, mask in self.explored.items()})
+        names = [name for name in self.masks if name not in self.compact]
+        self.n_active.update({name: count_active(self.masks[name]) for name in names})
+        self._n_explored.update({name: count_active(self.explored[name]) for name in names})
         self.list_layers()
 
     def list_layers(self) -> None:

@@ -38,10 +38,10 @@ class LayerMasks(Mapping[str, Tensor]):
     """Boolean masks by layer name, in the order given. Those that are made anew at each reading cannot be changed.
 
     Args:
-        masks: One of every layer.
+        masks: One of every layer, or what makes it.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+    def __init__(self, masks: Mapping[str, Tensor | Make]) -> None:
         self._kept: dict[str, Tensor | Make] = dict(masks)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_gradients import GradientTaker, StreamingTaker
-from rigl_lightning.sparsity.compact_weights import CompactWeights
+from rigl_lightning.sparsity.compact_weights import CompactWeight, CompactWeights
+from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
+from rigl_lightning.sparsity.masks import random_mask
 from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates, reset_state
@@ -31,6 +33,18 @@ from rigl_lightning.sparsity.settings import describe, differences
 from rigl_lightning.sparsity.streamed_growth import can_stream
 
 __all__ = ["MaskUpdate", "Sparsifier"]
+
+
+class Beginning(NamedTuple):
+    """Layers that are compact from the beginning, with random masks: their dense weights are gone.
+
+    Attributes:
+        compact: By layer name.
+        checksums: `weight_checksum` of every layer's first weights.
+    """
+
+    compact: dict[str, CompactWeight]
+    checksums: dict[str, int]
 
 
 class Sparsifier:
@@ -44,6 +58,7 @@ class Sparsifier:
         algorithm: Which connections are active, and when they change.
         total_steps: Optimizer steps of the whole training; needed if the schedule gives fractions of it.
         seed: Seed of all randomness here: masks and growth depend on (seed, layer name, step) and nothing else.
+        beginning: Layers that have no dense weights to begin with, from `build_sparse`.
         state: What an earlier `state_dict` returned, to go on exactly from there; the model's and the optimizer's
             own states may be loaded before or after.
 
@@ -83,6 +98,7 @@ class Sparsifier:
         total_steps: int | None = None,
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
+        beginning: Beginning | None = None,
     ) -> None:
         check_weights(parameters)
         if not isinstance(algorithm, SparseAlgorithm):
@@ -95,11 +111,12 @@ class Sparsifier:
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}
         self.initial_weights: dict[str, int] = {}
-        self.network = NetworkMasks(self.parameters)
+        self.network = NetworkMasks(self.parameters, None if beginning is None else beginning.compact)
         self.masks: Mapping[str, Tensor] = self.network.masks
         self.explored: Mapping[str, Tensor] = self.network.explored
         self.n_active = self.network.n_active
         self.compact = CompactWeights()
+        self.compact.update({} if beginning is None else beginning.compact)
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         self._gradients = Gradients(self.parameters, self.compact)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
@@ -107,7 +124,7 @@ class Sparsifier:
         self._overflowed: list[str] = []
         self._optimizer: Optimizer | None = None
         if state is None:
-            self._begin()
+            self._begin(beginning)
             self.apply_masks()
         else:
             self.load_state_dict(state)
@@ -402,10 +419,13 @@ class Sparsifier:
 
     # ---- parts -------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _begin(self, beginning: Beginning | None) -> None:
         caution = schedule_caution(self.algorithm, self.total_steps)
         if caution is not None:
             warnings.warn(caution, stacklevel=3)
+        if beginning is not None:
+            self._begin_compactly(beginning)
+            return
         shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
         self.memory = self.algorithm.initial_memory(shapes, lambda name: self._generator(name, "memory"))
         self.initial_weights = {name: weight_checksum(parameter) for name, parameter in self.parameters.items()}
@@ -413,6 +433,16 @@ class Sparsifier:
         self.network.start_from(self.algorithm.begin(self._layers({}, "begin"), self.memory))
         if self._hidden is not None:
             self._hidden.learning = self.algorithm.learning_masks(self._layers({}))
+
+    def _begin_compactly(self, beginning: Beginning) -> None:
+        weights = {name: self.compact.get(name, parameter) for name, parameter in self.parameters.items()}
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        counts = active_counts(shapes, self.algorithm.layer_sparsities(shapes, 0))
+        self.initial_weights = dict(beginning.checksums)
+        dense = {
+            n: random_mask(shapes[n], counts[n], self._generator(n, "initial")) for n in shapes if n not in self.compact
+        }
+        self.network.start_from(dense)
 
     def _layers(
         self, dense_gradients: Mapping[str, Tensor], moment: str | None = None, names: Iterable[str] | None = None
