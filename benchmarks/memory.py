@@ -108,7 +108,7 @@ def measure(case: str, width: int, sparsity: float) -> None:
 
 def table(width: int) -> dict[tuple[str, float], tuple[float, float]]:
     """Steady and peak gigabytes of each case; the dense network once."""
-    found = {}
+    found: dict[tuple[str, float], tuple[float, float]] = {}
     print(f"{LAYERS} layers of {width} x {width}, Adam, GB (2^30 bytes): steady / peak")
     for sparsity in SPARSITIES:
         row = []
@@ -123,7 +123,10 @@ def table(width: int) -> dict[tuple[str, float], tuple[float, float]]:
             row.append("{:.2f} / {:.2f}".format(*found[case, sparsity]))
         connections = (1 - sparsity) * LAYERS * width * width
         steady_bytes = found["connections", sparsity][0] * 2**30 - LAYERS * width * width / 8
-        print(f"{sparsity:<7}" + "".join(f"{cell:>18}" for cell in row) + f"{steady_bytes / connections:10.1f}", flush=True)
+        print(
+            f"{sparsity:<7}" + "".join(f"{cell:>18}" for cell in row) + f"{steady_bytes / connections:10.1f}",
+            flush=True,
+        )
     return found
 
 
@@ -137,7 +140,9 @@ def draw(found: dict[tuple[str, float], tuple[float, float]], width: int, path: 
     for case, color in zip(CASES, ("#555555", "#0072B2", "#D55E00"), strict=True):
         density = [1 - sparsity for sparsity in SPARSITIES]
         axes.plot(density, [found[case, s][0] for s in SPARSITIES], "o-", color=color, label=f"{case}, steady")
-        axes.plot(density, [found[case, s][1] for s in SPARSITIES], "o:", color=color, mfc="white", label=f"{case}, peak")
+        axes.plot(
+            density, [found[case, s][1] for s in SPARSITIES], "o:", color=color, mfc="white", label=f"{case}, peak"
+        )
     axes.set(xscale="log", yscale="log", xlabel="density", ylabel="resident memory (GiB)")
     axes.set_title(f"RigL and Adam, {LAYERS} layers of {width} x {width}", fontsize=10)
     axes.legend(fontsize=7, frameon=False)
@@ -165,7 +170,7 @@ def demonstrate(width: int, sparsity: float, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Memory of training against sparsity.")
     parser.add_argument("--width", type=int, default=None)
     parser.add_argument("--sparsity", type=float, default=0.995)
     parser.add_argument("--steps", type=int, default=1000)

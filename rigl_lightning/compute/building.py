@@ -64,7 +64,7 @@ def build_sparse(
         own = {a: names[id(p)] for a, p in child._parameters.items() if id(p) in names}
         _draw(path, child)
         for attribute, name in own.items():
-            parameter = parameters[name] = child._parameters[attribute]  # type: ignore[assignment]
+            parameter = parameters[name] = child._parameters[attribute]
             beginning.checksums[name] = weight_checksum(parameter)
             if counts[name] <= LARGEST_DENSITY * parameter.numel() and _can_be_compact(child):
                 generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}/initial".encode()))

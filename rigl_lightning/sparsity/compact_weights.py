@@ -199,6 +199,7 @@ class CompactWeights(dict[str, CompactWeight]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A copy has no optimizer to follow.
         kind, args, state, *rest = super().__reduce_ex__(protocol)
+        assert isinstance(state, dict)
         return kind, args, {**state, "_optimizer": None, "_hook": None}, *rest
 
     def goes_on(self, name: str) -> bool:
