@@ -30,7 +30,7 @@ from rigl_lightning import RigL, Sparsifier, Uniform, UpdateSchedule, select_par
 from rigl_lightning.compute import SparseCompute, build_sparse
 
 LAYERS = 4
-SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.995)
 CASES = ("dense network", "dense storage", "connections")
 _GIGABYTE = 2**20  # in kB
 

@@ -198,9 +198,8 @@ class CompactWeights(dict[str, CompactWeight]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A copy has no optimizer to follow.
-        kind, args, state, *rest = super().__reduce_ex__(protocol)
-        assert isinstance(state, dict)
-        return kind, args, {**state, "_optimizer": None, "_hook": None}, *rest
+        kind, args, _, *rest = tuple(super().__reduce_ex__(protocol))
+        return kind, args, {**vars(self), "_optimizer": None, "_hook": None}, *rest
 
     def goes_on(self, name: str) -> bool:
         """Whether a backward pass, of this moment, adds to what was handed over before; asked once a pass."""

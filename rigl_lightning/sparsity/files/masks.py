@@ -61,7 +61,7 @@ def weight_checksum(weight: Tensor) -> int:
     """
     weight = weight.detach().cpu()
     numbers = weight if weight.dtype == torch.float64 else weight.float()
-    return zlib.crc32(memoryview(numbers.contiguous().numpy()).cast("B"))
+    return zlib.crc32(numbers.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def read_masks(checkpoint: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
