@@ -78,7 +78,7 @@ def _figure_2() -> list[Claim]:
         Claim(
             "2 left",
             "SNFS costs more training FLOPs than RigL.",
-            (replace(of.over("SNFS", "RigL"), column="training"),),
+            (replace(of.over("SNFS", "RigL"), name="training FLOPs, SNFS over RigL", column="training"),),
         ),
         Claim(
             "2 right",

@@ -58,7 +58,10 @@ def make_tables(
 def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str) -> Pages:
     of_methods = methods.as_markdown(tables["methods"])
     return {
-        ROOT / "README.md": {"claims": summary.claims_in_words(tables["claims"])},
+        ROOT / "README.md": {
+            "claims": summary.claims_in_words(tables["claims"]),
+            "at_length": summary.at_length_in_words(tables["lenet"]),
+        },
         DOCS / "methods.md": {"accuracy": of_methods, "cheapest": summary.frontier_in_words(tables["methods"])},
         HERE / "README.md": {
             "summary": summary.sentences(tables["claims"], multipliers),

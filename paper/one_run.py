@@ -128,9 +128,9 @@ def _executed(run: Run, folder: Path, data: Path, threads: int, accelerator: str
 
 def write_whole(file: Path, text: str) -> None:
     """Written beside the file and renamed, so that a full disk or a kill leaves the one before or the new one."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from paper.figures.style import METHOD_COLOURS
 
-FLOPS_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+FLOPS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 def log_ticks(axis: Axes, values: Sequence[float], label: str = "") -> None:

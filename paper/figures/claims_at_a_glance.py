@@ -103,7 +103,7 @@ def _column(axis: Axes, panels: Panels, n_lines: int) -> None:
 def _comparison(axis: Axes, line: int, row: pd.Series) -> None:
     colour = VERDICT_COLOURS[row["verdict"]]
     if pd.isna(row["effect"]):
-        axis.text(0, line, "  no runs yet", fontsize=NAMES, va="center", color=GREY)
+        axis.text(0, line, "  no pair of runs yet", fontsize=NAMES, va="center", color=GREY)
     elif not abs(row["effect"]) < LIMIT * row["spread"]:  # one run, or a cost that no seed changes
         side = 1 if row["effect"] > 0 else -1
         axis.plot(side * LIMIT / 1.3, line, marker=">" if side > 0 else "<", color=colour, markersize=3.5)

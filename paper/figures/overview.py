@@ -96,5 +96,6 @@ def _name(axis: Axes, text: str, point: tuple[float, float], place: tuple[float,
         weight="bold" if text in EMPHASISED else "normal",
         ha="left" if x > 0 else "right" if x < 0 else "center",
         va="bottom" if y > 0 else "top" if y < 0 else "center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkB": 3} if far else None,
     )

@@ -44,3 +44,22 @@ def frontier_in_words(accuracies: pd.DataFrame) -> str:
         return "No runs yet.\n"
     best = [f"{row.method} {row.accuracy:.1f} % at {row.training:.3g}" for row in frontier(accuracies).itertuples()]
     return f"No other method is as accurate at the same training FLOPs or fewer (dense = 1): {', '.join(best)}.\n"
+
+
+def at_length_in_words(lenet: pd.DataFrame) -> str:
+    """What was reached at the paper's own length, beside what was published.
+
+    Args:
+        lenet: Rows of `paper.tables.lenet.rows`.
+    """
+    ours = lenet[lenet["source"] == "ours"]
+    if not len(ours):
+        return "No run at the paper's length has a row yet.\n"
+    published = lenet[(lenet["source"] == "published") & (lenet["method"] == "RigL")].iloc[0]
+    rigl = ours[(ours["method"] == "RigL") & ours["distribution"].str.startswith("appendix")]
+    errors = [f"{row.distribution} {row.error:.2f} % (n = {row.n:g})" for row in rigl.itertuples()]
+    found = ", ".join(errors) or "to come"
+    return (
+        f"At the paper's length, LeNet-300-100 on MNIST for 200 epochs: test error of RigL {found}; published "
+        f"{published['error']:.2f} %. All methods: [paper/README.md](paper/README.md).\n"
+    )

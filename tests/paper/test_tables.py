@@ -1,0 +1,96 @@
+"""First sentences of the pages, the table at the paper's length, and the pictures at a glance."""
+
+import pandas as pd
+import pytest
+
+from paper.figures import claims_at_a_glance, overview
+from paper.figures.data import read
+from paper.make_figures import HERE
+from paper.make_tables import claims_table
+from paper.tables import flops, lenet, methods, summary
+from tests.helpers.synthetic_results import write_results
+
+PUBLISHED = HERE / "results" / "published.csv"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All declared runs of both scales, with made-up numbers."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "published.csv").write_bytes(PUBLISHED.read_bytes())
+    for scale in ("small", "paper"):
+        write_results(folder, scale)
+    return folder
+
+
+def judged(*verdicts):
+    """A claim with each verdict, one comparison each."""
+    row = {"scale": "small", "figure": "2 left", "effect": 1.0, "interval": 0.5, "spread": 1.0, "n": 5}
+    found = [
+        {**row, "claim": f"{i}", "comparison": f"{i}", "verdict": v, "claim_verdict": v} for i, v in enumerate(verdicts)
+    ]
+    return pd.DataFrame(found)
+
+
+def test_three_sentences_say_what_was_reproduced():
+    table = judged("holds", "holds", "refuted", "inconclusive")
+    lines = summary.sentences(table, "Of the multipliers").splitlines()
+    assert lines[0] == "1. Of 4 claims 2 hold, 1 is refuted, 1 is inconclusive."
+    assert "4 are judged at the small scale" in lines[1]
+    assert len(lines) == 3
+
+
+def test_every_consistent_multiplier_of_the_paper_is_met():
+    computed, published = (pd.read_csv(HERE / "results" / name) for name in (flops.COMPUTED, flops.PUBLISHED))
+    assert flops.multipliers_in_words(flops.joined(computed, published)).startswith(
+        "Of the paper's FLOPs multipliers 122 of 122 consistent ones are met to 0.01; 53 contradict another"
+    )
+
+
+class TestAtThePapersLength:
+    def test_ours_and_the_published_networks(self, folder):
+        table = lenet.rows(read(folder, "paper"), pd.read_csv(PUBLISHED))
+        ours, theirs = (table[table["source"] == source] for source in ("ours", "published"))
+        assert set(ours["n"]) == {5}
+        assert {"Dense", "Static", "SET", "SNFS", "RigL", "Pruning"} == set(ours["method"])
+        assert {"ERK", "appendix", "appendix, RigL+", ""} == set(ours["distribution"])
+        assert theirs.set_index("method").loc["RigL", ["units", "error", "size_bytes"]].tolist() == [
+            "408-100-69-10",
+            1.44,
+            31914,
+        ]
+        assert lenet.as_markdown(table).count("\n") == 2 + len(table)
+
+    def test_without_runs_there_are_the_published_ones_and_a_page_says_so(self, folder):
+        table = lenet.rows(read(folder, "paper").query("scale == 'published'"), pd.read_csv(PUBLISHED))
+        assert set(table["source"]) == {"published"}
+        assert summary.at_length_in_words(table) == "No run at the paper's length has a row yet.\n"
+
+    def test_units_are_medians(self):
+        assert lenet._median_units(pd.Series(["400-100-60-10", "410-90-70-10", "405-95-80-10"])) == "405-95-70-10"
+
+
+class TestAtAGlance:
+    def test_every_method_has_its_name_and_the_cheapest_are_joined(self, folder):
+        accuracies = methods.rows(read(folder, "small"))
+        figure = overview.draw(accuracies, "LeNet")
+        (axis,) = figure.axes
+        assert len(axis.containers) == len(accuracies)
+        assert "RigL" in {text.get_text() for text in axis.texts}
+
+    def test_every_comparison_has_a_line_and_the_title_counts_the_claims(self, folder):
+        table = claims_table(folder, "small")
+        figure = claims_at_a_glance.draw(table)
+        names = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
+        n_panels = len(table[["scale", "figure"]].drop_duplicates())
+        assert len(names) == len(table) + n_panels
+        assert set(table["comparison"]) <= set(names)
+        n_claims = len(table[["scale", "figure", "claim"]].drop_duplicates())
+        assert figure.get_suptitle().startswith(f"{n_claims} claims: ")
+
+    def test_an_effect_lies_on_the_side_of_its_sign(self):
+        table = judged("holds", "refuted")
+        table.loc[1, "effect"] = -1.0
+        figure = claims_at_a_glance.draw(table)
+        drawn = [c.lines[0].get_xdata()[0] for axis in figure.axes for c in axis.containers]
+        assert sorted(drawn) == [-1.0, 1.0]
