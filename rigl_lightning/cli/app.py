@@ -45,6 +45,7 @@ from rigl_lightning.cli.runs import (
 from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.compacting import Compute
 from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.trainer.callback import SparseTrainingCallback
 from rigl_lightning.trainer.checkpoint_io import write_whole_files
 from rigl_lightning.trainer.csv_logger import KeepEarlierMetrics
@@ -78,7 +79,7 @@ class Trainer(pl.Trainer):
         """Print the per-layer table of shape, connections, sparsity and FLOPs, without training."""
         callback = next(c for c in callbacks_of(self) if isinstance(c, SparseTrainingCallback))
         parameters = callback.settings.select(model)
-        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        shapes = shapes_of(parameters)
         total_steps = self._planned_steps(model, datamodule)
         algorithm = callback.algorithm.resolve(total_steps)
         print(layer_table(algorithm, shapes, total_steps, example_flops(model)))

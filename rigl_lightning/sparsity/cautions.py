@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 
@@ -83,11 +84,12 @@ def magnified_growth(name: str, layer: Connections, new_mask: Tensor, step: int)
     """
     if layer.dense_grad is None or layer.weight.ndim < 2:
         return None
-    dead = ~layer.mask.flatten(1).any(1)
+    mask, new_mask, gradient = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, new_mask, layer.dense_grad))
+    dead = ~mask.flatten(1).any(1)
     grown_into = dead & new_mask.flatten(1).any(1)
     if not bool(grown_into.any()):
         return None
-    size = layer.dense_grad.abs().flatten(1).mean(1)
+    size = gradient.abs().flatten(1).mean(1)
     factor = float(size[grown_into].mean() / size[~dead].mean().clamp(min=torch.finfo(size.dtype).tiny))
     if not MAGNIFIED < factor < math.inf or bool(dead.all()):
         return None

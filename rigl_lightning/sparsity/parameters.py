@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from rigl_lightning.sparsity.layouts import MARK
 from rigl_lightning.sparsity.names import clean_name, matching_names, module_of
 
 # Convolutions that centre their weights at each forward pass (timm, Big Transfer): what is zero does not stay zero.
@@ -24,7 +25,8 @@ def select_parameters(
 ) -> dict[str, nn.Parameter]:
     """Trainable weights to make sparse, by name, in the order of the network.
 
-    Without ``include`` these are the weights of Linear, convolutions, RNN, GRU, LSTM and MultiheadAttention: never
+    Without ``include`` these are the weights of Linear (transformers' ``Conv1D`` too, which is marked as stored inputs
+    first), convolutions, RNN, GRU, LSTM and MultiheadAttention: never
     biases, norms or embeddings, nor a tensor that is tied to an embedding. Depthwise convolutions stay dense unless
     asked for, as in the paper (section 4.1.2). A tied tensor is one parameter. Frozen weights are left alone.
 
@@ -49,10 +51,14 @@ def select_parameters(
     selected = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
     _check_numbers(module, selected)
     if not selected:
+        candidates = [name for name, p in module.named_parameters() if p.requires_grad and _is_matrix(p)]
+        known = f"by `include` could be {', '.join(candidates[:8])}" if candidates else "there is no trainable matrix"
         raise ValueError(
             "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
-            "attention weight is left. Set `include` or shorten `exclude`."
+            f"attention weight is left; {known}{', ...' if len(candidates) > 8 else ''}. Set `include` or shorten "
+            "`exclude`."
         )
+    _mark_inputs_first(module)
     return selected
 
 
@@ -97,11 +103,24 @@ def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise:
 
 
 def _weights(module: nn.Module, depthwise: bool) -> Iterator[nn.Parameter]:
-    if not isinstance(module, _MATRIX_MODULES) or (_is_depthwise(module) and not depthwise):
+    if not (isinstance(module, _MATRIX_MODULES) or _is_conv1d(module)) or (_is_depthwise(module) and not depthwise):
         return
     for name, parameter in module.named_parameters(recurse=False):
         if "weight" in name and _is_matrix(parameter):
             yield parameter
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether it is transformers' ``Conv1D``: a linear layer with a weight of shape (in, out)."""
+    weight, outputs = getattr(module, "weight", None), getattr(module, "nf", None)
+    named = "Conv1D" in {kind.__name__ for kind in type(module).__mro__}
+    return named and isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == outputs
+
+
+def _mark_inputs_first(module: nn.Module) -> None:
+    for child in module.modules():
+        if _is_conv1d(child):
+            setattr(child.weight, MARK, True)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

@@ -6,12 +6,14 @@ dotted path. It must be the same on every process, so randomness comes from ``co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rigl_lightning.sparsity.layouts import InputsFirst
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Connections:
         dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.
         dense_grad_average: Exponential average of the dense gradients, or None if the algorithm keeps none.
         hessian_gradient: Product of the loss's Hessian and its gradient, or None if the algorithm does not ask for it.
+        inputs_first: Whether the tensors are (in, out) instead of (out, in), see `layouts`.
     """
 
     weight: Tensor
@@ -33,6 +36,12 @@ class Connections:
     dense_grad: Tensor | None = None
     dense_grad_average: Tensor | None = None
     hessian_gradient: Tensor | None = None
+    inputs_first: bool = False
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Shape of the weight, as structures and distributions read it."""
+        return InputsFirst(self.weight.shape) if self.inputs_first else self.weight.shape
 
     @property
     def grad(self) -> Tensor:

@@ -22,6 +22,7 @@ from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import unpack_masks, weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
+from rigl_lightning.sparsity.layouts import MARK, rows_are_units, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.masks import random_mask
 from rigl_lightning.sparsity.names import same_tensors
@@ -367,6 +368,10 @@ class Sparsifier:
         """CRC-32 of each layer's mask, equal on every process that has the same masks."""
         return self.network.checksums()
 
+    def by_units(self, name: str) -> Tensor:
+        """A layer's mask with its units (outputs) first, however the weight is stored."""
+        return rows_are_units(self.masks[name], hasattr(self.parameters[name], MARK))
+
     def first_masks(self) -> dict[str, Tensor]:
         """The masks that training began with, on the CPU."""
         return unpack_masks(self.network.first)
@@ -426,7 +431,7 @@ class Sparsifier:
         if beginning is not None:
             self._begin_compactly(beginning)
             return
-        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        shapes = shapes_of(self.parameters)
         self.memory = self.algorithm.initial_memory(shapes, lambda name: self._generator(name, "memory"))
         self.initial_weights = {name: weight_checksum(parameter) for name, parameter in self.parameters.items()}
         self.network.start_from(self.algorithm.initial_masks(shapes, lambda name: self._generator(name, "initial")))
@@ -457,6 +462,7 @@ class Sparsifier:
                 dense_grad=None if name not in dense_gradients else for_scores(dense_gradients[name]),
                 dense_grad_average=self._gradients.averages.get(name),
                 hessian_gradient=self._gradients.hessian.get(name),
+                inputs_first=hasattr(self.parameters[name], MARK),
             )
             for name in names or self.parameters
         }

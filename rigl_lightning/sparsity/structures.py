@@ -4,9 +4,9 @@ A structure is a setting of an algorithm, not another algorithm. It answers four
 have (`layer_sparsities`, asked before training, so that nothing is refused later), a random mask with that count
 (`random_mask`), one mask update (`drop_and_grow`), and which layers may lose neurons (`ablated_layers`).
 
-Shapes are torch's: (out, in) or (out, in / groups, *kernel). A transposed convolution stores (in, out, *kernel), which
-its shape does not tell: exclude it. As everywhere, counts are exact and equal scores are decided by position, so that
-masks are the same on every device, thread count and process.
+Shapes are torch's: (out, in) or (out, in / groups, *kernel), or `InputsFirst`. A transposed convolution stores
+(in, out, *kernel), which its shape does not tell: exclude it. As everywhere, counts are exact and equal scores are
+decided by position, so that masks are the same on every device, thread count and process.
 """
 
 import math
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
 from rigl_lightning.sparsity.names import matching_names
 from rigl_lightning.sparsity.selection import count_active, largest, largest_per_row, smallest
 from rigl_lightning.sparsity.settings import check_settings
@@ -136,6 +137,7 @@ class NM(Structure):
             ValueError: If a layer is to have another sparsity, or its inputs are no multiple of m.
         """
         wanted = 1 - self.n / self.m
+        shapes = {name: outputs_first(shape) for name, shape in shapes.items()}
         for name in _sparse(sparsities):
             if abs(sparsities[name] - wanted) > _ROUNDING:
                 raise ValueError(
@@ -152,6 +154,8 @@ class NM(Structure):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random groups; all True if the layer is dense."""
+        if isinstance(shape, InputsFirst):
+            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         by_group = torch.empty(*shape, dtype=torch.bool)
@@ -198,12 +202,14 @@ class Blocks(Structure):
         Raises:
             ValueError: If a sparse layer cannot be cut into blocks without a rest.
         """
-        grids = {name: self._grid(name, shapes[name]) for name in _sparse(sparsities)}
+        grids = {name: self._grid(name, outputs_first(shapes[name])) for name in _sparse(sparsities)}
         counts = active_counts(grids, sparsities) if grids else {}
         return {name: 1 - counts[name] / math.prod(grids[name]) if name in grids else 0.0 for name in shapes}
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random blocks; all True if the layer is dense."""
+        if isinstance(shape, InputsFirst):
+            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         grid = (shape[0] // self.shape[0], shape[1] // self.shape[1], *shape[2:])
@@ -293,7 +299,7 @@ class ConstantFanIn(Structure):
         self.ablated_layers(list(shapes))  # a wrong name is refused before training
         rounded = dict.fromkeys(shapes, 0.0)
         for name in _sparse(sparsities):
-            inputs = math.prod(shapes[name][1:])
+            inputs = math.prod(outputs_first(shapes[name])[1:])
             fan_in = max(1, math.floor((1 - sparsities[name]) * inputs + 0.5))
             rounded[name] = 1 - fan_in / inputs
         return rounded
@@ -306,6 +312,8 @@ class ConstantFanIn(Structure):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """The same number of random inputs for every neuron."""
+        if isinstance(shape, InputsFirst):
+            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
         inputs = math.prod(shape[1:])
         return _random_rows(shape[0], inputs, n_active // shape[0], generator).view(*shape)
 

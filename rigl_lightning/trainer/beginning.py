@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.checks import count_nonzero, warn_of_lost_topology
 from rigl_lightning.trainer.optimizers import total_steps
@@ -83,7 +84,7 @@ def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:
 
 def show_plan(sparsifier: Sparsifier, dense_flops: Mapping[str, float]) -> None:
     """Show the table of layers, and where a restored training goes on."""
-    shapes = {name: parameter.shape for name, parameter in sparsifier.parameters.items()}
+    shapes = shapes_of(sparsifier.parameters)
     table = layer_table(sparsifier.algorithm, shapes, sparsifier.total_steps, dense_flops)
     rank_zero_info(f"\n{table}")
     if sparsifier.step > 0:

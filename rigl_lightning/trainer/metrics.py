@@ -31,7 +31,7 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
     sizes = {name: mask.numel() for name, mask in masks.items()}
     survivals = {name: survival(first[name], mask) for name, mask in masks.items()}
     distances = {name: hamming_distance(first[name], mask) for name, mask in masks.items()}
-    dead = {name: dead_units(mask) for name, mask in masks.items()}
+    dead = {name: dead_units(sparsifier.by_units(name)) for name in masks}
     metrics = {
         "density": sparsifier.total_density(),
         "churn": update.churn if update else 0.0,

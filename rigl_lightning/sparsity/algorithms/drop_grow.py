@@ -71,7 +71,7 @@ class DropGrow(ConstantSparsity):
         names = self.structure.ablated_layers(list(layers))
         if not names:
             return {}
-        shapes = {name: layer.weight.shape for name, layer in layers.items()}
+        shapes = {name: layer.shape for name, layer in layers.items()}
         counts = active_counts(shapes, self.layer_sparsities(shapes, step))
         return {name: counts[name] for name in names}
 
@@ -85,7 +85,9 @@ class DropGrow(ConstantSparsity):
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
-        return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
+        if not layer.inputs_first or isinstance(self.structure, Unstructured):
+            return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
+        return self.structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
 
 
 def _truncated(n_active: int, fraction: float) -> int:

@@ -1,0 +1,40 @@
+"""Layouts: shapes of weights that are stored inputs first, as transformers' ``Conv1D`` stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+MARK = "stored_inputs_first"
+"""Attribute of a parameter of shape (in, out)."""
+
+
+class InputsFirst(tuple[int, ...]):
+    """Shape (in, out) of a weight that is used as ``x @ weight``; a plain shape is (out, in).
+
+    >>> outputs_first(InputsFirst((4, 12))), outputs_first((12, 4))
+    ((12, 4), (12, 4))
+    """
+
+    __slots__ = ()
+
+
+def outputs_first(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as torch's own layers have it: (out, in, *kernel)."""
+    return tuple(reversed(shape)) if isinstance(shape, InputsFirst) else tuple(shape)
+
+
+def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]]:
+    """Shape of each sparse layer by name, as distributions and structures read it.
+
+    Args:
+        parameters: Sparse weights, as from `select_parameters`, which marks those that are stored inputs first.
+    """
+    shapes = {name: getattr(parameter, "dense_shape", parameter.shape) for name, parameter in parameters.items()}
+    return {name: InputsFirst(shape) if hasattr(parameters[name], MARK) else shape for name, shape in shapes.items()}
+
+
+def rows_are_units(tensor: Tensor, inputs_first: bool) -> Tensor:
+    """A view whose first dimension is that of the units (outputs), and its own inverse."""
+    return tensor.t() if inputs_first else tensor

@@ -1,0 +1,120 @@
+"""transformers' Conv1D: a linear layer whose weight is stored (in, out), known by its class name and its form."""
+
+import pytest
+import torch
+from torch import nn
+
+from rigl_lightning.sparsity.algorithms import RigL, Static
+from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
+from rigl_lightning.sparsity.layouts import InputsFirst, shapes_of
+from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
+
+EVERYWHERE = Uniform(first_layer_dense=False)
+
+
+class Conv1D(nn.Module):
+    """As in transformers (pytorch_utils.py): ``nf`` outputs, ``nx`` inputs."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
+
+
+def block():
+    torch.manual_seed(0)
+    return nn.Sequential(Conv1D(24, 8), nn.ReLU(), Conv1D(8, 24))
+
+
+def test_it_is_selected_and_its_shape_says_that_inputs_come_first():
+    parameters = select_parameters(block())
+    assert list(parameters) == ["0.weight", "2.weight"]
+    shapes = shapes_of(parameters)
+    assert all(isinstance(shape, InputsFirst) for shape in shapes.values())
+    assert shapes["0.weight"] == (8, 24)
+
+
+def test_another_module_of_that_name_is_left_alone():
+    other = nn.Sequential(nn.Linear(4, 4))
+    other.add_module("norm", type("Conv1D", (nn.Module,), {"weight": nn.Parameter(torch.ones(4, 4))})())
+    assert list(select_parameters(other)) == ["0.weight"]
+
+
+@pytest.mark.parametrize("distribution", [ErdosRenyi(), ErdosRenyi(kernel=False), Uniform()])
+def test_densities_are_those_of_the_linear_layer(distribution):
+    shapes = shapes_of(select_parameters(block()))
+    linear = {name: tuple(reversed(shape)) for name, shape in shapes.items()}
+    assert distribution(shapes, 0.8) == distribution(linear, 0.8)
+
+
+def test_flops_are_those_of_the_linear_layer():
+    assert trace_flops(block(), torch.zeros(2, 5, 8)) == {"0.weight": 2 * 8 * 24 * 10, "2.weight": 2 * 8 * 24 * 10}
+
+
+def train(algorithm):
+    model = block()
+    sparsifier = Sparsifier(select_parameters(model), algorithm, total_steps=8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    masks = [{name: mask.clone() for name, mask in sparsifier.masks.items()}]
+    for step in range(8):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+        masks.append({name: mask.clone() for name, mask in sparsifier.masks.items()})
+    assert not any(p[~sparsifier.masks[n]].any() for n, p in sparsifier.parameters.items())
+    return masks, sparsifier
+
+
+SCHEDULE = UpdateSchedule(2, 0, 8)
+
+
+@pytest.mark.parametrize("algorithm", [RigL, Static])
+def test_groups_are_of_consecutive_inputs(algorithm):
+    settings = {} if algorithm is Static else {"schedule": SCHEDULE}
+    masks, _ = train(algorithm(0.5, EVERYWHERE, structure=NM(2, 4), **settings))
+    for mask in (mask for moment in masks for mask in moment.values()):
+        inputs, outputs = mask.shape
+        assert (mask.t().reshape(outputs, inputs // 4, 4).sum(2) == 2).all()
+    assert (masks[0]["0.weight"] != masks[-1]["0.weight"]).any() == (algorithm is RigL)
+
+
+def test_blocks_span_outputs_and_inputs():
+    masks, _ = train(RigL(0.5, EVERYWHERE, SCHEDULE, structure=Blocks((2, 4))))
+    for mask in (mask for moment in masks for mask in moment.values()):
+        inputs, outputs = mask.shape
+        blocks = mask.t().reshape(outputs // 2, 2, inputs // 4, 4).sum((1, 3))
+        assert set(blocks.unique().tolist()) <= {0, 8}
+
+
+def test_every_unit_has_the_same_number_of_inputs_or_none():
+    masks, sparsifier = train(RigL(0.75, EVERYWHERE, SCHEDULE, structure=ConstantFanIn(ablation=False)))
+    for moment in masks:
+        assert moment["0.weight"].sum(0).tolist() == [2] * 24
+        assert moment["2.weight"].sum(0).tolist() == [6] * 8
+    assert sparsifier.by_units("0.weight").shape == (24, 8)
+
+
+def test_neurons_can_be_ablated():
+    masks, _ = train(RigL(0.75, EVERYWHERE, SCHEDULE, structure=ConstantFanIn(min_salient=1.0)))
+    fan_ins = masks[-1]["0.weight"].sum(0)
+    assert len(set(fan_ins[fan_ins > 0].tolist())) == 1
+
+
+def test_an_empty_selection_lists_what_could_be_named():
+    module = nn.Module()
+    module.embedding = nn.Embedding(10, 4)
+    module.mixing = nn.Parameter(torch.zeros(4, 4))
+    with pytest.raises(ValueError, match=r"by `include` could be mixing, embedding\.weight\. Set `include`"):
+        select_parameters(module)
+    with pytest.raises(ValueError, match="there is no trainable matrix"):
+        select_parameters(nn.BatchNorm1d(3))
