@@ -5,31 +5,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rigl_lightning import sparsity
+    from rigl_lightning.base.errors import SparseTrainingError as SparseTrainingError
+    from rigl_lightning.base.errors import SparseTrainingWarning as SparseTrainingWarning
     from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
     from rigl_lightning.trainer.callback import SparseTrainingCallback as SparseTrainingCallback
     from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
     from rigl_lightning.trainer.sparsity_plot import SparsityPlot as SparsityPlot
 
-    __all__ = ["AtomicCheckpointIO", "SparseTrainingCallback", "SparsityPlot", *sparsity.__all__]
+    __all__ = [
+        "AtomicCheckpointIO",
+        "SparseTrainingCallback",
+        "SparseTrainingError",
+        "SparseTrainingWarning",
+        "SparsityPlot",
+        *sparsity.__all__,
+    ]
 
 __version__ = "0.1.0"
 
-_OF_LIGHTNING = {
+_HOMES = {
     "AtomicCheckpointIO": "rigl_lightning.trainer.checkpoint_io",
     "SparseTrainingCallback": "rigl_lightning.trainer.callback",
+    "SparseTrainingError": "rigl_lightning.base.errors",
+    "SparseTrainingWarning": "rigl_lightning.base.errors",
     "SparsityPlot": "rigl_lightning.trainer.sparsity_plot",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Lightning takes seconds to import, and torch takes one: neither before something of it is asked for.
-    if name in _OF_LIGHTNING:
-        return getattr(import_module(_OF_LIGHTNING[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     core = import_module("rigl_lightning.sparsity")
     if name == "__all__":
-        return [*_OF_LIGHTNING, *core.__all__]
+        return [*_HOMES, *core.__all__]
     if name == "sparsity":
         return core
     if name in core.__all__:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rigl_lightning.base.errors import FullDiskError
+
 REMOTE = "://"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Numbers of errors of a disk, a quota or a limit that is full."""
@@ -24,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         path: On this machine, in a folder that exists, or an address of fsspec (``s3://...``, ``memory://...``).
 
     Raises:
-        OSError: If the disk is full, saying that what was at ``path`` is kept.
+        FullDiskError: If the disk is full, saying that what was at ``path`` is kept.
     """
     with written_beside(path) as unfinished:
         raw = _File(unfinished, "wb")
@@ -34,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         except Exception as error:
             # torch.save reports a failed write as an error of its archive.
             if raw.failure is not None and raw.failure.errno in NO_ROOM:
-                raise OSError(raw.failure.errno, full_disk(path, raw.failure)) from error
+                raise FullDiskError(raw.failure.errno, full_disk(path, raw.failure)) from error
             raise
 
 

@@ -8,6 +8,7 @@ import re
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
+from rigl_lightning.base.errors import SparseTrainingError
 from rigl_lightning.base.files import NO_ROOM, full_disk
 
 LARGEST_SEED = 2**32 - 1
@@ -39,7 +40,7 @@ def explain_run_error(error: Exception) -> str | None:
     if known is not None:
         return known
     line = " ".join(message.split())
-    if isinstance(error, FileNotFoundError | MisconfigurationException):
+    if isinstance(error, FileNotFoundError | MisconfigurationException | SparseTrainingError):
         return line
     # An error of ours says what to do. (torch, too, begins messages with "Expected", about the user's own code.)
     # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.

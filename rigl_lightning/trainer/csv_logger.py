@@ -15,7 +15,8 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_only
 
-from rigl_lightning.base.files import full_disk, is_file, join, local, open_file, write_text, written_beside
+from rigl_lightning.base.errors import FullDiskError
+from rigl_lightning.base.files import NO_ROOM, full_disk, is_file, join, local, open_file, write_text, written_beside
 
 METRICS_FILE = "metrics.csv"
 Row = Mapping[str, Any]
@@ -122,4 +123,6 @@ def _append(file: Path, lines: str) -> None:
                 data = data[stream.write(data) :]
     except OSError as error:
         os.truncate(file, before)
-        raise OSError(error.errno, full_disk(file, error)) from error
+        if error.errno not in NO_ROOM:
+            raise
+        raise FullDiskError(error.errno, full_disk(file, error)) from error
