@@ -49,8 +49,7 @@ def layer_table(
         rows.append((folded(names), *_row(shape, [active[name] for name in names], flops)))
     total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
-    about = [describe(algorithm), _schedule_line(algorithm), *_settings_line(algorithm), *_layers_line(algorithm)]
-    lines = [*about, *_aligned(rows)]
+    lines = [_algorithm_line(algorithm), _schedule_line(algorithm), *_layers_line(algorithm), *_aligned(rows)]
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
     return "\n".join(lines)
@@ -71,12 +70,12 @@ def _row(shape: tuple[int, ...], active: Sequence[int], flops: float | None) -> 
     return ("x".join(map(str, shape)), f"{size:,}", counts, f"{1 - least / size:.4f}", *costs)
 
 
-def _settings_line(algorithm: SparseAlgorithm) -> list[str]:
-    """All settings of an algorithm but its schedule, the defaults too: whoever compares runs wants to see them."""
+def _algorithm_line(algorithm: SparseAlgorithm) -> str:
+    """What was set, and then all settings but the schedule: whoever compares runs wants to see the defaults, too."""
     names: list[str] = [f.name for f in fields(algorithm)] if is_dataclass(algorithm) else []
     values = {name: getattr(algorithm, name) for name in names if name != "schedule"}
     settings = [f"{name.replace('_', ' ')} {describe(value)}" for name, value in values.items() if value is not None]
-    return [", ".join(settings)] if settings else []
+    return f"{describe(algorithm)}{': ' if settings else ''}{', '.join(settings)}"
 
 
 def _schedule_line(algorithm: SparseAlgorithm) -> str:
