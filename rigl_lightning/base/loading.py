@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rigl_lightning.base.errors import MissingFileError, SettingError
 from rigl_lightning.base.files import is_file, open_file, size
 
 _BEGINNINGS = (b"PK", b"\x80")
@@ -28,14 +29,16 @@ def load_plain(path: str | Path, what: str, remedy: str) -> Any:
         ValueError: If it is empty, damaged, no file of torch, or holds other objects than tensors and plain values.
     """
     if not is_file(path):
-        raise FileNotFoundError(f"Expected {what} at {path}, found no such file. {remedy}")
+        raise MissingFileError(f"Expected {what} at {path}, found no such file. {remedy}")
     try:
         with open_file(path) as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
-        raise ValueError(f"Expected {what} at {path}, but the file {why_unreadable(path, error)}. {remedy}") from error
+        raise SettingError(
+            f"Expected {what} at {path}, but the file {why_unreadable(path, error)}. {remedy}"
+        ) from error
 
 
 def why_unreadable(path: str | Path, error: Exception) -> str:

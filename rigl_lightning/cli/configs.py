@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from rigl_lightning.base.errors import SettingError
+
 _OPTIONS = ("--config", "-c")
 
 
@@ -50,7 +52,7 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
         _check_yaml(Path(known.get(name, name)))
     if named and named[0] in known and _only_changes_another(Path(known[named[0]])):
         base = Path(named[0]).name
-        raise ValueError(
+        raise SettingError(
             f"Expected a whole configuration first, got {named[0]}, which changes another one. "
             f"Give both: --config {base} --config {named[0]}."
         )
@@ -68,11 +70,11 @@ def _check_yaml(file: Path) -> None:
             if error.problem_mark
             else ""
         )
-        raise ValueError(f"Expected YAML in {file}{place}: {error.problem}. Correct the file.") from error
+        raise SettingError(f"Expected YAML in {file}{place}: {error.problem}. Correct the file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected YAML in {file}, got something else. Set --config to another file.") from error
+        raise SettingError(f"Expected YAML in {file}, got something else. Set --config to another file.") from error
     if not isinstance(content, dict | None):
-        raise ValueError(f"Expected settings by name in {file}, got {type(content).__name__}. Correct the file.")
+        raise SettingError(f"Expected settings by name in {file}, got {type(content).__name__}. Correct the file.")
 
 
 def _only_changes_another(file: Path) -> bool:
@@ -100,5 +102,5 @@ def describe_configs(name: str | None = None) -> str:
             ]
         )
     if name not in files:
-        raise ValueError(f"Expected one of {', '.join(files)}, got {name!r}. Set the name of a configuration.")
+        raise SettingError(f"Expected one of {', '.join(files)}, got {name!r}. Set the name of a configuration.")
     return files[name].read_text(encoding="utf-8").rstrip("\n")

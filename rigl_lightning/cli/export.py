@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import MissingFileError, SettingError
 from rigl_lightning.base.files import has_folder, replacing, size
 from rigl_lightning.export.checkpoints import load_checkpoint
 from rigl_lightning.export.compacting import Compute, compact, layers_of
@@ -48,11 +49,11 @@ def export_checkpoint(
         FileNotFoundError: If there is no checkpoint, or no folder for the output.
     """
     if file_format not in get_args(Format):
-        raise ValueError(f"Expected a format of {get_args(Format)}, got {file_format!r}. Set --format.")
+        raise SettingError(f"Expected a format of {get_args(Format)}, got {file_format!r}. Set --format.")
     if batch_size < 1:
-        raise ValueError(f"Expected a batch of at least 1, got {batch_size}. Set --batch_size.")
+        raise SettingError(f"Expected a batch of at least 1, got {batch_size}. Set --batch_size.")
     if not has_folder(output):
-        raise FileNotFoundError(f"Expected a folder for {output}, found none. Set --output.")
+        raise MissingFileError(f"Expected a folder for {output}, found none. Set --output.")
     masks = load_checkpoint(module, checkpoint)
     module.eval()
     if file_format == "compact":

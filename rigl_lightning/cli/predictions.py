@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from rigl_lightning.base.errors import MissingFileError, SettingError
 from rigl_lightning.base.files import has_folder, replacing, write_text
 
 _TABLE = ".csv"
@@ -25,9 +26,9 @@ def check_output(output: str, processes: int) -> None:
         FileNotFoundError: If there is no folder for it.
     """
     if processes > 1:
-        raise ValueError(f"Expected one process for --output, got {processes}. Set --trainer.devices 1.")
+        raise SettingError(f"Expected one process for --output, got {processes}. Set --trainer.devices 1.")
     if not has_folder(output):
-        raise FileNotFoundError(f"Expected a folder for {output}, found none. Set --output.")
+        raise MissingFileError(f"Expected a folder for {output}, found none. Set --output.")
 
 
 def save_predictions(batches: Sequence[Any], output: str) -> str:
@@ -53,7 +54,7 @@ def save_predictions(batches: Sequence[Any], output: str) -> str:
         csv.writer(text).writerows(joined.reshape(len(joined), -1).tolist())
         write_text(output, text.getvalue())
     else:
-        raise ValueError(
+        raise SettingError(
             f"Expected predictions (N,) or (N, columns) for {output}, got {_kind(joined)}. Set --output to a .pt file."
         )
     return f"predictions: {_kind(joined)} in {output}"

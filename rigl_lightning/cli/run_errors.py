@@ -8,7 +8,7 @@ import re
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
-from rigl_lightning.base.errors import SparseTrainingError
+from rigl_lightning.base.errors import SettingError, SparseTrainingError
 from rigl_lightning.base.files import NO_ROOM, full_disk
 
 LARGEST_SEED = 2**32 - 1
@@ -56,7 +56,7 @@ def check_seed(seed: object) -> None:
         ValueError: If it is a number outside [0, 2³² - 1].
     """
     if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"Expected a seed in [0, {LARGEST_SEED}], got {seed}. Set --seed_everything.")
+        raise SettingError(f"Expected a seed in [0, {LARGEST_SEED}], got {seed}. Set --seed_everything.")
 
 
 def refused_by_trainer(error: Exception) -> ValueError:
@@ -68,7 +68,7 @@ def refused_by_trainer(error: Exception) -> ValueError:
     line = " ".join(str(error).split()).split(" Find a complete list")[0].rstrip(". ")
     named = re.search(r"`(?:Trainer\()?(\w+)\b", line) or re.search(r"invalid (\w+) name", line)
     setting = f"Set --trainer.{named[1] if named else '*'}."
-    return ValueError(_accelerator(str(error)) or f"Expected other settings of the Trainer: {line}. {setting}")
+    return SettingError(_accelerator(str(error)) or f"Expected other settings of the Trainer: {line}. {setting}")
 
 
 def _checkpoint(error: Exception, message: str) -> str | None:

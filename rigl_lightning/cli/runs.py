@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import is_file, join, matching, modified, open_file
 from rigl_lightning.trainer.flavours import callbacks_of
 
@@ -67,7 +68,7 @@ def check_trained(command: str, checkpoint: str | None) -> None:
     """
     if command in _OF_TRAINED_NETWORKS and checkpoint in (None, _BEST):
         initial = f", or to {UNTRAINED} for the weights that the configuration itself makes"
-        raise ValueError(
+        raise SettingError(
             f"Expected a checkpoint for {command}, {'got best' if checkpoint else 'found none'}: the network would be "
             f"as it is before training. Set --ckpt_path to a file, to {LAST} for the newest run of this configuration"
             f"{initial if command != 'export' else ''}."
@@ -94,13 +95,13 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
     if max_epochs is not None and max_epochs > 0:
         epochs = max_epochs * factor
         if epochs != round(epochs):
-            raise ValueError(
+            raise SettingError(
                 f"Expected whole epochs, got {max_epochs} x {factor:g} = {epochs:g}. Set --training_multiplier to "
                 "another factor, or --trainer.max_steps."
             )
         length["max_epochs"] = round(epochs)
     if not length:
-        raise ValueError("Expected a training of known length to multiply. Set --trainer.max_steps.")
+        raise SettingError("Expected a training of known length to multiply. Set --trainer.max_steps.")
     return length
 
 
@@ -154,7 +155,7 @@ def _logger(logger: Any) -> Mapping[str, Any]:
     if isinstance(entry, Mapping) and str(entry.get("class_path")).endswith(_LOGGERS_WITH_FOLDERS):
         settings: Mapping[str, Any] = entry.get("init_args") or {}
         return settings
-    raise ValueError(
+    raise SettingError(
         f"Expected a logger that keeps runs in folders ({', '.join(_LOGGERS_WITH_FOLDERS)}) for --ckpt_path last, got "
         f"{entry}. Set --trainer.logger, a `dirpath` of ModelCheckpoint, or --ckpt_path to a file."
     )

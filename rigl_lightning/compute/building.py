@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.compute.layers import KINDS
 from rigl_lightning.compute.sparse_compute import SparseCompute
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
@@ -87,7 +88,7 @@ def _check(algorithm: SparseAlgorithm) -> None:
         or algorithm.hides_inactive_weights
         or type(algorithm.structure) is not Unstructured
     ):
-        raise ValueError(
+        raise SettingError(
             f"Expected an algorithm that begins with random masks, such as RigL or Static without a structure, got "
             f"{kind.__name__}: it looks at the dense weights. Make the network on the CPU instead."
         )
@@ -100,7 +101,7 @@ def _draw(path: str, module: nn.Module) -> None:
         return
     reset = getattr(module, "reset_parameters", None)
     if not callable(reset):
-        raise ValueError(
+        raise SettingError(
             f"Expected a `reset_parameters` of {clean_name(path)!r} ({type(module).__name__}) that draws its first "
             "weights, found none. Add one, or make this module on the CPU."
         )

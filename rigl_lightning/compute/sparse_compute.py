@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
@@ -358,9 +359,9 @@ class LayerCompute:
 def check_storage(storage: str, compute: str) -> None:
     """Raise a ValueError unless ``storage`` is one of the three, and possible with ``compute``."""
     if storage not in ("auto", "connections", "dense"):
-        raise ValueError(f"Expected `storage` of auto, connections or dense, got {storage!r}. Set --sparse.storage.")
+        raise SettingError(f"Expected `storage` of auto, connections or dense, got {storage!r}. Set --sparse.storage.")
     if storage == "connections" and compute == "dense":
-        raise ValueError(
+        raise SettingError(
             "Expected compute auto or sparse with storage of connections only, which dense products cannot read, got "
             "dense. Set --sparse.compute, or --sparse.storage to auto."
         )
@@ -369,4 +370,4 @@ def check_storage(storage: str, compute: str) -> None:
 def check_compute(compute: str) -> None:
     """Raise a ValueError unless ``compute`` is one of the three."""
     if compute not in ("auto", "sparse", "dense"):
-        raise ValueError(f"Expected `compute` of auto, sparse or dense, got {compute!r}. Set --sparse.compute.")
+        raise SettingError(f"Expected `compute` of auto, sparse or dense, got {compute!r}. Set --sparse.compute.")

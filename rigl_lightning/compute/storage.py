@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
@@ -209,4 +210,5 @@ def _warn_of_reading(name: str) -> None:
         f"{name!r} was read as an attribute of its module, which stores connections only: each reading makes a dense "
         "tensor, and what is written to it is lost. Set storage to auto or dense.",
         stacklevel=4,
+        category=SparseTrainingWarning,
     )

@@ -7,6 +7,8 @@ from copy import copy
 import torch
 from torch import nn
 
+from rigl_lightning.base.errors import SettingError
+
 
 @torch.no_grad()
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -22,7 +24,7 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     (1.0, -0.5)
     """
     if norm.running_mean is None or norm.running_var is None or norm.num_features != conv.out_channels:
-        raise ValueError(
+        raise SettingError(
             f"Expected a batch norm of {conv.out_channels} channels with running statistics, got {norm}. "
             "Leave it as it is."
         )

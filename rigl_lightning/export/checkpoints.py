@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.sparsity.files.masks import read_masks
@@ -31,11 +32,13 @@ def load_checkpoint(module: nn.Module, checkpoint: str | Path) -> dict[str, Tens
     content = load_plain(checkpoint, "a checkpoint", "Set --ckpt_path.")
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(f"Expected a checkpoint of Lightning at {checkpoint}, found no `state_dict`. Set --ckpt_path.")
+        raise SettingError(
+            f"Expected a checkpoint of Lightning at {checkpoint}, found no `state_dict`. Set --ckpt_path."
+        )
     state = {str(name): tensor for name, tensor in state.items()}
     masks = read_masks(checkpoint, {clean_name(name): p.shape for name, p in module.named_parameters() if p.ndim >= 2})
     if all(bool(mask.all()) for mask in masks.values()):
-        raise ValueError(
+        raise SettingError(
             f"Expected a sparse network, but every connection of {checkpoint} is active. Set --ckpt_path to a run with "
             "a sparse algorithm."
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.export.example import Example, example_of
 from rigl_lightning.export.folded import FoldedConv2d
 from rigl_lightning.export.graph import FoldedLinear, fuse, is_plain
@@ -52,10 +53,10 @@ def compact(
         ValueError: If an example is needed and there is none, or ``compute`` is unknown.
     """
     if compute not in get_args(Compute):
-        raise ValueError(f"Expected `compute` to be one of {get_args(Compute)}, got {compute!r}.")
+        raise SettingError(f"Expected `compute` to be one of {get_args(Compute)}, got {compute!r}.")
     example = example_of(module, example_inputs)
     if compute == "auto" and example is None:
-        raise ValueError(
+        raise SettingError(
             "Expected an example to time the layers on, got none. Give `example_inputs`, set the module's "
             "`example_input_array`, or choose compute='sparse'."
         )
@@ -92,7 +93,9 @@ def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * _largest(expected))
     except Exception as error:
         warnings.warn(
-            f"Layers are not fused: torch.fx does not see all that this network does ({error}).", stacklevel=3
+            f"Layers are not fused: torch.fx does not see all that this network does ({error}).",
+            stacklevel=3,
+            category=SparseTrainingWarning,
         )
         return module
     return fused

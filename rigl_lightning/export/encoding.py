@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 
 Code = Literal["mask", "gaps"]
@@ -42,12 +43,14 @@ def decode(code: Code, data: Tensor, shape: Sequence[int]) -> Tensor:
     if code == "mask":
         return unpack_mask(data, shape)
     if code != "gaps":
-        raise ValueError(f"Expected the code 'mask' or 'gaps', got {code!r}. Was the file written by a newer version?")
+        raise SettingError(
+            f"Expected the code 'mask' or 'gaps', got {code!r}. Was the file written by a newer version?"
+        )
     data_bytes = data.numpy()
     ends = np.cumsum(data_bytes, dtype=np.int64)[data_bytes != _FULL] + np.arange((data_bytes != _FULL).sum())
     flat = np.zeros(math.prod(shape), dtype=bool)
     if ends.size and ends[-1] >= flat.size:
-        raise ValueError(
+        raise SettingError(
             f"Expected connections of a weight {tuple(shape)}, got one at {ends[-1]}. The file is damaged."
         )
     flat[ends] = True

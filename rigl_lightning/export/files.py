@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import replacing, size
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.export.encoding import decode, encode
@@ -49,7 +50,7 @@ def save_compact(
         OSError: If the disk is full.
     """
     if isinstance(module, nn.Module) and any(isinstance(m, CompactLayer) for m in module.modules()):
-        raise ValueError(
+        raise SettingError(
             "Expected the module that was trained, got one that `compact` made. Save the former; `compact` makes the "
             "latter again in seconds, for the machine it runs on."
         )
@@ -58,7 +59,7 @@ def save_compact(
     masks = {} if masks is None else masks
     unknown = sorted(set(masks) - set(state))
     if unknown:
-        raise ValueError(
+        raise SettingError(
             f"Expected masks of the module's tensors, got one for {unknown[0]!r}. Give masks of this module."
         )
     pools: dict[str, list[Tensor]] = {}
@@ -83,7 +84,7 @@ def read_compact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     content = load_plain(path, "a compact file", _REMEDY)
     if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _FORMAT_WITH_VALUES):
-        raise ValueError(f"Expected a compact file at {path}, got other content. {_REMEDY}")
+        raise SettingError(f"Expected a compact file at {path}, got other content. {_REMEDY}")
     pools = _Pools(content["pools"])
     state: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
@@ -158,7 +159,7 @@ class _Pools:
             return torch.empty(0, dtype=_dtype(dtype))
         start = self._taken.get(dtype, 0)
         if dtype not in self._pools or start + count > self._pools[dtype].numel():
-            raise ValueError(f"Expected {count} more numbers of {dtype}, found fewer. The file is damaged.")
+            raise SettingError(f"Expected {count} more numbers of {dtype}, found fewer. The file is damaged.")
         self._taken[dtype] = start + count
         return self._pools[dtype][start : start + count].clone()
 
@@ -168,7 +169,7 @@ def _entry(
 ) -> dict[str, Any]:
     if not _is_plain(value):
         if mask is not None:
-            raise ValueError(f"Expected a dense tensor for the mask of {name!r}, got another. Give no mask of it.")
+            raise SettingError(f"Expected a dense tensor for the mask of {name!r}, got another. Give no mask of it.")
         return {"name": name, "value": _readable(name, value)}
     value = value.as_subclass(Tensor)
     # By the tensor itself: a copy on the CPU is freed, and the next copy may lie at the same address.
@@ -205,14 +206,14 @@ def _readable(name: str, value: Any) -> Any:
         ValueError: If not, naming the entry.
     """
     if isinstance(value, Tensor) and (is_lazy(value) or value.is_meta):
-        raise ValueError(f"Expected numbers in {name!r}, got a tensor without. Load the weights first.")
+        raise SettingError(f"Expected numbers in {name!r}, got a tensor without. Load the weights first.")
     stream = io.BytesIO()
     try:
         torch.save(value, stream)
         stream.seek(0)
         torch.load(stream, weights_only=True)
     except Exception as error:  # of pickle or torch, whatever the object is
-        raise ValueError(
+        raise SettingError(
             f"Expected tensors and plain values, got {name!r} with {type(value).__name__}, which could not be read "
             "again without running code. Leave it out of the state_dict, or save it beside."
         ) from error
@@ -236,11 +237,11 @@ def _active(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor | None:
         return tensor != 0 if tensor.ndim >= 2 and tensor.is_floating_point() else None
     mask = mask.cpu()
     if mask.shape != tensor.shape:
-        raise ValueError(
+        raise SettingError(
             f"Expected a mask {tuple(tensor.shape)} for {name!r}, got {tuple(mask.shape)}. Give masks of this module."
         )
     if bool(((tensor != 0) & ~mask).any()):
-        raise ValueError(
+        raise SettingError(
             f"Expected zeros outside the mask of {name!r}, found other weights. Apply the masks to the module first."
         )
     return mask
@@ -249,5 +250,5 @@ def _active(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor | None:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"Expected a dtype of torch, got {name!r}. Was the file written by a newer version?")
+        raise SettingError(f"Expected a dtype of torch, got {name!r}. Was the file written by a newer version?")
     return dtype

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.export.folded import UNBOUNDED, Bounds, FoldedConv2d, finished, padded
 from rigl_lightning.export.sparse_weight import SparseWeight
 from rigl_lightning.kernels.conv_geometry import Window, geometry, outputs
@@ -44,7 +45,7 @@ class CompactLayer(nn.Module):
             RuntimeError: If ``mode`` is True.
         """
         if mode:
-            raise RuntimeError(
+            raise StateError(
                 "Expected a compact network to stay in evaluation mode: its batch norms are folded and its weights are "
                 "no parameters. Train the dense module, and call `compact` again."
             )
@@ -107,7 +108,7 @@ class CompactLinear(CompactLayer):
         if tier == "dense":
             return finished(F.linear(x, w.dense(), self.bias), None, self.bounds)
         if x.shape[-1] != self.in_features:
-            raise ValueError(f"Expected {self.in_features} input features, got {tuple(x.shape)}.")
+            raise SettingError(f"Expected {self.in_features} input features, got {tuple(x.shape)}.")
         rows = x.reshape(-1, self.in_features)
         if tier == "torch":
             out = torch_linear.multiply(rows.t(), w.values, w.row_starts, w.columns).t().contiguous()
@@ -166,7 +167,7 @@ class CompactConv2d(CompactLayer):
         w = self.sparse_weight
         channels = w.shape[1] * self.groups
         if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"Expected images (N, {channels}, H, W), got {tuple(x.shape)}.")
+            raise SettingError(f"Expected images (N, {channels}, H, W), got {tuple(x.shape)}.")
         before = x
         x, padding = padded(x, self.margins, self.padding_mode)
         tier = input_tier(x, w.values, self.bias)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from rigl_lightning.base.errors import MissingPackageError, SettingError
 from rigl_lightning.base.files import written_beside
 from rigl_lightning.export.compacting import compact
 from rigl_lightning.export.example import Dims, Example, batch_dimensions, example_of, with_samples
@@ -39,18 +40,18 @@ def export_onnx(
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(
+            raise MissingPackageError(
                 f"Expected the package {package}, found none. Install it with `pip install 'rigl-lightning[onnx]'`."
             )
     example = example_of(module, example_inputs)
     if example is None:
-        raise ValueError("Expected an example to trace the module with, got none. Give `example_inputs`.")
+        raise SettingError("Expected an example to trace the module with, got none. Give `example_inputs`.")
     dense, example = compact(module, example, compute="dense"), example.map(Tensor.cpu)
     shapes = None
     if dynamic_batch:
         dims = batch_dimensions(dense, example)
         if dims is None:
-            raise ValueError(
+            raise SettingError(
                 "Expected inputs with a dimension along which samples do not see each other, found none. Set "
                 "dynamic_batch=False for the shapes of the example."
             )

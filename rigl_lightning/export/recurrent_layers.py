@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.export.layers import CompactLayer, input_tier
 from rigl_lightning.export.sparse_weight import SparseWeight
 from rigl_lightning.kernels.inference.operators import recurrent_op
@@ -58,11 +59,11 @@ class CompactRecurrent(CompactLayer):
         """Sequence (time, batch, features), states (layers times directions, batch, units)."""
         shape = (len(self.suffixes), x.shape[1], self.hidden_size)
         if x.shape[2] != self.input_size:
-            raise ValueError(f"Expected {self.input_size} input features, got {tuple(x.shape)}.")
+            raise SettingError(f"Expected {self.input_size} input features, got {tuple(x.shape)}.")
         if states is None:
             states = [x.new_zeros(shape) for _ in range(1 if self.mode == "GRU" else 2)]
         if any(state.shape != shape for state in states):
-            raise ValueError(f"Expected states {shape}, got {[tuple(state.shape) for state in states]}.")
+            raise SettingError(f"Expected states {shape}, got {[tuple(state.shape) for state in states]}.")
         last: list[list[Tensor]] = []
         count = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):

@@ -10,6 +10,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.export.graph import is_plain
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.int8)
@@ -42,7 +43,7 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
     copy = deepcopy(module).eval().requires_grad_(False)
     found = {name: m for name, m in copy.named_modules() if is_plain(m, nn.Linear) and is_two_of_four(m.weight)}
     if not found:
-        raise ValueError(
+        raise SettingError(
             "Expected Linear layers with at most two of every four connections active, found none. Train with "
             "--sparse.algorithm.structure NM --sparse.algorithm.structure.n 2 --sparse.algorithm.structure.m 4."
         )
@@ -59,20 +60,20 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
 
 def _check(name: str, weight: Tensor) -> None:
     if weight.dtype not in _DTYPES:
-        raise ValueError(f"Expected {name!r} in half precision, got {weight.dtype}. Use `module.half()` before.")
+        raise SettingError(f"Expected {name!r} in half precision, got {weight.dtype}. Use `module.half()` before.")
     rows, columns = _MULTIPLES[weight.dtype]
     if weight.shape[0] % rows or weight.shape[1] % columns:
-        raise ValueError(
+        raise SettingError(
             f"Expected {name!r} with outputs a multiple of {rows} and inputs a multiple of {columns}, got "
             f"{tuple(weight.shape)}. Use layers of such widths."
         )
     if weight.device.type != "cuda":
-        raise ValueError(
+        raise SettingError(
             f"Expected {name!r} on a GPU, got {weight.device}: only sparse tensor cores compute with 2:4 weights. Use "
             "`compact` on a CPU."
         )
     if torch.cuda.get_device_capability(weight.device) < _CAPABILITY:
-        raise ValueError(
+        raise SettingError(
             f"Expected a GPU of compute capability {_CAPABILITY} or newer, got "
             f"{torch.cuda.get_device_capability(weight.device)}. Use a GPU of the Ampere generation or later."
         )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError
+
 
 class SparseWeight(nn.Module):
     """A weight seen as a matrix ``weight.reshape(shape[0], -1)``, by row (CSR).
@@ -34,7 +36,7 @@ class SparseWeight(nn.Module):
     def __init__(self, weight: Tensor, mask: Tensor | None = None, part: int = 1024) -> None:
         super().__init__()
         if mask is not None and mask.shape != weight.shape:
-            raise ValueError(f"Expected a mask of shape {tuple(weight.shape)}, got {tuple(mask.shape)}.")
+            raise SettingError(f"Expected a mask of shape {tuple(weight.shape)}, got {tuple(mask.shape)}.")
         self.shape, self.part = tuple(weight.shape), part
         matrix = weight.detach().reshape(self.shape[0], -1)
         active = (matrix != 0) if mask is None else mask.reshape(matrix.shape)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.schedules import UpdateSchedule
@@ -59,12 +60,12 @@ def refuse_capture(algorithm: SparseAlgorithm, step: int, is_due: bool) -> None:
         RuntimeError: At a mask update, and for algorithms that look whether gradients are finite at every step.
     """
     if is_due:
-        raise RuntimeError(
+        raise StateError(
             f"Expected an ordinary step while a CUDA graph is captured, got the mask update of step {step}: it reads "
             "values from the device. Run the steps of `algorithm.is_update` outside of the graph."
         )
     if algorithm.hides_inactive_weights:
-        raise RuntimeError(
+        raise StateError(
             f"Expected an algorithm whose steps a CUDA graph can hold, got {type(algorithm).__name__}: each waits to "
             "know whether gradients are finite. Run its steps outside of graphs."
         )

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from rigl_lightning.base.errors import StateError
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
 
@@ -61,7 +62,7 @@ class StreamingTaker:
         compact, weight = self._compact, self._compact[self._name]
         if first_row == 0:
             if compact.goes_on(self._name) and self._name in compact.updates:
-                raise RuntimeError(
+                raise StateError(
                     f"Expected one backward pass of {self._name!r} in the step of a mask update, got another: where a "
                     "network stores connections only, dense gradients are let go, and cannot be added up. Set "
                     "--sparse.storage to auto, or accumulate no gradients and call each layer once."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.sparsity.optimizer_state import group_of, start_of
 from rigl_lightning.sparsity.selection import positions as flat_positions
@@ -183,7 +184,7 @@ class CompactWeights(dict[str, CompactWeight]):
             return
         if optimizer is not self._optimizer:
             if not is_elementwise(optimizer):
-                raise ValueError(
+                raise SettingError(
                     f"Expected an optimizer that updates every element by itself ({', '.join(ELEMENTWISE)}) where only "
                     f"connections are stored, got {type(optimizer).__name__}. Set --sparse.storage to dense."
                 )

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.counts import ROUNDING, Shapes, active_counts, n_active
 from rigl_lightning.sparsity.names import matching_names
 from rigl_lightning.sparsity.settings import check_settings
@@ -23,7 +24,7 @@ def check_sparsity(sparsity: float, setting: str = "--sparse.algorithm.sparsity"
         ValueError: Naming what was expected, what came, and where to set it.
     """
     if not 0 <= sparsity < 1:
-        raise ValueError(f"Expected `sparsity` in [0, 1), got {sparsity}. Set {setting}.")
+        raise SettingError(f"Expected `sparsity` in [0, 1), got {sparsity}. Set {setting}.")
 
 
 class Distribution(ABC):
@@ -147,7 +148,7 @@ class ErdosRenyi(Distribution):
 
 def _check_budget(left: float, budget: float, free: Sequence[str], saturated: Iterable[str]) -> None:
     if left + ROUNDING < len(free):
-        raise ValueError(
+        raise SettingError(
             f"Expected a sparsity that leaves every layer a connection, got {budget:.0f} connections in all, of which "
             f"{budget - left:.0f} go to dense layers ({', '.join(sorted(saturated)) or 'none'}) and {left:.0f} remain "
             f"for {len(free)} sparse layers. Lower --sparse.algorithm.sparsity or shorten "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import all_finite, average_in_
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 
@@ -75,7 +76,7 @@ class Gradients:
         try:
             products = _hessian_products(loss, self._parameters, mean_over_ranks or (lambda tensor: tensor))
         except RuntimeError as error:
-            raise RuntimeError(
+            raise StateError(
                 f"Expected a network that can be differentiated twice, as {algorithm} needs, got: "
                 f"{error} Leave out torch.compile, cuDNN's recurrent layers and fused attention, or set another "
                 "algorithm, such as SNIP."
@@ -91,13 +92,13 @@ class Gradients:
             RuntimeError: If there are none, or one is not finite.
         """
         if not self.hessian:
-            raise RuntimeError(
+            raise StateError(
                 f"Expected `before_backward(loss)` before loss.backward() at step {step}: {algorithm} reads the "
                 "product of the loss's Hessian and gradient. Add the call to the training loop; "
                 "SparseTrainingCallback makes it by itself."
             )
         if not all_finite(self.hessian.values()):
-            raise RuntimeError(
+            raise StateError(
                 f"Expected a finite product of the loss's Hessian and gradient for {algorithm}, got an overflow. Set "
                 "--trainer.precision to 32-true or bf16-mixed."
             )

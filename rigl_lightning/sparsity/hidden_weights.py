@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import GroupedMasks
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
 from rigl_lightning.sparsity.selection import count_active
@@ -66,7 +67,7 @@ class HiddenWeights:
             RuntimeError: If they are there already.
         """
         if self.holds_all:
-            raise RuntimeError(
+            raise StateError(
                 "Expected one evaluation of the loss for each optimizer step, got a second: the inactive weights of "
                 "this algorithm would take part in it. Use an optimizer without line search or repeated closures "
                 "(not LBFGS or SAM), and do not leave out optimizer.step."

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import magnified_growth, why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
@@ -126,7 +127,7 @@ class MaskUpdater:
         caution = None if name in self._warned_of else magnified_growth(name, layer, mask, step)
         if caution is not None:
             self._warned_of.add(name)
-            warnings.warn(caution, stacklevel=2)
+            warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
 
 
 def _choose(
@@ -138,7 +139,7 @@ def _choose(
         cause = why_scores_are_nan(algorithm, layers, step)
         if cause is None:
             raise
-        raise ValueError(cause) from error
+        raise SettingError(cause) from error
 
 
 def _reset(optimizer: Optimizer, parameter: nn.Parameter, change: Change, mask: Tensor, initial: Tensor | None) -> None:

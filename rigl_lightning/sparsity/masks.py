@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.selection import count_active, largest, smallest
 
 _PERMUTED_UP_TO = 1 << 27
@@ -116,4 +117,4 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
 
 def _check_count(what: str, count: int, limit: int) -> None:
     if not 0 <= count <= limit:
-        raise ValueError(f"Expected `{what}` in [0, {limit}], got {count}.")
+        raise SettingError(f"Expected `{what}` in [0, {limit}], got {count}.")

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from rigl_lightning.base.errors import SettingError
+
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What data parallelism, averaged models, torch.compile and checkpointing put into names."""
 
@@ -33,7 +35,7 @@ def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
     found = found or [name for name in names if any(fnmatchcase(part, pattern) for part in _containers(name))]
     if not found:
-        raise ValueError(
+        raise SettingError(
             f"Expected `{setting}` to name sparse layers, but {pattern!r} matches none. {_suggestion(pattern, names)} "
             f"Correct `{setting}`."
         )

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError
+
 _Start = Callable[[dict[str, Any], Tensor], float | Tensor]
 
 
@@ -52,7 +54,7 @@ def check_owner(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) ->
     owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in owned]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"Expected an optimizer of all sparse weights, but {type(optimizer).__name__} does not have "
             f"{missing[0]!r} ({len(missing)} of {len(parameters)} weights). Were they replaced since the "
             "Sparsifier was made (load_state_dict(assign=True), a copy of the model, a new head), or are there two "

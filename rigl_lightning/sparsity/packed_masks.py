@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
+
 Make = Callable[[], Tensor]
 
 
@@ -29,7 +31,7 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """
     numel = math.prod(shape)
     if bits.numel() != -(-numel // 8):
-        raise ValueError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
+        raise SettingError(f"Expected {-(-numel // 8)} bytes for a mask of shape {tuple(shape)}, got {bits.numel()}.")
     unpacked = np.unpackbits(bits.cpu().numpy(), count=numel)
     return torch.from_numpy(unpacked.astype(bool)).view(*shape)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.layouts import MARK
 from rigl_lightning.sparsity.names import clean_name, matching_names, module_of
 
@@ -53,7 +54,7 @@ def select_parameters(
     if not selected:
         candidates = [name for name, p in module.named_parameters() if p.requires_grad and _is_matrix(p)]
         known = f"by `include` could be {', '.join(candidates[:8])}" if candidates else "there is no trainable matrix"
-        raise ValueError(
+        raise SettingError(
             "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
             f"attention weight is left; {known}{', ...' if len(candidates) > 8 else ''}. Set `include` or shorten "
             "`exclude`."
@@ -82,7 +83,9 @@ def _chosen_parameters(
     module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], depthwise: bool
 ) -> dict[str, nn.Parameter]:
     if isinstance(include, str) or isinstance(exclude, str):
-        raise ValueError(f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets.")
+        raise SettingError(
+            f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets."
+        )
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
     matrices = [name for name, parameter in named.items() if _is_matrix(parameter)]
     computed = _computed_weights(module)
@@ -153,27 +156,27 @@ def _check_plain(chosen: set[str], computed: Sequence[str], named: dict[str, nn.
     layers = {module_of(name) for name in computed if name in chosen}
     layers |= {module_of(name) for name in computed for other in chosen if other.startswith(f"{module_of(name)}.")}
     if layers:
-        raise ValueError(
+        raise SettingError(
             f"Expected plain weights, but those of {sorted(layers)} are computed from other tensors (weight norm, "
             "spectral norm, weight standardisation, torch.nn.utils.prune or the like), so that masking would not make "
             "them sparse. Add these layers to `exclude`, or remove the parametrization."
         )
     lazy = sorted(name for name in chosen if isinstance(named[name], UninitializedParameter))
     if lazy:
-        raise ValueError(f"Expected materialised weights, got lazy {lazy}. Run one forward pass of the model before.")
+        raise SettingError(f"Expected materialised weights, got lazy {lazy}. Run one forward pass of the model before.")
 
 
 def _check_numbers(module: nn.Module, selected: Mapping[str, nn.Parameter]) -> None:
     unreal = sorted(name for name, parameter in selected.items() if not parameter.is_floating_point())
     if unreal:
-        raise ValueError(
+        raise SettingError(
             f"Expected weights of real numbers, got {selected[unreal[0]].dtype} in {unreal}: scores are defined for "
             "real ones. Add these layers to `exclude`."
         )
     tables = {id(c.weight) for c in module.modules() if isinstance(c, nn.Embedding | nn.EmbeddingBag) and c.sparse}
     sparse = sorted(name for name, parameter in selected.items() if id(parameter) in tables)
     if sparse:
-        raise ValueError(
+        raise SettingError(
             f"Expected dense gradients, but the embeddings {sparse} are made with sparse=True: their gradient has no "
             "entries to grow by. Set sparse=False, or take them out of `include`."
         )
@@ -190,17 +193,17 @@ def check_weights(parameters: Any) -> None:
     """
     use = "Use Sparsifier(select_parameters(model), ...)"
     if not isinstance(parameters, Mapping):
-        raise ValueError(f"Expected the sparse weights by name, got a {type(parameters).__name__}. {use}.")
+        raise SettingError(f"Expected the sparse weights by name, got a {type(parameters).__name__}. {use}.")
     if not parameters:
-        raise ValueError(f"Expected at least one weight to make sparse, got none. {use}.")
+        raise SettingError(f"Expected at least one weight to make sparse, got none. {use}.")
     names: dict[Any, str] = {}
     for name, parameter in parameters.items():
         if not isinstance(parameter, Tensor):
-            raise ValueError(f"Expected the weights of layer {name!r}, got a {type(parameter).__name__}. {use}.")
+            raise SettingError(f"Expected the weights of layer {name!r}, got a {type(parameter).__name__}. {use}.")
         _refuse_shard(name, parameter)
         place = (parameter.device, parameter.data_ptr()) if parameter.data_ptr() else id(parameter)
         if place in names:
-            raise ValueError(
+            raise SettingError(
                 f"Expected each tensor under one name, got {names[place]!r} and {name!r} for the same one (tied "
                 "weights): two masks would contradict each other. Leave one of them out, as select_parameters does."
             )
@@ -212,7 +215,7 @@ def _refuse_shard(name: str, parameter: Tensor) -> None:
     kinds = {kind.__name__ for kind in type(parameter).__mro__} & {"DTensor", "FlatParameter", "ShardedTensor"}
     if kinds or parameter.numel() == 0:
         what = kinds.pop() if kinds else "tensor without elements"
-        raise ValueError(
+        raise SettingError(
             f"Expected whole weights on each process, got a {what} in {name!r}: connections are ranked over a "
             "whole layer. Use DistributedDataParallel instead of FSDP, ZeRO or tensor parallelism."
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rigl_lightning.base.errors import SettingError
+
 A_POINT = "to be a step (int, at least 0) or a fraction of training (float in [0, 1])"
 """What a point in the training may be, see `is_point`."""
 
@@ -26,7 +28,7 @@ def resolved_point(point: int | float, total_steps: int | None, name: str = "the
     if not isinstance(point, float):
         return point
     if total_steps is None or total_steps < 1:
-        raise ValueError(
+        raise SettingError(
             f"Expected a known number of training steps to place {name} at {point} of them, got {total_steps}. Set "
             "--trainer.max_steps (or `total_steps` of Sparsifier), or give the point as whole steps."
         )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, stretched_point
 from rigl_lightning.sparsity.settings import check_settings
 
@@ -40,15 +41,15 @@ class UpdateSchedule:
     def __post_init__(self) -> None:
         check_settings(self)
         if not isinstance(self.interval, int) or isinstance(self.interval, bool) or self.interval < 1:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
                 "Set the schedule's interval."
             )
         for name, value in (("begin", self.begin), ("end", self.end)):
             if not is_point(value):
-                raise ValueError(f"Expected `{name}` {A_POINT}, got {value}. Set the schedule's {name}.")
+                raise SettingError(f"Expected `{name}` {A_POINT}, got {value}. Set the schedule's {name}.")
         if isinstance(self.begin, float) == isinstance(self.end, float) and self.begin > self.end:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `begin` before `end`, got {self.begin} and {self.end}. Set the schedule's begin and end."
             )
 
@@ -98,7 +99,7 @@ class UpdateSchedule:
 
     def _window(self) -> tuple[int, int]:
         if not self.is_resolved:
-            raise ValueError(f"Expected a resolved schedule, got {self}. Call resolve(total_steps) first.")
+            raise SettingError(f"Expected a resolved schedule, got {self}. Call resolve(total_steps) first.")
         return int(self.begin), int(self.end)
 
 
@@ -142,7 +143,7 @@ class InversePower:
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.power > 0:
-            raise ValueError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
+            raise SettingError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
 
     def __call__(self, progress: float) -> float:
         """Factor at ``progress`` in [0, 1]."""

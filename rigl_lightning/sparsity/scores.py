@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.layouts import InputsFirst
 
 
@@ -52,7 +53,7 @@ class Connections:
                 did not depend on the layer.
         """
         if self.dense_grad is None:
-            raise ValueError(
+            raise SettingError(
                 "This score reads the dense gradient, and there is none: either the algorithm does not ask for it at "
                 "this step (see `needs_dense_gradient`), or the loss of this batch did not depend on the layer (leave "
                 "the layer out with --sparse.exclude, or set a score of the weights alone)."
@@ -67,7 +68,9 @@ class Connections:
             ValueError: If the algorithm keeps no average (`grad_average_decay` is None).
         """
         if self.dense_grad_average is None:
-            raise ValueError("This score reads an average of dense gradients: set `grad_average_decay`, as SNFS does.")
+            raise SettingError(
+                "This score reads an average of dense gradients: set `grad_average_decay`, as SNFS does."
+            )
         return self.dense_grad_average
 
 
@@ -111,7 +114,7 @@ def gradient_flow(c: Connections) -> Tensor:
         ValueError: If the algorithm does not ask for the product (see `needs_hessian_gradient`).
     """
     if c.hessian_gradient is None:
-        raise ValueError(
+        raise SettingError(
             "This score reads the product of Hessian and gradient, which the algorithm does not ask for at this step "
             "(see `needs_hessian_gradient`). Use GraSP."
         )
@@ -133,7 +136,7 @@ def evaluate(score: Score, layer: Connections) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != layer.weight.shape or values.dtype == torch.bool:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         dtype = f" of {values.dtype}" if isinstance(values, Tensor) else ""
-        raise ValueError(
+        raise SettingError(
             f"Expected score {getattr(score, '__qualname__', score)!r} to return numbers of the weight's shape "
             f"{tuple(layer.weight.shape)}, got {got}{dtype}. Set another score, or correct this one."
         )

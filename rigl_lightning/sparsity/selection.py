@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
+
 _SAMPLED_FROM = 1 << 15  # below this length sampling costs more than it saves
 _STRIDE = 64
 
@@ -81,7 +83,7 @@ def smallest(score: Tensor, count: int, candidates: Tensor) -> Tensor:
         where = np.flatnonzero(candidates.numpy())
         values = _for_numpy(score).take(where)
         if values.dtype.kind == "f" and np.isnan(values).any():
-            raise ValueError("Expected scores without NaN.")
+            raise SettingError("Expected scores without NaN.")
         return torch.from_numpy(where[_n_smallest(values, count)])
     at = positions(candidates)
     kept = torch.zeros(at.numel(), dtype=torch.bool, device=at.device)
@@ -217,4 +219,4 @@ def _refuse_nan(score: Tensor, candidates: Tensor | None) -> None:
         return
     nan = score.isnan() if candidates is None else score.isnan() & candidates
     if bool(nan.any()):
-        raise ValueError("Expected scores without NaN.")
+        raise SettingError("Expected scores without NaN.")

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError, SettingTypeError
+
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -45,10 +47,10 @@ def check_settings(settings: Any) -> None:
             object.__setattr__(settings, setting.name, number)
         default = _default(setting)
         if isinstance(default, tuple) and isinstance(number, str):
-            raise ValueError(f"Expected `{setting.name}` to be a list, got {number!r}. Use brackets.")
+            raise SettingError(f"Expected `{setting.name}` to be a list, got {number!r}. Use brackets.")
         if (is_dataclass(default) or callable(default)) and isinstance(number, str | int | float | type | None):
             got = f"the class {value.__name__}, without brackets" if isinstance(value, type) else repr(value)
-            raise ValueError(
+            raise SettingError(
                 f"Expected `{setting.name}` to be one such as {describe(default)}, got {got}. "
                 f"Set --sparse.algorithm.{setting.name}."
             )
@@ -68,7 +70,7 @@ def require(accepted: bool, settings: Any, name: str, expected: str) -> None:
     """
     if not accepted:
         got = getattr(settings, name)
-        raise ValueError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
+        raise SettingError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
 
 
 def called_outside(**words: str) -> Callable[[_Class], _Class]:
@@ -94,7 +96,7 @@ def called_outside(**words: str) -> Callable[[_Class], _Class]:
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             for word, name in names.items():
                 if word in kwargs and name in kwargs:
-                    raise TypeError(f"{cls.__name__}: `{word}` is `{name}`, which is given too. Leave one out.")
+                    raise SettingTypeError(f"{cls.__name__}: `{word}` is `{name}`, which is given too. Leave one out.")
             own(self, *args, **{names.get(key, key): value for key, value in kwargs.items()})
 
         defaults = {setting.name: _default(setting) for setting in fields(cls)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
@@ -103,7 +104,7 @@ class Sparsifier:
     ) -> None:
         check_weights(parameters)
         if not isinstance(algorithm, SparseAlgorithm):
-            raise ValueError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
+            raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
         self.parameters = dict(parameters)
         self.seed = int(seed)
         self.total_steps = None if total_steps is None else int(total_steps)
@@ -207,7 +208,7 @@ class Sparsifier:
         """
         if not self._has_gradients:
             if self._gradients.of_parameters():
-                raise RuntimeError(
+                raise StateError(
                     "Expected `before_step` before every optimizer.step. In Lightning's manual optimization, step the "
                     "optimizers of self.optimizers(), without use_pl_optimizer=False."
                 )
@@ -218,7 +219,11 @@ class Sparsifier:
         if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
             self._update_masks(optimizer, self._gradients.kept)
         elif self._overflowed:
-            warnings.warn(update_left_out(self.algorithm, self.step, self._overflowed), stacklevel=2)
+            warnings.warn(
+                update_left_out(self.algorithm, self.step, self._overflowed),
+                stacklevel=2,
+                category=SparseTrainingWarning,
+            )
         self.apply_masks()
         self.compact.forget_gradients()
         self._has_gradients = False
@@ -276,7 +281,7 @@ class Sparsifier:
         parameters = dict(module.named_parameters())
         names = same_tensors(self.masks, parameters)
         if names is None:
-            raise ValueError(
+            raise SettingError(
                 f"Expected a copy of the model, with its sparse weights {list(self.masks)}, got a "
                 f"{type(module).__name__} with {list(parameters)}. Give the module whose weights are copies."
             )
@@ -405,7 +410,7 @@ class Sparsifier:
         """
         algorithm = self.algorithm.resolve(state["total_steps"])
         if describe(algorithm) != state["algorithm"]:
-            raise ValueError(
+            raise SettingError(
                 f"Expected the algorithm of the run that is resumed, {state['algorithm']}, got "
                 f"{describe(algorithm)}: {differences(algorithm, state['algorithm'])}. Set --sparse.algorithm as in "
                 "that run, or start a new run."
@@ -427,7 +432,7 @@ class Sparsifier:
     def _begin(self, beginning: Beginning | None) -> None:
         caution = schedule_caution(self.algorithm, self.total_steps)
         if caution is not None:
-            warnings.warn(caution, stacklevel=3)
+            warnings.warn(caution, stacklevel=3, category=SparseTrainingWarning)
         if beginning is not None:
             self._begin_compactly(beginning)
             return

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
@@ -125,7 +126,7 @@ class NM(Structure):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.n < self.m:
-            raise ValueError(
+            raise SettingError(
                 f"Expected 1 <= n < m active connections in a group of m, got n={self.n} and m={self.m}. "
                 "Set --sparse.algorithm.structure.n and m."
             )
@@ -140,13 +141,13 @@ class NM(Structure):
         shapes = {name: outputs_first(shape) for name, shape in shapes.items()}
         for name in _sparse(sparsities):
             if abs(sparsities[name] - wanted) > _ROUNDING:
-                raise ValueError(
+                raise SettingError(
                     f"Expected sparsity {wanted:g} in every sparse layer for {self}, got {sparsities[name]:.4g} in "
                     f"{name!r}. Set --sparse.algorithm.sparsity to {wanted:g} and --sparse.algorithm.distribution to "
                     "Uniform."
                 )
             if shapes[name][1] % self.m:
-                raise ValueError(
+                raise SettingError(
                     f"Expected the inputs of {name!r} to be a multiple of m={self.m} for {self}, got {shapes[name][1]} "
                     f"of shape {tuple(shapes[name])}. {_REMEDY}."
                 )
@@ -191,7 +192,7 @@ class Blocks(Structure):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.shape) != 2 or min(self.shape) < 1:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `shape` to be outputs and inputs of a block, each at least 1, got {self.shape}. "
                 "Set --sparse.algorithm.structure.shape."
             )
@@ -227,7 +228,7 @@ class Blocks(Structure):
 
     def _grid(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         if shape[0] % self.shape[0] or shape[1] % self.shape[1]:
-            raise ValueError(
+            raise SettingError(
                 f"Expected outputs and inputs of {name!r} to be multiples of {self.shape} for {self}, got shape "
                 f"{tuple(shape)}. {_REMEDY}, or set --sparse.algorithm.structure.shape."
             )
@@ -285,7 +286,7 @@ class ConstantFanIn(Structure):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.min_salient <= 1:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `min_salient` in [0, 1], got {self.min_salient}. "
                 "Set --sparse.algorithm.structure.min_salient."
             )

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.layouts import shapes_of
@@ -58,7 +59,8 @@ def go_on(sparsifier: Sparsifier) -> None:
     if len(updates) > 1 and updates[-1] < sparsifier.step:  # who prunes once means the masks to stay
         rank_zero_warn(
             f"The masks stay as they are in this fit: it goes on at step {sparsifier.step} of the previous one, "
-            f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network."
+            f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network.",
+            category=SparseTrainingWarning,
         )
 
 
@@ -70,14 +72,15 @@ def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:
     """
     updates = sparsifier.algorithm.update_steps()
     if updates and updates[-1] < step:
-        raise ValueError(
+        raise SettingError(
             f"Expected mask updates after step {step}, where the checkpoint continues, but the last is at "
             f"{updates[-1]}, so the network would never become what was asked for. Start from the weights alone "
             "(load_state_dict), or set the end of the schedule later."
         )
     rank_zero_warn(
         f"The checkpoint holds no masks of {key}: sparse training starts with new masks at step {step}. "
-        "To start from a sparse network, use FixedMasks with its checkpoint."
+        "To start from a sparse network, use FixedMasks with its checkpoint.",
+        category=SparseTrainingWarning,
     )
     sparsifier.step = step
 

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import StateError
 from rigl_lightning.compute import Compute, Storage
 from rigl_lightning.reports.network import describe_network
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
@@ -256,7 +257,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:
-            raise RuntimeError("SparseTrainingCallback has no masks yet: they are made when fit starts.")
+            raise StateError("SparseTrainingCallback has no masks yet: they are made when fit starts.")
         return self.sparsifier
 
     def _bring_into_line(self, trainer: Trainer) -> None:

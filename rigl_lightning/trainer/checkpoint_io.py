@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import local, make_folder, replacing
 from rigl_lightning.base.loading import why_unreadable
 from rigl_lightning.trainer.flavours import load_other_flavour
@@ -59,9 +60,9 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
             raise
         except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
             reason = why_unreadable(path, error)
-            raise ValueError(f"Expected a checkpoint at {path}, but the file {reason}. Set --ckpt_path.") from error
+            raise SettingError(f"Expected a checkpoint at {path}, but the file {reason}. Set --ckpt_path.") from error
         if _is_foreign(content):
-            raise ValueError(
+            raise SettingError(
                 f"Expected a checkpoint of Lightning at {path}, found no `state_dict` in it. Set --ckpt_path; weights "
                 "alone are loaded with load_state_dict."
             )

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
@@ -45,20 +46,21 @@ def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
     """
     strategy = type(trainer.strategy)
     if _REFUSED_STRATEGIES & {kind.__name__ for kind in strategy.__mro__}:
-        raise ValueError(
+        raise SettingError(
             f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy.__name__}, "
             "which shards them. Set --trainer.strategy ddp."
         )
     hook = getattr(getattr(trainer.strategy, "_ddp_comm_hook", None), "__name__", "")
     if "localSGD" in hook:
-        raise ValueError(
+        raise SettingError(
             f"Expected gradients that are equal on all processes, got the communication hook {hook}, with which they "
             "differ, so that masks would too. Leave out `ddp_comm_hook`."
         )
     if "powerSGD" in hook.removeprefix("batched_"):
         rank_zero_warn(
             f"The communication hook {hook} keeps gradients of low rank only: connections are grown by what is left "
-            "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient."
+            "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient.",
+            category=SparseTrainingWarning,
         )
 
 
@@ -69,7 +71,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
         ValueError: Naming what it is.
     """
     if not isinstance(algorithm, SparseAlgorithm):
-        raise ValueError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so.")
+        raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so.")
 
 
 def _refuse_other_pruning(trainer: pl.Trainer) -> None:
@@ -79,7 +81,7 @@ def _refuse_other_pruning(trainer: pl.Trainer) -> None:
         ValueError: If there is a ModelPruning callback.
     """
     if callbacks_named(trainer, "ModelPruning"):
-        raise ValueError(
+        raise SettingError(
             "Expected one callback that makes the network sparse, got Lightning's ModelPruning beside "
             "SparseTrainingCallback. Remove one; GradualMagnitudePruning and OneShotMagnitude prune during training."
         )
@@ -94,20 +96,20 @@ def refuse_optimizer(optimizer: Optimizer) -> None:
     names = [kind.__name__ for kind in type(optimizer).__mro__]
     bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)  # bitsandbytes
     if isinstance(optimizer, LBFGS):
-        raise ValueError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
+        raise SettingError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
     if isinstance(optimizer, SparseAdam):
-        raise ValueError(
+        raise SettingError(
             "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
             "Adam for the sparse weights, and SparseAdam as a second optimizer."
         )
     for name in names:
         if name in _REFUSED_OPTIMIZERS:
-            raise ValueError(
+            raise SettingError(
                 f"Expected an optimizer with the state of all weights on each process, got {name}, which "
                 f"{_REFUSED_OPTIMIZERS[name]}. Use a plain optimizer of torch.optim."
             )
     if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
-        raise ValueError(
+        raise SettingError(
             f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "
             "be set to zero for single connections. Use its 32-bit form."
         )
@@ -121,7 +123,7 @@ def refuse_shared_optimizer(trainer: pl.Trainer, callback: Any) -> None:
     """
     for other in callbacks_named(trainer, "SparseTrainingCallback"):
         if other is not callback and other.optimizer is callback.optimizer:
-            raise ValueError(
+            raise SettingError(
                 f"Expected an optimizer of its own for each SparseTrainingCallback, got one for {callback.state_key} "
                 "and another. Use one callback for both, or two optimizers."
             )
@@ -136,7 +138,7 @@ def refuse_replaced_weights(module: nn.Module, parameters: Mapping[str, nn.Param
     present = {id(parameter) for parameter in module.parameters()}
     replaced = [name for name, parameter in parameters.items() if id(parameter) not in present]
     if replaced:
-        raise RuntimeError(
+        raise StateError(
             f"Expected the network to keep its weights, but {_some(replaced)} been replaced since the masks were made: "
             "the new ones are dense. Replace layers before fit (in configure_model), or add them to `exclude`."
         )
@@ -148,7 +150,8 @@ def warn_of_unfrozen(frozen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]
     if learning:
         rank_zero_warn(
             f"Weights that were frozen when fit began are trained now and stay dense: {_some(learning)} no mask. "
-            "To make them sparse, let them require gradients before fit; to leave them dense, add them to `exclude`."
+            "To make them sparse, let them require gradients before fit; to leave them dense, add them to `exclude`.",
+            category=SparseTrainingWarning,
         )
     return {} if learning else frozen
 
@@ -164,7 +167,8 @@ def _warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter])
     if frozen and callbacks_named(trainer, "BaseFinetuning"):
         rank_zero_warn(
             f"A finetuning callback will unfreeze weights during training; {_some([*frozen])} no mask and will be "
-            "trained dense. Leave out that callback to make them sparse, or add them to `exclude`."
+            "trained dense. Leave out that callback to make them sparse, or add them to `exclude`.",
+            category=SparseTrainingWarning,
         )
 
 
@@ -190,7 +194,8 @@ def warn_of_dense(
     if planned < size and kept > _SPARSE_ALREADY * size:
         rank_zero_warn(
             f"The network is dense: {1 - kept / size:.1%} of its weights are zero, and {type(algorithm).__name__} "
-            f"leaves {1 - planned / size:.1%}. Give the checkpoint of the training (ckpt_path)."
+            f"leaves {1 - planned / size:.1%}. Give the checkpoint of the training (ckpt_path).",
+            category=SparseTrainingWarning,
         )
 
 
@@ -206,7 +211,8 @@ def _warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
         rank_zero_warn(
             f"ModelCheckpoint keeps the best checkpoint by {monitored[0]!r}, which may be one from before step "
             f"{steps[-1]}, until which the network is denser than in the end. Use the last one (save_last=True, "
-            'ckpt_path="last").'
+            'ckpt_path="last").',
+            category=SparseTrainingWarning,
         )
 
 
@@ -230,7 +236,8 @@ def warn_of_lost_topology(parameters: Mapping[str, nn.Parameter], before: Mappin
         rank_zero_warn(
             f"The network was sparse before it got its masks: {1 - n_before / size:.1%} of its weights were zero, and "
             f"of the others the new masks kept {n_kept / n_before:.1%}. To go on with the old masks, give the "
-            "checkpoint to fit (ckpt_path), or use FixedMasks with it; to begin anew, start from dense weights."
+            "checkpoint to fit (ckpt_path), or use FixedMasks with it; to begin anew, start from dense weights.",
+            category=SparseTrainingWarning,
         )
 
 
@@ -240,7 +247,8 @@ def warn_of_missed_updates(sparsifier: Sparsifier) -> None:
     if missed:
         rank_zero_warn(
             f"Training ended after {sparsifier.step} steps, before {len(missed)} of the mask updates that were "
-            f"planned until step {missed[-1]}."
+            f"planned until step {missed[-1]}.",
+            category=SparseTrainingWarning,
         )
 
 
@@ -252,7 +260,7 @@ def check_invariants(sparsifier: Sparsifier, optimizer: Optimizer | None) -> Non
     """
     broken = violations(sparsifier, optimizer)
     if broken:
-        raise RuntimeError(f"After {sparsifier.step} steps (strict=True): {'; '.join(broken)}.")
+        raise StateError(f"After {sparsifier.step} steps (strict=True): {'; '.join(broken)}.")
 
 
 def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer, exception: BaseException) -> None:
@@ -261,7 +269,8 @@ def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer,
         rank_zero_warn(
             f"{type(optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
             f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the "
-            "algorithm has to update after the gradient step: subclass it with `replaces_step = False`."
+            "algorithm has to update after the gradient step: subclass it with `replaces_step = False`.",
+            category=SparseTrainingWarning,
         )
 
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.compute import (
     Compute,
     SparseCompute,
@@ -56,7 +57,10 @@ class FitCompute:
         if compute != "dense" and is_compiled(pl_module):
             compute = "dense"
             if self.compute == "sparse":
-                rank_zero_warn("compute='sparse': the module goes through torch.compile, and stays dense.")
+                rank_zero_warn(
+                    "compute='sparse': the module goes through torch.compile, and stays dense.",
+                    category=SparseTrainingWarning,
+                )
         storage = "dense" if compute == "dense" else storage
         why_dense = _why_dense(trainer, hook.optimizer, storage)
         self.running = SparseCompute(pl_module, hook.sparsifier, compute, self._choices, storage, why_dense)
@@ -76,10 +80,15 @@ class FitCompute:
             return
         dense = dense_layers(running)
         if self._shown is None and self.compute == "sparse" and dense:
-            rank_zero_warn(f"compute='sparse': these layers are dense: {', '.join(dense)}.")
+            rank_zero_warn(
+                f"compute='sparse': these layers are dense: {', '.join(dense)}.", category=SparseTrainingWarning
+            )
         stored = densely_stored(running)
         if self._shown is None and self.storage == "connections" and stored:
-            rank_zero_warn(f"storage='connections': these weights are stored densely: {', '.join(stored)}.")
+            rank_zero_warn(
+                f"storage='connections': these weights are stored densely: {', '.join(stored)}.",
+                category=SparseTrainingWarning,
+            )
         self._shown = now
         rank_zero_info(f"\n{compute_table(running)}")
 

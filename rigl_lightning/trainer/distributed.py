@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 import torch
 
+from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import describe
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
@@ -34,7 +35,7 @@ def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     different = torch.stack([theirs != mine for theirs in everyone]).any(dim=0)
     if different.any():
         layer = list(checksums)[int(different.nonzero()[0])]
-        raise RuntimeError(
+        raise StateError(
             f"The masks of layer {layer!r} differ between processes after the update at step {sparsifier.step}. "
             "Scores must be the same on every process: use no random numbers but `connections.generator`, and no "
             "communication hook that leaves gradients different between ranks."
@@ -63,7 +64,7 @@ def compare_starts(trainer: pl.Trainer, sparsifier: Sparsifier, key: str) -> Non
     for what, remedy in _REMEDIES.items():
         for rank, theirs in enumerate(everyone):
             if theirs[what] != everyone[0][what]:
-                raise ValueError(
+                raise SettingError(
                     f"Expected the same {what} on every process, got {everyone[0][what]} on process 0 and "
                     f"{theirs[what]} on process {rank}: their masks would differ. {remedy}"
                 )

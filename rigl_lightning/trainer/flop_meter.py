@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.costs.flops import FlopCounter, sparse_forward_flops, trace_flops, training_flops
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.compiled import is_compiled
@@ -118,7 +119,8 @@ def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:
         flops = trace_flops(pl_module, *args, **kwargs)
     except Exception as error:  # any user's forward; training itself does not depend on it
         rank_zero_warn(
-            f"FLOPs cannot be counted on example_input_array ({error}); they are counted on the first batch."
+            f"FLOPs cannot be counted on example_input_array ({error}); they are counted on the first batch.",
+            category=SparseTrainingWarning,
         )
         return {}
     batched = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim > 0]

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.optimizer_state import with_wrapped
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.checks import refuse_optimizer
@@ -84,13 +85,13 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
     homes = {name: next((i for i, ids in enumerate(owned) if id(p) in ids), None) for name, p in parameters.items()}
     homeless = [name for name, home in homes.items() if home is None]
     if homeless:
-        raise ValueError(
+        raise SettingError(
             f"Expected every sparse weight in an optimizer, but no optimizer updates {homeless[0]!r} "
             f"({len(homeless)} such weights). Add it to configure_optimizers, or to --sparse.exclude."
         )
     indices = {home for home in homes.values() if home is not None}
     if len(indices) != 1:
-        raise ValueError(
+        raise SettingError(
             f"Expected one optimizer for all sparse weights, got {len(indices)}. Use one SparseTrainingCallback for "
             "each optimizer, with a `name` and the `include` patterns of its weights."
         )

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import join, make_folder, replacing
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callback_flavours, callbacks_of
@@ -49,7 +50,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if log_every is not None and log_every < 1:
-            raise ValueError(f"Expected `log_every` of at least 1, got {log_every}. Set it so, or leave it out.")
+            raise SettingError(f"Expected `log_every` of at least 1, got {log_every}. Set it so, or leave it out.")
         self.log_every = log_every
         self.path = path
         self.layer = layer
@@ -70,7 +71,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         self._sparsifier = found
         layers = list(self._sparsifier.masks)
         if self.layer is not None and self.layer not in layers:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `layer` of SparsityPlot to be one of {', '.join(layers)}, got {self.layer!r}. Set it so, or "
                 "leave it out for the first sparse one."
             )
@@ -132,7 +133,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         key = f"SparseTrainingCallback[{self.name}]" if self.name else "SparseTrainingCallback"
         found = [getattr(c, "sparsifier", None) for c in callbacks_of(trainer) if getattr(c, "state_key", "") == key]
         if len(found) != 1 or found[0] is None:
-            raise ValueError(
+            raise SettingError(
                 f"Expected a {key} among the Trainer's callbacks for SparsityPlot to draw. "
                 "Add one, or set `name` of SparsityPlot to the name of yours."
             )

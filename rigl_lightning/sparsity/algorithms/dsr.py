@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, GeneratorOf, Masks, Memory
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
@@ -62,7 +63,7 @@ class DSR(ConstantSparsity):
             require(accepted, self, name, expected)
         density = 1 - self.sparsity
         if self.target_fraction > density + 1e-9:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
                 "every update would prune all connections. Lower --sparse.algorithm.target_fraction."
             )

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
@@ -81,13 +82,13 @@ class GraNet(SparseAlgorithm):
         if total_steps is not None and end >= total_steps and isinstance(self.ramp_end, float):
             end = total_steps - 1
         if end < schedule.begin or (total_steps is not None and end >= total_steps):
-            raise ValueError(
+            raise SettingError(
                 f"Expected `ramp_end` after the schedule's begin, {schedule.begin}, and before the end of training"
                 f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
                 "Set --sparse.algorithm.ramp_end, for example to a fraction such as 0.5."
             )
         if schedule.end < end:
-            raise ValueError(
+            raise SettingError(
                 f"Expected updates to go on until the ramp ends, at step {end}, got a schedule that ends at "
                 f"{schedule.end}. Set --sparse.algorithm.schedule.end 1.0, or an earlier --sparse.algorithm.ramp_end."
             )

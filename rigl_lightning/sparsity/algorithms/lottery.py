@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
 from rigl_lightning.sparsity.algorithms.granet import GraNet
@@ -46,12 +47,12 @@ class LotteryTicket(SparseAlgorithm):
         super().__post_init__()
         inner = self._inner
         if not isinstance(inner, SparseAlgorithm):
-            raise ValueError(f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set it so.")
+            raise SettingError(f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set it so.")
         # The last two rank all connections by themselves, whatever masks they are given.
         if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket | OneShot | GraNet):
             raise _refusal(inner)
         if not isinstance(inner.structure, Unstructured):
-            raise ValueError(
+            raise SettingError(
                 f"Expected an algorithm without a structure, got {describe(inner)}: a ticket need not have that "
                 "structure, and its number of connections would change. Leave out "
                 "--sparse.algorithm.algorithm.structure, or the algorithm to keep the ticket's masks."
@@ -98,17 +99,19 @@ class LotteryTicket(SparseAlgorithm):
                 f"Nobody can tell whether the model starts from the initial weights of {self.checkpoint}: an older "
                 f"version or another package, which noted no checksums, saved it. {remedy}",
                 stacklevel=2,
+                category=SparseTrainingWarning,
             )
         elif wrong:
             warnings.warn(
                 f"Expected the initial weights of the run that left {self.checkpoint}, got others in layer "
                 f"{wrong[0]!r} ({len(wrong)} of {len(layers)} layers differ): this is no lottery ticket. {remedy}",
                 stacklevel=2,
+                category=SparseTrainingWarning,
             )
 
 
 def _refusal(algorithm: SparseAlgorithm) -> ValueError:
-    return ValueError(
+    return SettingError(
         "Expected an algorithm that keeps the number of connections from the first step to the last and trains the "
         f"active ones only, such as RigL or SET, got {type(algorithm).__name__}. Set --sparse.algorithm.algorithm, or "
         "leave it out to keep the ticket's masks."

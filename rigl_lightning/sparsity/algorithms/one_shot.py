@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
@@ -89,7 +90,7 @@ class OneShotMagnitude(OneShot):
         super().__post_init__()
         require(is_point(self.at), self, "at", A_POINT)
         if self.at == 0 and self.reads_gradient:
-            raise ValueError(
+            raise SettingError(
                 "Expected a score of the weights alone at the very beginning, where there is no gradient, got "
                 f"{getattr(self.score, '__qualname__', self.score)}. Set --sparse.algorithm.at above 0, or use SNIP."
             )
@@ -102,7 +103,7 @@ class OneShotMagnitude(OneShot):
         """
         steps = resolved_point(self.at, total_steps, "at")
         if total_steps is not None and steps > total_steps:
-            raise ValueError(
+            raise SettingError(
                 f"Expected pruning before training ends, got at={steps} and {total_steps} steps. Set "
                 "--sparse.algorithm.at, for example to a fraction such as 0.5."
             )
@@ -112,7 +113,7 @@ class OneShotMagnitude(OneShot):
     def ranking_step(self) -> int:
         """The last dense step, after which it is pruned; -1 if it is pruned before the first."""
         if isinstance(self.at, float):
-            raise ValueError(f"Expected a resolved algorithm, got at={self.at}. Call resolve(total_steps) first.")
+            raise SettingError(f"Expected a resolved algorithm, got at={self.at}. Call resolve(total_steps) first.")
         return self.at - 1
 
     def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts
@@ -50,7 +51,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
         schedule = self.schedule.resolve(total_steps)
         if total_steps is not None and schedule.end >= total_steps:
             if not isinstance(self.schedule.end, float):
-                raise ValueError(
+                raise SettingError(
                     f"Expected pruning to end before training, got end={schedule.end} and {total_steps} steps: "
                     "the final sparsity would not be reached. Set --sparse.algorithm.ramp.end, for example to a "
                     "fraction such as 0.75."

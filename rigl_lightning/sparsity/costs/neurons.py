@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
+
 
 def used_units(masks: Sequence[Tensor]) -> list[Tensor]:
     """Which inputs and neurons of a chain of fully connected layers take part in its outputs.
@@ -31,7 +33,7 @@ def used_units(masks: Sequence[Tensor]) -> list[Tensor]:
     [[1, 1, 0], [0, 1, 0], [1]]
     """
     if not is_chain(masks):
-        raise ValueError(
+        raise SettingError(
             f"Expected masks of fully connected layers in a chain, got shapes {[tuple(mask.shape) for mask in masks]}. "
             "Give those of one network, in order."
         )

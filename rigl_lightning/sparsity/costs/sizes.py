@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from rigl_lightning.base.errors import SettingError
+
 
 def weight_bytes(numel: int, sparsity: float, bits: int = 32) -> float:
     """Bytes of one weight: the values of its active connections, and a mask of one bit a connection if it is sparse.
@@ -47,7 +49,7 @@ def network_bytes(
     """
     unknown = sorted(set(sparsities) - set(shapes))
     if unknown:
-        raise ValueError(f"Expected sparsities of the weights in `shapes`, got also {unknown}.")
+        raise SettingError(f"Expected sparsities of the weights in `shapes`, got also {unknown}.")
     biases = sum(shape[0] for shape in shapes.values()) if n_biases is None else n_biases
     weights = sum(weight_bytes(math.prod(shape), sparsities.get(name, 0.0), bits) for name, shape in shapes.items())
     return weights + biases * bits / 8

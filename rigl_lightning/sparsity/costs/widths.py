@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from rigl_lightning.base.errors import SettingError
+
 
 class Width(NamedTuple):
     """A width factor and what its network really measures, which rounded channels keep below the budget."""
@@ -49,12 +51,12 @@ def largest_width(
     low, high = round(lowest * scale), round(highest * scale)
     at_low, at_high = measure(low / scale), measure(high / scale)
     if at_low > budget:
-        raise ValueError(
+        raise SettingError(
             f"Expected a budget of at least {at_low:g}, which the network of width {low / scale:g} takes, "
             f"got {budget:g}. Raise `budget` or lower `lowest`."
         )
     if at_high <= budget:
-        raise ValueError(
+        raise SettingError(
             f"Expected a budget below {at_high:g}, which the network of width {high / scale:g} takes, "
             f"got {budget:g}. Lower `budget` or raise `highest`."
         )

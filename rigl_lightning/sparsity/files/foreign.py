@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.names import clean_name, same_tensors
 
 OrderedMasks = list[Tensor | None]
@@ -61,14 +62,14 @@ def fit_to_names(masks: Mapping[str, Tensor] | OrderedMasks, shapes: Mapping[str
         return {names.get(name, name): mask for name, mask in masks.items()}
     remedy = "Set include and exclude so that the sparse layers are those of that run, in order."
     if len(masks) != len(shapes):
-        raise ValueError(
+        raise SettingError(
             f"Expected a mask for each of the {len(shapes)} sparse layers, found {len(masks)}, without names. {remedy}"
         )
     by_name = {}
     for i, ((name, shape), mask) in enumerate(zip(shapes.items(), masks, strict=True)):
         by_name[name] = torch.ones(*shape, dtype=torch.bool) if mask is None else mask
         if tuple(by_name[name].shape) != tuple(shape):
-            raise ValueError(
+            raise SettingError(
                 f"Expected mask {i}, without a name, to fit layer {name!r} of shape {tuple(shape)}, got shape "
                 f"{tuple(by_name[name].shape)}. {remedy}"
             )
@@ -85,10 +86,10 @@ def _is_mask_key(key: Any, value: Any) -> bool:
 
 def _as_mask(tensor: Any, name: str) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"Expected a tensor as mask {name!r}, got {type(tensor).__name__}.")
+        raise SettingError(f"Expected a tensor as mask {name!r}, got {type(tensor).__name__}.")
     mask = tensor.bool()
     if not torch.equal(mask.to(tensor.dtype), tensor):
-        raise ValueError(
+        raise SettingError(
             f"Expected a mask of zeros and ones in {name!r}, got other values. Masks are not taken from the weights "
             "themselves, where an active connection may be zero: save {name: weight != 0} if that is what you want."
         )

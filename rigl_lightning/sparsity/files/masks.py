@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import MissingFileError, SettingError
 from rigl_lightning.base.files import fingerprint, is_file
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_names
@@ -46,7 +47,7 @@ def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], 
     got = {name: tuple(mask.shape) for name, mask in masks.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
-        raise ValueError(
+        raise SettingError(
             f"Expected the checkpoint's masks to fit the model, but layer {wrong[0]!r} has shape "
             f"{expected.get(wrong[0])} in the model and {got.get(wrong[0])} in the checkpoint "
             f"({len(wrong)} layers differ). {remedy}"
@@ -98,7 +99,7 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Any]:
             numbers.
     """
     if not is_file(checkpoint):
-        raise FileNotFoundError(f"Expected a checkpoint at {checkpoint}, found no such file. {_REMEDY}")
+        raise MissingFileError(f"Expected a checkpoint at {checkpoint}, found no such file. {_REMEDY}")
     return _read_state(str(checkpoint), fingerprint(checkpoint))
 
 
@@ -111,7 +112,7 @@ def _read_state(checkpoint: str, fingerprint: str) -> Mapping[str, Any]:
         return {key: states[0][key] for key in ("masks", "initial_weights") if key in states[0]}
     foreign = None if states else find_foreign_masks(content)
     if foreign is None:
-        raise ValueError(
+        raise SettingError(
             f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
             "Was the run trained with the callback? Masks of other packages may be tensors of zeros and ones by "
             "parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
