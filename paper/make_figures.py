@@ -24,18 +24,19 @@ from matplotlib.figure import Figure
 
 from paper import panels
 from paper.experiments import SEEDS
-from paper.figures import claims_at_a_glance, overview
+from paper.figures import claims_at_a_glance, narrow_networks, overview
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
-from paper.figures.data import only_declared, read
+from paper.figures.data import of_runs, only_declared, own, read
+from paper.figures.words import nothing
 from paper.make_tables import claims_table, make_tables, write_pages
 from paper.protocols import PROTOCOLS
 from paper.tables import methods
 
 HERE = Path(__file__).parent
 NUMBERS = range(1, 12)
-CLAIMS, OVERVIEW = "claims", "accuracy_over_flops"
+CLAIMS, OVERVIEW, NARROW = "claims", "accuracy_over_flops", "narrow_networks"
 PICTURES = HERE.parent / "docs" / "pictures"
-SHOWN = (CLAIMS, OVERVIEW, "fig2", "fig4", "fig6", "fig11")
+SHOWN = (CLAIMS, OVERVIEW, NARROW, "fig2", "fig4", "fig6", "fig11")
 """Pictures that the documentation shows."""
 NAMED = 4
 """Points without a run that a line names before it says how many more there are."""
@@ -57,6 +58,7 @@ def make_figures(
     judged = claims_table(results, scale) if judged is None else judged
     _write(claims_at_a_glance.draw(judged) if judged["n"].gt(0).any() else None, out / CLAIMS)
     _write(_overview(runs, scale), out / OVERVIEW)
+    _write(_narrow(runs, judged, scale), out / NARROW)
     made = partial(_make, results=results, runs=runs, judged=judged, scale=scale, out=out)
     with ProcessPoolExecutor() as pool:
         lacks = dict(zip(NUMBERS, pool.map(made, NUMBERS), strict=True))
@@ -72,6 +74,12 @@ def _overview(runs: pd.DataFrame, scale: str) -> Figure | None:
     accuracies = methods.rows(runs)
     title = PROTOCOLS[scale][panels.MNIST].title
     return overview.draw(accuracies, title) if len(accuracies) else None
+
+
+def _narrow(runs: pd.DataFrame, judged: pd.DataFrame, scale: str) -> Figure | None:
+    """Our own question, if both sides of a comparison have runs."""
+    of_question = of_runs(own(runs), panels.narrow_networks(scale, 0)) if scale == "small" else runs.head(0)
+    return narrow_networks.draw(runs, judged) if of_question["method"].nunique() > 1 else None
 
 
 def _make(number: int, results: Path, runs: pd.DataFrame, judged: pd.DataFrame, scale: str, out: Path) -> str:
@@ -125,6 +133,14 @@ def _named(points: list[str]) -> str:
     return ", ".join(points[:NAMED]) + more
 
 
+def _show(picture: Path) -> None:
+    """In the documentation; a picture without rows of today is not that of earlier ones."""
+    if picture.is_file():
+        shutil.copy(picture, PICTURES)
+    else:
+        nothing(f"{picture.stem}: no rows of today's runs yet").savefig(PICTURES / picture.name, dpi=100)
+
+
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     parser = argparse.ArgumentParser(
@@ -144,9 +160,8 @@ def main() -> None:
     lacking = make_figures(options.out, options.results, options.scale, judged)
     if options.results == HERE / "results" and options.scale == "small":  # the pages tell of these rows only
         write_pages(pages)
-        for picture in (options.out / f"{name}.png" for name in SHOWN):
-            if picture.is_file():
-                shutil.copy(picture, PICTURES)
+        for name in SHOWN:
+            _show(options.out / f"{name}.png")
     for number, lack in lacking.items():
         print(f"figure {number} lacks {lack}")
     sys.exit(1 if lacking and options.strict else 0)

@@ -34,7 +34,7 @@ SMOOTHED = 10
 
 def draw(landscape: pd.DataFrame, escape: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     """Two panels: the rows of the landscape, and those of the restarts."""
-    figure = new_figure(2, 3.1)
+    figure = new_figure(2, 3.4)
     left, right = figure.axes
     scale = "/".join(landscape["scale"].unique())
     _landscape(left, landscape)
@@ -60,7 +60,7 @@ def _landscape(axis: Axes, rows: pd.DataFrame) -> None:
         _line(axis, rows[rows["curve"] == name], "t", "loss", name, colour, dashes)
     axis.set_xlabel("pruned solution  ←  t  →  static solution")
     axis.set_ylabel("training loss (nats), lower is better")
-    legend_below(axis, (axis,))
+    legend_below(axis, (axis,), n_columns=2)
 
 
 def _escape(axis: Axes, rows: pd.DataFrame) -> None:
@@ -73,7 +73,7 @@ def _escape(axis: Axes, rows: pd.DataFrame) -> None:
         _line(axis, smoothed, "step", "train_loss", label, METHOD_COLOURS[method], dashes)
     axis.set_xlabel("step after the restart from the static solution")
     axis.set_ylabel("training loss (nats), lower is better")
-    legend_below(axis, (axis,), n_columns=2)
+    legend_below(axis, (axis,), n_columns=1)
 
 
 def _final_accuracy(rows: pd.DataFrame) -> str:

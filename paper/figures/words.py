@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from paper.experiments import Run
 from paper.figures.data import MIN_SEEDS, of_runs, own, scale_of
-from paper.figures.style import GREY, SMALL
+from paper.figures.style import FULL_WIDTH, GREY, SMALL
 from paper.protocols import PROTOCOLS
 from paper.tables.claims import VERDICTS, verdicts
 from paper.verdicts import HOLDS
@@ -25,6 +25,13 @@ BETTER = {
     "final_train_loss": "final training loss (nats), lower is better",
 }
 """Labels of ordinates."""
+
+
+def nothing(text: str) -> Figure:
+    """In place of a picture that has no rows."""
+    figure = Figure(figsize=(FULL_WIDTH, 1.0))
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
+    return figure
 
 
 def title(axis: Axes, text: str, verdict: str = "") -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from paper.figures import claims_at_a_glance, overview
+from paper.figures import claims_at_a_glance, narrow_networks, overview
 from paper.figures.data import read
 from paper.make_figures import HERE
 from paper.make_tables import claims_table
@@ -87,6 +87,15 @@ class TestAtAGlance:
         assert set(table["comparison"]) <= set(names)
         n_claims = len(table[["scale", "figure", "claim"]].drop_duplicates())
         assert figure.get_suptitle().startswith(f"{n_claims} claims: ")
+
+    def test_grow_rules_are_compared_with_rigl_of_the_same_seed(self, folder):
+        results = read(folder, "small")
+        figure = narrow_networks.draw(results, claims_table(folder, "small"))
+        shown = [axis for axis in figure.axes if axis.axison]
+        assert len(shown) == 6  # WRN-10-1 at three sparsities, WRN-22-2 at two, LeNet-300-100 at one
+        labels = [label.get_text() for label in shown[0].get_yticklabels()]
+        assert labels[:2] == ["SET", "live channels"]
+        assert "Grow rules on narrow networks, ERK" in figure.get_suptitle()
 
     def test_an_effect_lies_on_the_side_of_its_sign(self):
         table = judged("holds", "refuted")
