@@ -1,6 +1,7 @@
 """2:4 sparsity for the sparse tensor cores of NVIDIA GPUs (Ampere and newer), by torch's semi-structured tensors.
 
-The checks run anywhere; the conversion and its speed have not been measured, for want of such a GPU.
+The checks run anywhere. On an H200 a forward pass was faster than the dense one at 8192 x 8192 only, of four sizes:
+``docs/gpu.md`` has the numbers.
 """
 
 from __future__ import annotations
