@@ -11,7 +11,7 @@ from paper.claims import claims
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import only_declared, read
 from paper.judged import Judged, judged, measured
-from paper.tables import cards, figures, flops, lenet, lottery, methods, resnet50, summary
+from paper.tables import cards, figures, flops, gpu_hours, lenet, lottery, methods, resnet50, summary
 from paper.tables import claims as of_claims
 from paper.tables.markdown import with_parts
 
@@ -46,16 +46,19 @@ def make_tables(
     }
     for name, table in tables.items():
         _write(table, out / f"table_{name}.csv")
+    steps = pd.read_csv(HERE / "results" / gpu_hours.STEPS)  # of a GPU, not of these runs
+    hours = gpu_hours.rows(steps, computed)
+    _write(hours, out / "table_gpu_hours.csv")
     networks = computed.loc[computed["distribution"] == "ERK", "model"].unique()
     costs = {model: flops.costs_markdown(computed, model) for model in networks}
     return {
         DOCS / "flops.md": {"published": flops.published_markdown(of_flops), **costs},
         DOCS / "artifact.md": {"figures": _figures_table(runs, scale)},
-        **_pages_of_runs(tables, flops.multipliers_in_words(of_flops)),
+        **_pages_of_runs(tables, flops.multipliers_in_words(of_flops), gpu_hours.as_markdown(hours, steps, computed)),
     }
 
 
-def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str) -> Pages:
+def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str, hours: str) -> Pages:
     of_methods = methods.as_markdown(tables["methods"])
     return {
         ROOT / "README.md": {
@@ -69,6 +72,7 @@ def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str) -> Pages:
             "lenet": lenet.as_markdown(tables["lenet"]),
             "resnet50": resnet50.as_markdown(tables["resnet50"]),
             "lottery": lottery.as_markdown(tables["lottery"]),
+            "gpu_hours": hours,
         },
         **cards.measured(tables["methods"], DOCS),
     }
