@@ -1,4 +1,17 @@
-"""Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners"."""
+"""Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners".
+
+Where what is, from the bottom up; a folder imports only from those above it in this list (`tests/test_layers.py`):
+
+- ``base/``      files that are whole or not there
+- ``kernels/``   products with sparse weights: the active connections only
+- ``sparsity/``  the algorithms and the `Sparsifier`, plain PyTorch: masks, scores, distributions, schedules, costs
+- ``compute/``   how the sparse layers of a module are computed and stored while it trains
+- ``export/``    networks for deployment
+- ``reports/``   tables and numbers of a sparse network
+- ``trainer/``   all that knows a Trainer: `SparseTrainingCallback`, what it checks, counts and logs
+- ``cli/``       ``rigl-lightning fit|validate|test|predict|inspect|export|configs``
+- ``modules/``, ``models/``, ``data/``  the benchmarks, which know nothing of sparsity
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

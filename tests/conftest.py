@@ -37,7 +37,7 @@ def forgotten_modules(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def heard(monkeypatch):
+def caplog_lightning(monkeypatch):
     """caplog hears Lightning, which keeps its messages to itself where it was imported before pytest listened."""
     monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "propagate", True)
 

@@ -39,8 +39,8 @@ from rigl_lightning.cli.runs import (
     check_trained,
     last_checkpoint,
     multiplied_length,
+    run_summary,
     version_of,
-    whereabouts,
 )
 from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.compacting import Compute
@@ -256,14 +256,14 @@ class SparseCLI(LightningCLI):
             if not self.trainer.interrupted:
                 raise
             if subcommand == "fit" and self.trainer.world_size == 1:  # others may be gone already, and not be asked
-                print(whereabouts(self.trainer))
+                print(run_summary(self.trainer))
             raise SystemExit(TERMINATED if isinstance(end, SIGTERMException) else INTERRUPTED) from end
 
     def after_fit(self) -> None:
         """Say where everything is."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        places = whereabouts(self.trainer)  # on every process: Lightning broadcasts the logger's folder
+        places = run_summary(self.trainer)  # on every process: Lightning broadcasts the logger's folder
         if self.trainer.is_global_zero:
             print(places)
 

@@ -105,7 +105,7 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
     return length
 
 
-def whereabouts(trainer: pl.Trainer) -> str:
+def run_summary(trainer: pl.Trainer) -> str:
     """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it or goes on."""
     checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
     kept = [path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and is_file(path)]

@@ -100,7 +100,7 @@ class SparseCompute:
         for layer in self.layers:
             if not layer.refusal:
                 stored = None if self.storage == "dense" else layer.storage
-                replace_forward(layer.module, layer.around, stored)
+                replace_forward(layer.module, layer.wrap_forward, stored)
                 self._installed.append(layer)
                 if compact:
                     layer.storage.compact_if_asked()
@@ -196,7 +196,7 @@ class LayerCompute:
             self._kind: Kind = kind
             self._names = kind.names(module)
 
-    def around(self, dense: Forward) -> Forward:
+    def wrap_forward(self, dense: Forward) -> Forward:
         """The forward that takes the place of ``dense``."""
         owner_stores = self.owner.storage != "dense"
 

@@ -68,7 +68,7 @@ def decide(
     density: float,
     extra_seconds: float = 0.0,
 ) -> Choice:
-    """Time both ways of computing a layer, forward and backward, in turns, and take the faster.
+    """Time both implementations of a layer, forward and backward, in turns, and take the faster.
 
     Nothing of the user's is touched: inputs and weights are aliases without history, and neither hooks, gradients nor
     the random state see it.
@@ -81,14 +81,14 @@ def decide(
         density: Fraction of active connections.
         extra_seconds: What the sparse way costs a step besides, such as its share of building patterns.
     """
-    ways = {"dense": dense, "sparse": sparse}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    implementations = {"dense": dense, "sparse": sparse}
+    times: dict[str, list[float]] = {name: [] for name in implementations}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that numba is missing is reported with the choice
-        for layer in ways.values():
+        for layer in implementations.values():
             _seconds(layer, x, tensors)  # compiles, and takes memory from the system
         while not _is_enough(times):
-            for name, layer in ways.items():
+            for name, layer in implementations.items():
                 times[name].append(_seconds(layer, x, tensors))
     dense_seconds, sparse_seconds = min(times["dense"]), min(times["sparse"]) + extra_seconds
     is_sparse = sparse_seconds * _MARGIN < dense_seconds

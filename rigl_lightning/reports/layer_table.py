@@ -100,7 +100,7 @@ def _few_updates_hint(algorithm: SparseAlgorithm, n_updates: int) -> str:
 
 
 def _layers_line(algorithm: SparseAlgorithm) -> list[str]:
-    if algorithm.plans_layers():
+    if algorithm.has_planned_layers():
         return []
     return [
         "the training decides how many connections each layer has: the rows are the distribution's shares, only their "

@@ -15,7 +15,7 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.checks import count_nonzero, warn_of_lost_topology
-from rigl_lightning.trainer.optimizers import total_steps
+from rigl_lightning.trainer.optimizers import StepHook, total_steps
 from rigl_lightning.trainer.settings import Settings
 
 
@@ -62,6 +62,24 @@ def go_on(sparsifier: Sparsifier) -> None:
             f"whose last mask update was at {updates[-1]}. To begin anew, make a new callback and a new network.",
             category=SparseTrainingWarning,
         )
+
+
+def follow_what_was_loaded(trainer: pl.Trainer, hook: StepHook | None, key: str) -> None:
+    """Mask momenta that were loaded after the masks, and take up the count of steps of a checkpoint without masks.
+
+    Args:
+        trainer: About to train.
+        hook: Of this fit.
+        key: Of the callback.
+
+    Raises:
+        ValueError: See `start_late`.
+    """
+    if hook is None or hook.sparsifier is None:
+        return
+    hook.sparsifier.mask_optimizer_state(hook.optimizer)
+    if trainer.global_step > 0 and hook.sparsifier.step == 0:
+        start_late(hook.sparsifier, trainer.global_step, key)
 
 
 def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:

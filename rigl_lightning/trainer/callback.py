@@ -56,20 +56,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
         log_layers: Log also the density, survival and dead units of every layer at each mask update.
         strict: Check all invariants after every step, and stop with a message if one is broken. It takes time.
-        name: Tells several callbacks of one Trainer apart, each with parameters (``include``) and optimizer of its own;
-            they log ``sparse/<name>/density`` and so on.
+        name: Of one of several callbacks, each with weights and an optimizer of its own; in ``sparse/<name>/density``.
         compute: How sparse layers are computed in training. "sparse": on the CPU, Linear, Conv2d, GRU and LSTM read
             their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where that
             is faster, measured on the first batch; results then agree from run to run to rounding only. It is "dense",
             which is masked dense products, under ``Trainer(deterministic=True)``, autocast, torch.compile and on GPUs.
-        storage: How the weights of layers that compute sparsely are stored during fit. "connections": as vectors of the
-            active ones, and so gradients and optimizer state; checkpoints stay dense, and so does a layer whose weight
-            something needs as a whole, with a warning. "auto": the same, unless a callback that is not Lightning's may
-            read the weights; one that is read as ``layer.weight`` is dense from then on. "dense": nowhere.
-
-    A Trainer with it:
-
-        trainer = pl.Trainer(callbacks=SparseTrainingCallback(RigL(sparsity=0.9)), max_epochs=10)
+        storage: How weights of layers that compute sparsely are stored during fit. "connections": as vectors of active
+            ones, and so gradients and optimizer state; a layer whose weight is needed whole stays dense, with a
+            warning, as do checkpoints. "auto": unless another's callback may read them. "dense": nowhere.
     """
 
     def __init__(
@@ -144,11 +138,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring what was loaded after the masks into line with them: momenta, and the count of steps."""
-        sparsifier = self._active()
-        if self.optimizer is not None:
-            sparsifier.mask_optimizer_state(self.optimizer)
-        if trainer.global_step > 0 and sparsifier.step == 0:
-            beginning.start_late(sparsifier, trainer.global_step, self.state_key)
+        beginning.follow_what_was_loaded(trainer, self._step_hook, self.state_key)
         averages.mask_averages(trainer, self._step_hook)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +153,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizer; say so if it was its step without gradients that failed."""
+        """Let go of the optimizer; say so if it was a step without gradients that failed."""
         if self._step_hook is not None and self.sparsifier is not None:
             self.sparsifier.apply_masks()  # the exception may have come in the middle of a step
             checks.explain_step_without_gradients(self.sparsifier, self._step_hook.optimizer, exception)
@@ -257,7 +247,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:
-            raise StateError("SparseTrainingCallback has no masks yet: they are made when fit starts.")
+            raise StateError(checks.NO_MASKS)
         return self.sparsifier
 
     def _bring_into_line(self, trainer: Trainer) -> None:

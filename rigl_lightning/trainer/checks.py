@@ -24,6 +24,11 @@ _REFUSED_OPTIMIZERS = {
     "PostLocalSGDOptimizer": "lets the weights of the processes differ between two averages",
     "DistributedOptimizer": "keeps weights on other processes",
 }
+NO_MASKS = (
+    "SparseTrainingCallback has no masks yet: they are made when fit starts. A fit in processes of its own (strategy "
+    "ddp_spawn, ddp_fork or ddp_notebook) leaves them there: they are in its checkpoint, and what was logged is in "
+    "trainer.callback_metrics."
+)
 _SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
 _LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
 
@@ -68,10 +73,15 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
     """Refuse what is no algorithm.
 
     Raises:
-        ValueError: Naming what it is.
+        ValueError: Naming what it is, and how to write it.
     """
-    if not isinstance(algorithm, SparseAlgorithm):
-        raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}. Set it so.")
+    if isinstance(algorithm, SparseAlgorithm):
+        return
+    kinds = {kind.__name__.lower(): kind for kind in _subclasses(SparseAlgorithm)}
+    meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
+    name = meant.__name__ if meant in kinds.values() else "RigL"
+    got = f"the class {name}" if meant is algorithm else repr(algorithm)
+    raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set it so.")
 
 
 def _refuse_other_pruning(trainer: pl.Trainer) -> None:
@@ -242,12 +252,22 @@ def warn_of_lost_topology(parameters: Mapping[str, nn.Parameter], before: Mappin
 
 
 def warn_of_missed_updates(sparsifier: Sparsifier) -> None:
-    """Say so if training ended before its mask updates did."""
-    missed = [step for step in sparsifier.algorithm.update_steps() if step >= sparsifier.step]
+    """Say so if training ended before its mask updates did, or none of them could be made."""
+    updates = sparsifier.algorithm.update_steps()
+    missed = [step for step in updates if step >= sparsifier.step]
     if missed:
         rank_zero_warn(
             f"Training ended after {sparsifier.step} steps, before {len(missed)} of the mask updates that were "
             f"planned until step {missed[-1]}.",
+            category=SparseTrainingWarning,
+        )
+    shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}
+    planned = sum(active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes)).values())
+    if updates and not missed and sparsifier.last_update is None and planned < sum(sparsifier.n_active.values()):
+        rank_zero_warn(
+            f"{type(sparsifier.algorithm).__name__} has made none of its mask updates (at step {updates[0]}), since "
+            "gradients were not finite: the network is as dense as at the beginning. Lower the learning rate, or set "
+            "`precision` of the Trainer to 32-true or bf16-mixed.",
             category=SparseTrainingWarning,
         )
 
@@ -265,11 +285,12 @@ def check_invariants(sparsifier: Sparsifier, optimizer: Optimizer | None) -> Non
 
 def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer, exception: BaseException) -> None:
     """Say what is special about the step that failed, if it is that of a mask update."""
-    if sparsifier.has_dropped_gradients:
+    if sparsifier.has_dropped_gradients and isinstance(exception, Exception):
         rank_zero_warn(
-            f"{type(optimizer).__name__} failed in the step of a mask update, in which it finds no gradients "
-            f"({type(exception).__name__}). It has to leave parameters without gradient alone, or else the "
-            "algorithm has to update after the gradient step: subclass it with `replaces_step = False`.",
+            f"{type(exception).__name__} in the step of a mask update (step {sparsifier.step}), which takes the place "
+            "of a gradient step: all gradients are None. Clipping, logging and hooks of your own have to pass over "
+            f"those (`if p.grad is not None`), and {type(optimizer).__name__} has to leave such parameters alone. Or "
+            "have the algorithm update after the gradient step: subclass it with `replaces_step = False`.",
             category=SparseTrainingWarning,
         )
 
@@ -277,3 +298,7 @@ def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer,
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]!r}{more} {'have' if more else 'has'}"
+
+
+def _subclasses(kind: type) -> set[type]:
+    return {kind}.union(*map(_subclasses, kind.__subclasses__()))

@@ -35,18 +35,18 @@ def fused_step_overflowed(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
 
 
 def skip_value_clipping(trainer: pl.Trainer) -> Callable[[], None]:
-    """Have the Trainer clip by value only if there are gradients, as it clips by norm; torch stops there.
+    """Have the Trainer clip only if there are gradients, in a ``configure_gradient_clipping`` of the module's own too.
 
-    There are none in the steps of mask updates, nor for batches without a loss.
+    There are none in the steps of mask updates, nor for batches without a loss. Clipping by value stops there in torch.
 
     Returns:
         What undoes it.
     """
     plugin: Any = trainer.precision_plugin
-    plugin.clip_grad_by_value = partial(_clip_what_is_there, plugin.clip_grad_by_value)  # not a closure: it is pickled
-    return partial(vars(plugin).pop, "clip_grad_by_value", None)
+    plugin._clip_gradients = partial(_clip_what_is_there, plugin._clip_gradients)  # not a closure: it is pickled
+    return partial(vars(plugin).pop, "_clip_gradients", None)
 
 
-def _clip_what_is_there(clip: Callable[[Optimizer, float], None], optimizer: Optimizer, clip_val: float) -> None:
+def _clip_what_is_there(clip: Any, module: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
     if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-        clip(optimizer, clip_val)
+        clip(module, optimizer, *args, **kwargs)

@@ -149,12 +149,12 @@ def test_the_number_of_connections_is_exact_at_every_step(name, file):
         counts = {n: int(m.sum()) for n, m in sparsifier.masks.items()}
         planned = active_counts(shapes, algorithm.layer_sparsities(shapes, step))
         assert sum(counts.values()) == sum(planned.values()), step
-        assert counts == planned or not algorithm.plans_layers(), step
+        assert counts == planned or not algorithm.has_planned_layers(), step
         assert counts == sparsifier.n_active
         assert all(counts.values())
         if step < TOTAL:
             train(model, optimizer, sparsifier, [step])
-    assert algorithm.plans_layers() == (name not in MOVING_BETWEEN_LAYERS)
+    assert algorithm.has_planned_layers() == (name not in MOVING_BETWEEN_LAYERS)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -168,7 +168,7 @@ def test_what_is_announced_is_what_happens(name, file):
     for step in range(TOTAL):
         density = sparsifier.weight_gradient_density()
         planned = algorithm.weight_gradient_sparsities(shapes, step)
-        if algorithm.plans_layers():
+        if algorithm.has_planned_layers():
             assert density == pytest.approx({n: 1 - s for n, s in planned.items()}, abs=1 / 36), step
         costs.append((algorithm.layer_sparsities(shapes, step), planned))
         before = sparsifier.last_update

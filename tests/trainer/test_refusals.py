@@ -155,3 +155,17 @@ def test_a_fraction_of_a_training_of_unknown_length():
 def test_pruning_that_training_would_end_before():
     with pytest.raises(ValueError, match=r"end=100 and 18 steps.*--sparse.algorithm.ramp.end"):
         fit(GradualMagnitudePruning(0.7, schedule=UpdateSchedule(begin=2, end=100)), Untrained())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (RigL, r"such as RigL\(sparsity=0.9\), got the class RigL"),
+        ("set", r"such as SET\(sparsity=0.9\), got 'set'"),
+        (0.9, r"such as RigL\(sparsity=0.9\), got 0.9"),
+    ],
+    ids=str,
+)
+def test_what_is_no_algorithm_is_told_how_to_be_one(given, told):
+    with pytest.raises(ValueError, match=told):
+        SparseTrainingCallback(given)

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
-from rigl_lightning import SET, RigL, SparseTrainingCallback, UpdateSchedule
+from rigl_lightning import SET, SNIP, RigL, SparseTrainingCallback, UpdateSchedule
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
@@ -64,7 +64,7 @@ def test_value_clipping_bounds_the_gradients_of_the_other_steps(algorithm):
     model, sparse, watch = fit(algorithm, Sees())
     assert watch.updates == [0, 3, 6, 9]
     assert model.largest == pytest.approx(1e-3)
-    assert "clip_grad_by_value" not in vars(model.trainer.precision_plugin)
+    assert "_clip_gradients" not in vars(model.trainer.precision_plugin)
 
 
 def test_a_limit_of_time_that_ends_training_says_that_updates_are_missing():
@@ -189,6 +189,71 @@ def test_the_callback_can_be_copied_and_pickled_before_and_after_fit():
     _, fitted, _ = fit(RIGL, max_epochs=1)
     for twin in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
         assert twin.sparsifier.checksums() == fitted.sparsifier.checksums()
+
+
+class PickleTheTrainer(pl.Callback):
+    """What data workers that are spawned do with a bound ``collate_fn``: the data module holds the Trainer."""
+
+    def __init__(self):
+        self.twins = []
+
+    def on_train_batch_end(self, trainer, *_):
+        if not self.twins:
+            plain = copy.copy(trainer.strategy.precision_plugin)
+            self.twins = [pickle.loads(pickle.dumps(part)) for part in (trainer.callbacks[:2], plain)]
+            self.twins.append(copy.deepcopy(trainer.callbacks[1]))
+
+
+@pytest.mark.parametrize("compute", ["dense", "sparse"])
+def test_the_callback_the_finders_and_the_clipping_can_be_pickled_during_fit(compute):
+    finder = pl.callbacks.LearningRateFinder(num_training_steps=3)
+    sparse, watch = SparseTrainingCallback(RigL(0.7, schedule=SCHEDULE), compute=compute), PickleTheTrainer()
+    trainer = pl.Trainer(callbacks=[finder, sparse, watch], max_epochs=1, enable_checkpointing=False, **QUIET)
+    model = SmallModel()
+    model.lr = 0.1
+    trainer.fit(model, SmallData())
+    (_, twin), _, copied = watch.twins
+    for other in (twin, copied):
+        assert other.optimizer is None
+        assert other.sparsifier.masks.keys() == sparse.sparsifier.masks.keys()
+        assert other.metrics().keys() == sparse.metrics().keys()
+    assert sparse.sparsifier.step == 6
+
+
+def test_clipping_of_ones_own_passes_over_the_steps_of_mask_updates():
+    class Clipping(SmallModel):
+        clipped = 0
+
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            torch.nn.utils.clip_grad_value_(self.parameters(), 0.01)
+            self.clipped += 1
+
+    model, sparse, _ = fit(RigL(0.7, schedule=SCHEDULE), Clipping(), max_epochs=1)
+    assert (sparse.sparsifier.step, model.clipped) == (6, 4)  # updates at 0 and 3
+
+
+def test_a_hook_that_reads_gradients_at_an_update_is_told_that_there_are_none():
+    class Reading(SmallModel):
+        def on_before_optimizer_step(self, optimizer):
+            max(p.grad.abs().max() for p in self.parameters())
+
+    told = r"AttributeError in the step of a mask update \(step 0\).*p.grad is not None"
+    with pytest.warns(UserWarning, match=told), pytest.raises(AttributeError):
+        fit(RigL(0.7, schedule=SCHEDULE), Reading(), max_epochs=1)
+
+
+def test_a_single_update_that_never_came_is_told_at_the_end():
+    class Overflowing(SmallModel):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (float("inf") if self.global_step == 0 else 1)
+
+    with pytest.warns(UserWarning, match=r"SNIP has made none of its mask updates \(at step 0\).*not finite"):
+        fit(SNIP(0.7), Overflowing(), max_epochs=1)
+
+
+def test_without_masks_a_spawned_fit_is_named():
+    with pytest.raises(RuntimeError, match=r"ddp_spawn.*trainer.callback_metrics"):
+        SparseTrainingCallback(RigL(0.7)).metrics()
 
 
 def test_the_same_callback_twice_is_refused():

@@ -84,7 +84,7 @@ class SparseAlgorithm(ABC):
         """Sparsity of each layer after the last update. The algorithm must be resolved."""
         return self.layer_sparsities(shapes, max(self.update_steps(), default=0) + 1)
 
-    def plans_layers(self) -> bool:
+    def has_planned_layers(self) -> bool:
         """Whether `layer_sparsities` holds for each layer, not only for their total (DSR, a ranking of all layers)."""
         return True
 

@@ -68,7 +68,7 @@ class DSR(ConstantSparsity):
                 "every update would prune all connections. Lower --sparse.algorithm.target_fraction."
             )
 
-    def plans_layers(self) -> bool:
+    def has_planned_layers(self) -> bool:
         """The training decides."""
         return False
 

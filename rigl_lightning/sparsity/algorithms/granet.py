@@ -105,7 +105,7 @@ class GraNet(SparseAlgorithm):
         progress = self._ramp_progress(updates[n_done - 1]) if n_done else 0.0
         return {n: initial[n] + cubic_sparsity(progress, final[n] - initial[n]) for n in shapes}
 
-    def plans_layers(self) -> bool:
+    def has_planned_layers(self) -> bool:
         """Not with a global ranking."""
         return not self.global_ranking
 

@@ -47,7 +47,7 @@ class OneShot(SparseAlgorithm):
         final = self.distribution(shapes, self.sparsity)
         return dict.fromkeys(shapes, 0.0) if step <= self.ranking_step else final
 
-    def plans_layers(self) -> bool:
+    def has_planned_layers(self) -> bool:
         """Not with a global ranking."""
         return not self.global_ranking
 
