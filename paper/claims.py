@@ -283,8 +283,12 @@ def _narrow_networks() -> list[Claim]:
     of, wrn, lenet = Bench("small", RESNET), Bench("small", WRN), Bench("small", MNIST)
     sparsest = 0.98
 
+    def over(bench: Bench, better: str, worse: str, sparsity: float) -> Comparison:
+        comparison = bench.over(better, worse, sparsity)
+        return replace(comparison, name=f"{bench.protocol.title.split(',')[0]}: {comparison.name}")
+
     def harmless(bench: Bench, sparsity: float) -> tuple[Comparison, ...]:
-        return tuple(replace(bench.over(rule, "RigL", sparsity), within=1.0) for rule in NARROW_RULES)
+        return tuple(replace(over(bench, rule, "RigL", sparsity), within=1.0) for rule in NARROW_RULES)
 
     def own(sentence: str, *comparisons: Comparison) -> Claim:
         return Claim("narrow", sentence, comparisons, source="own")
@@ -292,21 +296,21 @@ def _narrow_networks() -> list[Claim]:
     return [
         own(
             "On WRN-10-1 at .95 RigL and SET are level, within one point.",
-            replace(of.over("RigL", "SET", 0.95), within=1.0),
+            replace(over(of, "RigL", "SET", 0.95), within=1.0),
         ),
         own(
             "On WRN-10-1 at .98 growth that avoids dead channels, or spreads over all, is above RigL's.",
-            *(of.over(rule, "RigL", sparsest) for rule in NARROW_RULES),
+            *(over(of, rule, "RigL", sparsest) for rule in NARROW_RULES),
         ),
         own(
             "There it is above SET's random growth, too.",
-            *(of.over(rule, "SET", sparsest) for rule in NARROW_RULES),
+            *(over(of, rule, "SET", sparsest) for rule in NARROW_RULES),
         ),
         own(
             "On WRN-22-2 at .98 the same rules are above RigL.",
-            *(wrn.over(rule, "RigL", sparsest) for rule in NARROW_RULES),
+            *(over(wrn, rule, "RigL", sparsest) for rule in NARROW_RULES),
         ),
-        own("On WRN-22-2 at .98 SET is above RigL.", wrn.over("SET", "RigL", sparsest)),
+        own("On WRN-22-2 at .98 SET is above RigL.", over(wrn, "SET", "RigL", sparsest)),
         own(
             "The rules do no harm: within one point of RigL on WRN-10-1 at .9 and on LeNet-300-100 at .99.",
             *harmless(of, HARMLESS_AT),

@@ -11,6 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from paper.figures.style import METHOD_COLOURS
 
+SPACE = 0.1
+"""Of an abscissa's range, before its first and after its last value."""
 FLOPS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -27,10 +29,15 @@ def flops_axis(axis: Axes, what: str = "training") -> None:
 
 
 def sparsity_axis(axis: Axes, sparsities: Sequence[float]) -> None:
-    """An abscissa of densities, logarithmic and falling: .8, .9 and .95 are apart as their costs are."""
+    """An abscissa of densities, logarithmic and falling: .8, .9 and .95 are apart as their costs are.
+
+    It has all of ``sparsities``, whichever of them have runs.
+    """
     axis.set_xscale("function", functions=(_to_position, _to_sparsity))
     _named(axis, sorted(set(sparsities)), "sparsity")
-    axis.margins(x=0.08)
+    first, last = _to_position(min(sparsities)), _to_position(max(sparsities))
+    space = SPACE * max(last - first, 1e-2)
+    axis.set_xlim(_to_sparsity(first - space), _to_sparsity(last + space))
 
 
 def _named(axis: Axes, values: Sequence[float], label: str) -> None:

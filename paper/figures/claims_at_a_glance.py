@@ -21,6 +21,12 @@ LINEAR = 2.0
 """Standard deviations up to which the abscissa is linear."""
 TICKS = (-100, -10, -2, 0, 2, 10, 100)
 LIMIT = 250.0
+SHORTENED = {
+    ", mean of all sparsities": "",
+    "RigL, live": "live",
+    "RigL, normalised": "normalised",
+    "LeNet-300-100": "LeNet",
+}
 NAMED_PANELS = {
     "MNIST": "table of methods, LeNet-300-100",
     "lottery": "table of lottery tickets",
@@ -86,7 +92,7 @@ def _column(axis: Axes, panels: Panels, n_lines: int) -> None:
         names.append((line, heading + (", at the paper's length" if scale == "paper" else ""), "bold"))
         for _, row in group.iterrows():
             line += 1
-            names.append((line, row["comparison"], "normal"))
+            names.append((line, short(row["comparison"]), "normal"))
             _comparison(axis, line, row)
         line += 1
     axis.set_ylim(n_lines - 0.4, -0.6)
@@ -100,10 +106,22 @@ def _column(axis: Axes, panels: Panels, n_lines: int) -> None:
     axis.set_xlabel("against  ←  effect / s.d.  →  for", fontsize=6)
 
 
+def short(name: str) -> str:
+    """A comparison's name without what its heading says already.
+
+    >>> short("MobileNet-v1, mean of all sparsities: RigL over Pruning")
+    'MobileNet-v1: RigL over Pruning'
+    """
+    for long, brief in SHORTENED.items():
+        name = name.replace(long, brief)
+    return name
+
+
 def _comparison(axis: Axes, line: int, row: pd.Series) -> None:
     colour = VERDICT_COLOURS[row["verdict"]]
     if pd.isna(row["effect"]):
-        axis.text(0, line, "  no pair of runs yet", fontsize=NAMES, va="center", color=GREY)
+        text = axis.text(0, line, "  no runs yet", fontsize=NAMES, va="center", color=GREY)
+        text.set_in_layout(False)
     elif not abs(row["effect"]) < LIMIT * row["spread"]:  # one run, or a cost that no seed changes
         side = 1 if row["effect"] > 0 else -1
         axis.plot(side * LIMIT / 1.3, line, marker=">" if side > 0 else "<", color=colour, markersize=3.5)

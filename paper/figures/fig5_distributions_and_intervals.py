@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from paper import panels
 from paper.figures.axes import sparsity_axis
 from paper.figures.curves import draw as draw_curves
-from paper.figures.curves import draw_published
+from paper.figures.curves import draw_published, frame_above
 from paper.figures.data import pick, scale_of
 from paper.figures.distributions import by_distribution
 from paper.figures.style import new_figure
@@ -32,7 +32,10 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     for row, benchmark in zip(_rows(figure), benchmarks, strict=True):
         ours, _, sweep = row
         protocol = PROTOCOLS[scale][benchmark]
-        draw_curves(ours, results, by_distribution(runs, benchmark, METHOD), "sparsity", "accuracy")
+        curves = by_distribution(runs, benchmark, METHOD)
+        draw_curves(ours, results, curves, "sparsity", "accuracy")
+        if benchmark == panels.MNIST:
+            frame_above(ours, results, curves)
         sparsity_axis(ours, protocol.sparsities)
         over_intervals(sweep, results, benchmark, METHOD, "cosine")
         for axis in (ours, sweep):
@@ -65,4 +68,4 @@ def _published(figure: Figure, results: pd.DataFrame, scale: str) -> None:
     sparsity_axis(theirs, PROTOCOLS[scale][panels.RESNET].sparsities)
     title(theirs, "Published: ResNet-50")
     if others:
-        legend_in(others[1], (first, theirs, sweep), "distribution (left), α (right)", n_columns=2)
+        legend_in(others[1], (first, theirs, sweep, *others), "distribution (left), α (right)", n_columns=2)

@@ -16,7 +16,7 @@ from matplotlib.gridspec import GridSpec
 from paper import panels
 from paper.experiments import Run, declared
 from paper.figures.axes import sparsity_axis
-from paper.figures.curves import Curve, draw_published
+from paper.figures.curves import Curve, draw_published, frame_above
 from paper.figures.curves import draw as draw_curves
 from paper.figures.data import pick, scale_of
 from paper.figures.distributions import by_distribution
@@ -37,7 +37,8 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     figure = plt.figure(figsize=(FULL_WIDTH, 4.4 + 1.6 * len(benchmarks)), layout="constrained")
     grid = figure.add_gridspec(len(benchmarks) + 2, len(METHODS))
     published = _row(figure, grid, 1)
-    ours = [_row(figure, grid, i) for i in (0, *range(2, len(benchmarks) + 1))]
+    places = (0, *range(2, len(benchmarks) + 1))
+    ours = [_row(figure, grid, i, b != panels.MNIST) for i, b in zip(places, benchmarks, strict=True)]
     for row, benchmark in zip(ours, benchmarks, strict=True):
         _distributions(row, results, runs, benchmark)
     _published(published, results, scale)
@@ -58,15 +59,19 @@ _OF_PUBLISHED = (
 )
 
 
-def _row(figure: Figure, grid: GridSpec, i: int) -> list[Axes]:
+def _row(figure: Figure, grid: GridSpec, i: int, share: bool = True) -> list[Axes]:
     first = figure.add_subplot(grid[i, 0])
-    return [first, *(figure.add_subplot(grid[i, k], sharey=first) for k in range(1, len(METHODS)))]
+    shared = {"sharey": first} if share else {}
+    return [first, *(figure.add_subplot(grid[i, k], **shared) for k in range(1, len(METHODS)))]
 
 
 def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Run], benchmark: str) -> None:
     protocol = PROTOCOLS[scale_of(results)][benchmark]
     for axis, method in zip(row, METHODS, strict=True):
-        draw_curves(axis, results, by_distribution(runs, benchmark, method), "sparsity", "accuracy")
+        curves = by_distribution(runs, benchmark, method)
+        draw_curves(axis, results, curves, "sparsity", "accuracy")
+        if benchmark == panels.MNIST:
+            frame_above(axis, results, curves)
         sparsity_axis(axis, protocol.sparsities)
         axis.tick_params(axis="x", labelsize=TICKS)
         title(axis, f"Ours: {method}\n{protocol.title.split(',')[0]}")
@@ -80,7 +85,6 @@ def _published(row: Sequence[Axes], results: pd.DataFrame, scale: str) -> None:
         )
         sparsity_axis(axis, PROTOCOLS[scale][panels.RESNET].sparsities)
         axis.tick_params(axis="x", labelsize=TICKS)
-        axis.set_xlim(min(PROTOCOLS[scale][panels.RESNET].sparsities) - 0.02, 0.97)
         title(axis, f"Published: {method}\nResNet-50")
     row[0].set_ylabel("accuracy (%),\nhigher is better")
 

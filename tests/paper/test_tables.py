@@ -84,7 +84,7 @@ class TestAtAGlance:
         names = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
         n_panels = len(table[["scale", "figure"]].drop_duplicates())
         assert len(names) == len(table) + n_panels
-        assert set(table["comparison"]) <= set(names)
+        assert {claims_at_a_glance.short(name) for name in table["comparison"]} <= set(names)
         n_claims = len(table[["scale", "figure", "claim"]].drop_duplicates())
         assert figure.get_suptitle().startswith(f"{n_claims} claims: ")
 
