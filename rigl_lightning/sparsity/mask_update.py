@@ -58,6 +58,9 @@ class MaskUpdater:
         parameters: Sparse weights by name.
         network: Their masks.
         compact: Those that hold their active connections only.
+
+    Attributes:
+        grown: Positions of the connections that the last update has grown in layers that are not compact, by name.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], network: NetworkMasks, compact: CompactWeights) -> None:
@@ -65,6 +68,7 @@ class MaskUpdater:
         self._network = network
         self._compact = compact
         self._warned_of: set[str] = set()
+        self.grown: dict[str, Tensor] = {}
 
     def make(
         self, algorithm: SparseAlgorithm, optimizer: Optimizer, see: See, step: int, memory: dict[str, Any]
@@ -85,6 +89,7 @@ class MaskUpdater:
         # One layer after the other where dense weights and masks have to be made for it.
         alone = bool(self._compact) and algorithm.updates_layers_alone()
         grown: list[tuple[int, int]] = []
+        self.grown = {}
         for group in [[name] for name in names] if alone else [names]:
             streamed = self._compact.updates.get(group[0])
             if streamed is not None:
@@ -113,7 +118,7 @@ class MaskUpdater:
             if not algorithm.hides_inactive_weights:
                 _reset(optimizer, self._parameters[name], change, layer.mask, algorithm.grow_init(layer))
             self._warn_of_magnified_growth(name, layer, mask, step)
-            grown = self._network.move(name, mask, change)
+            grown = self.grown[name] = self._network.move(name, mask, change)
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
 

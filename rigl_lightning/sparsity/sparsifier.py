@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.grouped import all_finite, is_captured
 from rigl_lightning.kernels.stored_types import TakeGradient
+from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.drop_grow import DropGrow
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
@@ -63,6 +64,9 @@ class Sparsifier:
         beginning: Layers that have no dense weights to begin with, from `build_sparse`.
         state: What an earlier `state_dict` returned, to go on exactly from there; the model's and the optimizer's
             own states may be loaded before or after.
+        adam_warm_up: None, as in the reference: under Adam the first step of a grown connection is up to 3.2 times the
+            learning rate. A number n: Adam and AdamW correct its moments by its own age instead of the optimizer's,
+            and its step grows over the first n steps (0: at once), see `AdamWarmUp`.
 
     Attributes:
         network: The masks, and what is known of them.
@@ -101,6 +105,7 @@ class Sparsifier:
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
         beginning: Beginning | None = None,
+        adam_warm_up: int | None = None,
     ) -> None:
         check_weights(parameters)
         if not isinstance(algorithm, SparseAlgorithm):
@@ -122,6 +127,7 @@ class Sparsifier:
         self._hidden = HiddenWeights(self.parameters) if self.algorithm.hides_inactive_weights else None
         self._gradients = Gradients(self.parameters, self.compact)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
+        self._warm_up = None if adam_warm_up is None else AdamWarmUp(self.parameters, self.algorithm, adam_warm_up)
         self._has_gradients = False
         self._overflowed: list[str] = []
         self._optimizer: Optimizer | None = None
@@ -189,6 +195,8 @@ class Sparsifier:
             self._gradients.keep()
         self._add_penalties()
         self.mask_gradients()
+        if self._warm_up is not None:
+            self._warm_up.before_step()
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
         if self._hidden is not None and gradients and all_finite(gradients):
             self._hidden.swap_in_all(self.masks)
@@ -215,6 +223,8 @@ class Sparsifier:
             return
         if self._hidden is not None and self._hidden.holds_all:
             self._hidden.hide()  # before anyone asks for the weights
+        if self._warm_up is not None:
+            self._warm_up.after_step(optimizer)
         self._adjust_weights(optimizer)
         if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
             self._update_masks(optimizer, self._gradients.kept)
@@ -262,6 +272,8 @@ class Sparsifier:
             ValueError: If the optimizer has not all of the sparse weights.
         """
         check_owner(optimizer, self.parameters)
+        if self._warm_up is not None:
+            self._warm_up.check(optimizer)
         self._optimizer = optimizer
         if self._hidden is None:
             for name in self.network.masked_layers:
@@ -294,6 +306,8 @@ class Sparsifier:
     def why_not_compact(self) -> str:
         """Why the algorithm needs dense weights, or ""."""
         name = type(self.algorithm).__name__
+        if self._warm_up is not None:
+            return "Adam's warm-up reads single connections"
         if self.algorithm.hides_inactive_weights:
             return f"the inactive weights of {name} keep their values"
         return "" if self.algorithm.grad_average_decay is None else f"{name} averages dense gradients"
@@ -400,6 +414,7 @@ class Sparsifier:
             "total_steps": self.total_steps,
             "seed": self.seed,
             "algorithm": describe(self.algorithm),
+            **({} if self._warm_up is None else {"adam_warm_up": self._warm_up.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -425,6 +440,8 @@ class Sparsifier:
         self.memory = {key: _on_cpu(value) for key, value in state["memory"].items()}
         if self._hidden is not None:
             self._hidden.load_state_dict(state["hidden"])
+        if self._warm_up is not None:
+            self._warm_up.load_state_dict(state.get("adam_warm_up", {}))
         self.apply_masks()
 
     # ---- parts -------------------------------------------------------------------------------------------------
@@ -496,6 +513,8 @@ class Sparsifier:
             return self._layers(dense, names=names)
 
         self.last_update = self._updater.make(self.algorithm, optimizer, see, self.step, self.memory)
+        if self._warm_up is not None:
+            self._warm_up.note_growth(self._updater.grown, self.masks, optimizer)
         if self._hidden is not None:
             self._hidden.copy_all()  # what is inactive now is hidden again when the masks are applied
             self._hidden.learning = self.algorithm.learning_masks(self._layers(dense))

@@ -64,6 +64,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         storage: How weights of layers that compute sparsely are stored during fit. "connections": as vectors of active
             ones, and so gradients and optimizer state; a layer whose weight is needed whole stays dense, with a
             warning, as do checkpoints. "auto": unless another's callback may read them. "dense": nowhere.
+        adam_warm_up: None, as the authors: Adam's first step of a grown connection is up to 3.2 times the learning
+            rate. n: Adam and AdamW correct its moments by its own age, and its step grows over n steps (0: at once).
     """
 
     def __init__(
@@ -78,11 +80,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         name: str = "",
         compute: Compute = "auto",
         storage: Storage = "auto",
+        adam_warm_up: int | None = None,
     ) -> None:
         super().__init__()
         checks.refuse_other_than_algorithm(algorithm)
         self.algorithm = algorithm
-        self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name)
+        self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name, adam_warm_up)
         self.sparsifier: Sparsifier | None = None
         self.flops = FlopMeter()
         self.computing = FitCompute(compute, storage)

@@ -22,6 +22,7 @@ class Settings:
     log_layers: bool
     strict: bool
     name: str
+    adam_warm_up: int | None = None
 
     @property
     def key(self) -> str:
