@@ -127,3 +127,13 @@ def test_sparsity_knows_no_lightning(file):
 @pytest.mark.parametrize("file", FILES)
 def test_the_package_imports_nothing_that_is_built_on_it(file):
     assert not {"paper", "examples", "benchmarks", "tests"} & {name.split(".")[0] for name in imported(file)}
+
+
+def test_the_callback_stays_readable():
+    """It keeps the hooks; what it tells others to do has state and code of its own."""
+    tree = ast.parse((ROOT / PACKAGE / "trainer/callback.py").read_text(encoding="utf-8"))
+    (callback,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    assert callback.end_lineno - callback.lineno < 250
+    first = next(node for node in callback.body if getattr(node, "name", None) == "__init__")
+    targets = [t for node in ast.walk(first) for t in getattr(node, "targets", [getattr(node, "target", None)])]
+    assert len({t.attr for t in targets if isinstance(t, ast.Attribute)}) == 10

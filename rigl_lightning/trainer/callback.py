@@ -131,8 +131,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             self.sparsifier = beginning.begin(trainer, parameters, self.algorithm, self.settings, state)
             for part in (self.flops, self.mask_log, self.computing):
                 part.load_state_dict(state)
-            self.flops.begin(pl_module)
-            beginning.show_plan(self.sparsifier, self.flops.dense)
+            beginning.show_plan(self.sparsifier, self.flops.begin(pl_module))
         distributed.compare_starts(trainer, self._active(), self.state_key)
         self._frozen = self.settings.frozen(pl_module)
         checks.warn_before_training(trainer, self._active(), self._frozen)
@@ -268,8 +267,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
                 masks = self._active().masks
             else:
                 masks = beginning.first_masks(trainer, parameters, self.algorithm, self.settings, self._restored)
-            optimizer = optimizers.optimizer_of(trainer, parameters)
-            with finders.held_sparse(parameters, masks, optimizer, self._step_hook):
+            with finders.held_sparse(parameters, masks, optimizers.optimizer_of(trainer, parameters), self._step_hook):
                 yield
 
     def _release(self) -> None:

@@ -79,7 +79,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
         return
     kinds = {kind.__name__.lower(): kind for kind in _subclasses(SparseAlgorithm)}
     meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
-    name = meant.__name__ if meant in kinds.values() else "RigL"
+    name = meant.__name__ if meant is not None and meant in kinds.values() else "RigL"
     got = f"the class {name}" if meant is algorithm else repr(algorithm)
     raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set it so.")
 

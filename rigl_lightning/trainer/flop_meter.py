@@ -56,9 +56,10 @@ class FlopMeter:
         self.cost = TrainingCost()
         self._counter: FlopCounter | None = None
 
-    def begin(self, pl_module: pl.LightningModule) -> None:
-        """Count a new network; what has been spent stays."""
+    def begin(self, pl_module: pl.LightningModule) -> dict[str, float]:
+        """Count a new network, if it has an example input; what has been spent stays."""
         self.dense = example_flops(pl_module)
+        return self.dense
 
     def watch(self, pl_module: pl.LightningModule) -> None:
         """Count the forward pass that follows, if nothing is known yet and no compiler would see it."""
