@@ -1,7 +1,7 @@
 """Memory of training against sparsity, and a network whose dense training does not fit.
 
-    python benchmarks/memory.py [--width 4096] [--picture docs/pictures/memory.svg]
-    python benchmarks/memory.py --demonstration [--width 32768] [--steps 1000]
+    python -m benchmarks.memory [--width 4096] [--picture docs/pictures/memory.png]
+    python -m benchmarks.memory --demonstration [--width 32768] [--steps 1000]
 
 A multilayer perceptron of four square layers, RigL and Adam, batch 64; each case in a process of its own. ``steady`` is
 the resident memory after some steps above that before the network was made, ``peak`` the highest until then, making the
@@ -17,8 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `python benchmarks/memory.py`
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +114,17 @@ def table(width: int) -> dict[tuple[str, float], tuple[float, float]]:
             if case == "dense network" and sparsity != SPARSITIES[0]:
                 found[case, sparsity] = found[case, SPARSITIES[0]]
             else:
-                command = [sys.executable, __file__, "--case", case, "--width", str(width), "--sparsity", str(sparsity)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.memory",
+                    "--case",
+                    case,
+                    "--width",
+                    str(width),
+                    "--sparsity",
+                    str(sparsity),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 steady, peak = (int(number) / _GIGABYTE for number in done.stdout.split()[-2:])
                 found[case, sparsity] = steady, peak

@@ -3,13 +3,14 @@
     python benchmarks/sparse_compute.py [--threads 1] [--rounds 7] [--only GRU]
 
 A step is forward, backward, masking and the optimizer's step, without a mask update. ``sparse`` is `SparseCompute` as
-the callback uses it (compute="auto"), the sparsity uniform and the first convolution dense. Dense is the faster of
-contiguous and channels-last images; dense bfloat16 autocast stands beside. Ratios of times within one run, rounds
-interleaved; with one thread the CPU time of the process, which other processes disturb less.
+the callback uses it (compute="auto", storage="auto"), the sparsity uniform and the first convolution dense. Dense is
+the faster of contiguous and channels-last images; dense bfloat16 autocast stands beside. Ratios of times within one
+run, rounds interleaved; with one thread the CPU time of the process, which other processes disturb less.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -39,10 +40,21 @@ def sgd(model: nn.Module) -> Optimizer:
     return SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
 
 
+def perceptron(*sizes: int) -> nn.Module:
+    layers = [m for i, o in itertools.pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
 # Network, inputs, optimizer, and whether the first sparse weight stays dense.
 NETWORKS: dict[str, Network] = {
     "char GRU, batch 32 x 64": (CharGRU, lambda: torch.randint(256, (32, 64)), adam, False),
     "LeNet-300-100, batch 128": (lambda: LeNet300100(784, 10), lambda: torch.randn(128, 1, 28, 28), sgd, False),
+    "MLP 784-2048x4, batch 64": (
+        lambda: perceptron(784, 2048, 2048, 2048, 2048, 10),
+        lambda: torch.randn(64, 784),
+        sgd,
+        False,
+    ),
     "WRN-22-2, batch 128": (lambda: WideResNet(dropout=0.0), lambda: torch.randn(128, 3, 32, 32), sgd, True),
     "MobileNet-v1, batch 16 at 96": (mobilenet_v1, lambda: torch.randn(16, 3, 96, 96), sgd, True),
     "ResNet-50, batch 16 at 96": (resnet50, lambda: torch.randn(16, 3, 96, 96), sgd, True),
@@ -102,7 +114,7 @@ def sparse_step(network: Network, inputs: Tensor, sparsity: float) -> tuple[Step
     first = (next(iter(parameters)),) if network[3] else ()
     distribution = Uniform(first_layer_dense=False, dense=first)
     sparsifier = Sparsifier(parameters, Static(sparsity, distribution))
-    compute = SparseCompute(model, sparsifier, "auto")
+    compute = SparseCompute(model, sparsifier, "auto", storage="auto")
     compute.install()
 
     def step() -> None:

@@ -16,7 +16,7 @@ from rigl_lightning.compute.installation import Forward, is_replaced, replace_fo
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
 from rigl_lightning.compute.storage import LayerStorage, Storage
-from rigl_lightning.compute.stored_layers import call_refusal, compute_stored
+from rigl_lightning.compute.stored_layers import StoredTensors, call_refusal, compute_stored
 from rigl_lightning.compute.timed_choice import Choice, decide, decide_without_timing
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
@@ -320,12 +320,20 @@ class LayerCompute:
         clear = decide_without_timing(density, 2 * vectors * connections)
         if clear is not None:
             return clear
+        dense, upkeep = partial(self._kind.dense, self.module), self._upkeep()
+        if self.owner.storage != "dense" and self.storage.is_possible():
+            stored = self.storage.preview(self._names, self._patterns())
+            sparse = partial(self._timed_sparse_values, stored=stored)
+            return decide(dense, sparse, x, self._tensors(), density, upkeep, stored.tensors)
         dense_grad = self.owner.sparsifier.always_needs_dense_gradient()
         sparse = partial(self._timed_sparse, patterns=self._patterns(), dense_grad=dense_grad)
-        return decide(partial(self._kind.dense, self.module), sparse, x, self._tensors(), density, self._upkeep())
+        return decide(dense, sparse, x, self._tensors(), density, upkeep)
 
     def _timed_sparse(self, x: Tensor, tensors: Tensors, patterns: LayerPatterns, dense_grad: bool) -> Any:
         return self._kind.sparse(self.module, x, tensors, patterns, dense_grad)
+
+    def _timed_sparse_values(self, x: Tensor, tensors: Tensors, stored: StoredTensors) -> Any:
+        return compute_stored(self.module, x, stored.with_tensors(tensors))
 
     def _upkeep(self) -> float:
         """Seconds a step that building patterns takes: much where masks change at every step."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SparseTrainingWarning
+from rigl_lightning.compute.layers import LayerPatterns
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
@@ -103,12 +104,24 @@ class LayerStorage:
         if torch.is_grad_enabled():
             self._graph_step = self.sparsifier.step
 
-    def tensors(self, names: list[str], patterns: Any) -> StoredTensors:
+    def tensors(self, names: list[str], patterns: LayerPatterns) -> StoredTensors:
         """The layer's parameters for the kernels, with dense gradients handed on at the steps that read them."""
         tensors = [self.module._parameters.get(name) for name in names]
         shapes = [getattr(tensor, "dense_shape", None) for tensor in tensors]
         takes = [self._taker(name) if torch.is_grad_enabled() else None for name in names]
         return StoredTensors(tensors, shapes, patterns, takes)
+
+    def preview(self, names: list[str], patterns: LayerPatterns) -> StoredTensors:
+        """What `tensors` would be, were the weights compact; no dense gradient is handed on."""
+        tensors = [self.module._parameters.get(name) for name in names]
+        shapes = [t.shape if t is not None and n in self.weights else None for n, t in zip(names, tensors, strict=True)]
+        values = [
+            tensor.detach().reshape(-1)[pattern.positions].requires_grad_(tensor.requires_grad)
+            if tensor is not None and pattern is not None and shape is not None
+            else tensor
+            for tensor, pattern, shape in zip(tensors, patterns, shapes, strict=True)
+        ]
+        return StoredTensors(values, shapes, patterns, [None] * len(names))
 
     # ---- what others see ---------------------------------------------------------------------------------------
 

@@ -42,6 +42,10 @@ class StoredTensors:
     ) -> None:
         self.tensors, self.shapes, self.patterns, self.takes = tensors, shapes, patterns, takes
 
+    def with_tensors(self, tensors: Sequence[Tensor | None]) -> StoredTensors:
+        """The same with other parameters."""
+        return StoredTensors(tensors, self.shapes, self.patterns, self.takes)
+
     def pattern(self, i: int) -> SparsePattern:
         """That of the i-th parameter, a weight."""
         found = self.patterns[i]

@@ -67,6 +67,7 @@ def decide(
     tensors: Sequence[Tensor | None],
     density: float,
     extra_seconds: float = 0.0,
+    sparse_tensors: Sequence[Tensor | None] | None = None,
 ) -> Choice:
     """Time both implementations of a layer, forward and backward, in turns, and take the faster.
 
@@ -80,16 +81,18 @@ def decide(
         tensors: The layer's parameters.
         density: Fraction of active connections.
         extra_seconds: What the sparse way costs a step besides, such as its share of building patterns.
+        sparse_tensors: What ``sparse`` is given in the place of ``tensors``, where it stores them otherwise.
     """
     implementations = {"dense": dense, "sparse": sparse}
+    given = {"dense": tensors, "sparse": tensors if sparse_tensors is None else sparse_tensors}
     times: dict[str, list[float]] = {name: [] for name in implementations}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that numba is missing is reported with the choice
-        for layer in implementations.values():
-            _seconds(layer, x, tensors)  # compiles, and takes memory from the system
+        for name, layer in implementations.items():
+            _seconds(layer, x, given[name])  # compiles, and takes memory from the system
         while not _is_enough(times):
             for name, layer in implementations.items():
-                times[name].append(_seconds(layer, x, tensors))
+                times[name].append(_seconds(layer, x, given[name]))
     dense_seconds, sparse_seconds = min(times["dense"]), min(times["sparse"]) + extra_seconds
     is_sparse = sparse_seconds * _MARGIN < dense_seconds
     reason = "" if is_sparse else "within the margin" if sparse_seconds < dense_seconds else "dense is faster"
