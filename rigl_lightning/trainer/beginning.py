@@ -19,6 +19,17 @@ from rigl_lightning.trainer.optimizers import StepHook, total_steps
 from rigl_lightning.trainer.settings import Settings
 
 
+def is_nothing_to_plan(trainer: pl.Trainer, algorithm: SparseAlgorithm) -> bool:
+    """Whether no step is made and the algorithm's schedule is given in fractions of them all."""
+    if total_steps(trainer) != 0:
+        return False
+    try:
+        algorithm.resolve(None)
+    except ValueError:
+        return True
+    return False
+
+
 def is_same_network(sparsifier: Sparsifier | None, parameters: Mapping[str, nn.Parameter]) -> bool:
     """Whether these are the parameters of the previous fit, whose masks go on then."""
     previous = {} if sparsifier is None else sparsifier.parameters
@@ -119,6 +130,6 @@ def _sparsifier(
     settings: Settings,
     state: Mapping[str, Any] | None,
 ) -> Sparsifier:
-    steps = None if state else total_steps(trainer)
+    steps = None if state else total_steps(trainer) or None
     seed, warm_up = settings.seed_now(), settings.adam_warm_up
     return Sparsifier(parameters, algorithm, steps, seed, state or None, adam_warm_up=warm_up)

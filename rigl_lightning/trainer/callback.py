@@ -119,7 +119,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the masks, or take up those of the checkpoint; parameters are placed and equal on all ranks here."""
-        if not self._restored and optimizers.total_steps(trainer) == 0:
+        if not self._restored and beginning.is_nothing_to_plan(trainer, self.algorithm):
             return  # nothing is trained, so nothing is masked
         parameters = self.settings.select(pl_module)
         self._step_hook = optimizers.StepHook(trainer, parameters)

@@ -124,12 +124,12 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 
 
 def _steps_of_epochs(trainer: pl.Trainer) -> int | None:
-    """Steps that one optimizer makes in ``max_epochs``; Lightning does not know them if accumulation changes."""
+    """Steps that one optimizer makes in ``max_epochs``; where accumulation changes, only beside ``max_steps``."""
     schedulers = callbacks_named(trainer, "GradientAccumulationScheduler")
     if all(len(scheduler.scheduling) == 1 for scheduler in schedulers):
         steps = trainer.estimated_stepping_batches
         return int(steps) if 0 <= steps < math.inf else None
-    if trainer.max_epochs in (None, -1):
+    if trainer.max_epochs in (None, -1) or trainer.max_steps == -1:
         return None
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches

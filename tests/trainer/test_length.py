@@ -23,7 +23,7 @@ def trained(model, callbacks=(), data=None, **settings):
 
 @pytest.mark.parametrize(
     ("settings", "steps"),
-    [({"max_steps": 10}, 10), ({"max_epochs": 3}, 6 + 3 + 3), ({"max_epochs": 3, "max_steps": 8}, 8)],
+    [({"max_steps": 10}, 10), ({"max_epochs": 3, "max_steps": 99}, 6 + 3 + 3), ({"max_epochs": 3, "max_steps": 8}, 8)],
 )
 def test_accumulation_that_changes_leaves_the_number_of_steps_known(settings, steps):
     sparse = trained(SmallModel(), [GradientAccumulationScheduler({0: 1, 1: 2})], **settings)
