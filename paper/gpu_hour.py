@@ -22,7 +22,7 @@ from pathlib import Path
 
 from paper.executors import Resources
 from paper.experiments import SEEDS, Run, declared
-from paper.panels import MNIST, WRN
+from paper.panels import WRN, lenet_table
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("tests", "throughput", "benchmark", "rows")
@@ -39,13 +39,8 @@ def wanted(scale: str) -> list[Run]:
         Run(WRN, "Dense", scale=scale),
         Run(WRN, "RigL", 0.95, "ERK", scale=scale),
     ]
-    lenet = [Run(MNIST, "Dense", seed=seed, scale=scale) for seed in SEEDS]
-    lenet += [
-        Run(MNIST, method, 0.95, "ERK", seed, scale)
-        for seed in SEEDS
-        for method in ("RigL", "Static", "SET", "Pruning", "SNFS")
-    ]
-    return [declared(run) for run in (*wide, *lenet)]
+    lenet = [run for seed in SEEDS for run in lenet_table(scale, seed)]
+    return [*(declared(run) for run in wide), *lenet]
 
 
 def command(part: str, options: argparse.Namespace) -> list[str]:
@@ -111,18 +106,23 @@ def run_rows(options: argparse.Namespace) -> None:
     launch(wanted("smoke" if options.quick else "paper"), options.out / "runs", options.data, resources)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    options = argparse.ArgumentParser(description="Tests, benchmarks and rows of the paper's scale on a GPU.")
+    options.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
+    options.add_argument("--out", type=Path, default=ROOT / "gpu_hour")
+    options.add_argument("--minutes", type=float, default=30)
+    options.add_argument("--jobs", type=int, default=4, help="tests and runs that share the GPU")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options.add_argument("--accelerator", help="of the rows; the GPU if there is one")
+    options.add_argument("--shown", type=int, default=60, help="lines of each part on the screen, its last ones")
+    options.add_argument("--quick", action="store_true", help="a rehearsal at the smallest size")
+    options.add_argument("--runs-only", action="store_true", help=argparse.SUPPRESS)
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Tests, benchmarks and rows of the paper's scale on a GPU.")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
-    parser.add_argument("--out", type=Path, default=ROOT / "gpu_hour")
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--jobs", type=int, default=4, help="tests and runs that share the GPU")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--accelerator", help="of the rows; the GPU if there is one")
-    parser.add_argument("--shown", type=int, default=60, help="lines of each part on the screen, its last ones")
-    parser.add_argument("--quick", action="store_true", help="a rehearsal at the smallest size")
-    parser.add_argument("--runs-only", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     options.out, options.data = options.out.resolve(), options.data.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.runs_only:

@@ -1,5 +1,6 @@
 """Tiny data sets in the official formats, so that no test downloads anything."""
 
+import inspect
 import logging
 import os
 import pickle
@@ -19,8 +20,11 @@ N_PER_FILE = 4
 # `make test-sparse` runs all tests with truly sparse layers wherever a test does not ask for something else.
 DEFAULT_COMPUTE = os.environ.get("RIGL_LIGHTNING_TEST_COMPUTE")
 if DEFAULT_COMPUTE:
-    *others, _ = SparseTrainingCallback.__init__.__defaults__
-    SparseTrainingCallback.__init__.__defaults__ = (*others, DEFAULT_COMPUTE)
+    defaults = {name: p.default for name, p in inspect.signature(SparseTrainingCallback).parameters.items()}
+    defaults["compute"] = DEFAULT_COMPUTE
+    SparseTrainingCallback.__init__.__defaults__ = tuple(
+        v for v in defaults.values() if v is not inspect.Parameter.empty
+    )
 
 torch.set_num_threads(1)  # the networks are tiny, and threads that wait for each other are slow on a busy machine
 
@@ -34,6 +38,13 @@ def forgotten_modules(tmp_path_factory):
     for name in set(sys.modules) - before:
         if str(vars(sys.modules[name]).get("__file__")).startswith(folder):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def as_fast_as_usual():
+    """``Trainer(deterministic=True)`` holds for the whole process; under it ``compute="auto"`` is dense."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

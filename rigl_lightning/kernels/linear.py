@@ -41,8 +41,7 @@ def sparse_linear(
 
     >>> weight = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     >>> pattern = SparsePattern.from_mask(weight != 0)
-    >>> from rigl_lightning.kernels.registration import Backward, register_operator
-    from rigl_lightning.kernels.tiers import use_tier
+    >>> from rigl_lightning.kernels.tiers import use_tier
     >>> with use_tier("torch"):
     ...     sparse_linear(torch.tensor([3.0, 5.0]), weight, torch.tensor([0.0, 1.0]), pattern)
     tensor([6., 1.])

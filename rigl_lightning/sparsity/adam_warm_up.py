@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.optimizer_state import group_of
 from rigl_lightning.sparsity.settings import plain
@@ -42,12 +43,12 @@ class AdamWarmUp:
     def __init__(self, parameters: Mapping[str, nn.Parameter], algorithm: SparseAlgorithm, n_steps: int) -> None:
         n_steps = plain(n_steps)
         if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
-            raise ValueError(
+            raise SettingError(
                 f"Expected `adam_warm_up` to be a number of steps, 0 or more, got {n_steps!r}. "
                 "Set --sparse.adam_warm_up."
             )
         if algorithm.hides_inactive_weights:
-            raise ValueError(
+            raise SettingError(
                 f"Expected an algorithm that starts connections anew for adam_warm_up, got {type(algorithm).__name__}: "
                 "its inactive weights keep their moments. Leave out --sparse.adam_warm_up."
             )
@@ -63,7 +64,7 @@ class AdamWarmUp:
             ValueError: Unless it is Adam or AdamW of torch, whose formula this is.
         """
         if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-            raise ValueError(
+            raise SettingError(
                 f"Expected Adam or AdamW of torch.optim for adam_warm_up, got {type(optimizer).__name__}. Leave out "
                 "--sparse.adam_warm_up, or set another optimizer."
             )

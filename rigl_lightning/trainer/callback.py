@@ -44,9 +44,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         the optimizer's hook      SET, SNFS, pruning, an update step: drop and grow; weights masked; the step counts
         on_train_batch_end        after an update: masks compared between processes, metrics logged
 
-    Logged are `mask_metrics` and FLOPs, as ``sparse/density`` and so on (see `MaskLog`), also at the ends of epochs for
-    `ModelCheckpoint` and `EarlyStopping`. A checkpoint holds the masks in the callback's own state; its ``state_dict``
-    is that of the plain dense module. Resuming it with the same callback continues exactly.
+    Logged are `mask_metrics` and FLOPs, as ``sparse/density`` and so on (see `MaskLog`), also at the ends of epochs. A
+    checkpoint's ``state_dict`` is that of the plain dense module, the masks are beside it, and a resumed run is exact.
 
     Args:
         algorithm: What to do: `RigL`, `SET`, `Static`, ... with its settings.
@@ -56,14 +55,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
         log_layers: Log also the density, survival and dead units of every layer at each mask update.
         strict: Check all invariants after every step, and stop with a message if one is broken. It takes time.
-        name: Of one of several callbacks, each with weights and an optimizer of its own; in ``sparse/<name>/density``.
-        compute: How sparse layers are computed in training. "sparse": on the CPU, Linear, Conv2d, GRU and LSTM read
-            their active connections only (see `SparseCompute`); the rest is dense, with a warning. "auto": where that
-            is faster, measured on the first batch; results then agree from run to run to rounding only. It is "dense",
-            which is masked dense products, under ``Trainer(deterministic=True)``, autocast, torch.compile and on GPUs.
-        storage: How weights of layers that compute sparsely are stored during fit. "connections": as vectors of active
-            ones, and so gradients and optimizer state; a layer whose weight is needed whole stays dense, with a
-            warning, as do checkpoints. "auto": unless another's callback may read them. "dense": nowhere.
+        name: Of one of several callbacks, each with an optimizer of its own; in ``sparse/<name>/density``.
+        compute: "sparse": on the CPU, Linear, Conv2d, GRU and LSTM compute with active connections only (see
+            `SparseCompute`); the rest is dense, with a warning. "auto": where a timing says so, so that runs agree to
+            rounding; "dense" if deterministic, autocast, compiled or on a GPU. "dense": masked dense products.
+        storage: "connections": layers that compute sparsely keep active weights, gradients and optimizer state only.
+            Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
         adam_warm_up: None, as the authors: Adam's first step of a grown connection is up to 3.2 times the learning
             rate. n: Adam and AdamW correct its moments by its own age, and its step grows over n steps (0: at once).
     """

@@ -76,7 +76,7 @@ def train_in_world(folder, algorithm, strategy="ddp", model=None, data=None, com
     model = model or ImageModel()
     trainer.fit(model, data or Images(GLOBAL_BATCH // size, seed=1))
     result = {
-        "masks": sparse.sparsifier.masks,
+        "masks": dict(sparse.sparsifier.masks),
         "weights": model.state_dict(),
         "step": sparse.sparsifier.step,
         "last_update": sparse.sparsifier.last_update and sparse.sparsifier.last_update.step,

@@ -168,7 +168,7 @@ def test_a_gan_with_two_optimizers_and_two_callbacks(toggle, tmp_path):
         assert (sparsifier.step, sparsifier.last_update.step) == (N_STEPS, 6)
         assert sum(sparsifier.n_active.values()) == sum(int(m.sum()) for m in sparsifier.masks.values())
         for name, parameter in sparsifier.parameters.items():
-            assert name.startswith(sparse.name)
+            assert name.startswith(sparse.settings.name)
             assert not parameter.detach()[~sparsifier.masks[name]].any()
     run.save_checkpoint(tmp_path / "gan.ckpt")
     saved = torch.load(tmp_path / "gan.ckpt", weights_only=True)

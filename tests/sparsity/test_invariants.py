@@ -49,7 +49,7 @@ def test_a_mask_changed_by_hand_is_named(trained):
 
 def test_a_mask_of_another_shape_is_named(trained):
     sparsifier, _ = trained
-    sparsifier.masks["4.weight"] = torch.ones(3, dtype=torch.bool)
+    sparsifier.masks.replace("4.weight", torch.ones(3, dtype=torch.bool))
     assert violations(sparsifier) == ["4.weight: the mask has shape (3,), the weight (4, 64)"]
 
 

@@ -44,7 +44,7 @@ class SaveAtEnd(pl.Callback):
 
     def on_train_end(self, trainer, pl_module):
         sparsifier = trainer.callbacks[0].sparsifier
-        content = {"masks": sparsifier.masks, "weights": pl_module.state_dict(), "step": sparsifier.step}
+        content = {"masks": dict(sparsifier.masks), "weights": pl_module.state_dict(), "step": sparsifier.step}
         torch.save(content, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from rigl_lightning import SET, SNIP, RigL, SparseTrainingCallback, UpdateSchedule
 from rigl_lightning.sparsity.invariants import violations
-from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.sparsity.mask_update import MaskUpdater
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 RIGL = RigL(0.7, schedule=SCHEDULE)
@@ -108,7 +108,7 @@ def test_the_checkpoint_of_an_interrupted_run_goes_on_to_the_same_end(error, tmp
 
 def test_an_interruption_in_the_middle_of_an_update_breaks_no_promise(monkeypatch, tmp_path):
     """One layer has its new mask, the other its old one, and the checkpoint holds a network that trains on."""
-    install, installed = Sparsifier._install, []
+    install, installed = MaskUpdater._install, []
 
     def interrupted(self, *args):
         installed.append(args)
@@ -116,7 +116,7 @@ def test_an_interruption_in_the_middle_of_an_update_breaks_no_promise(monkeypatc
             raise KeyboardInterrupt
         return install(self, *args)
 
-    monkeypatch.setattr(Sparsifier, "_install", interrupted)
+    monkeypatch.setattr(MaskUpdater, "_install", interrupted)
     sparse = SparseTrainingCallback(RIGL, seed=5)
     callbacks = [sparse, OnExceptionCheckpoint(tmp_path, "stopped")]
     with pytest.raises(SystemExit):
