@@ -209,8 +209,9 @@ class CompactConv2d(CompactLayer):
 
 
 def _is_simple(x: Tensor) -> bool:
-    wants_gradient = x.requires_grad and torch.is_grad_enabled()
-    return x.dtype is torch.float32 and is_plain(x) and x.is_contiguous() and not x.is_neg() and not wants_gradient
+    if x.dtype is not torch.float32 or not x.is_contiguous() or x.is_neg() or not is_plain(x):
+        return False
+    return not (x.requires_grad and torch.is_grad_enabled())
 
 
 def _key(x: Tensor, addend: Tensor | None) -> Hashable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
@@ -60,10 +61,7 @@ def packed(n_tasks: int, settings: Any) -> array[int]:
     of: Any = type(settings)
     operands, floats = _slots(of)
     for slot, dtype in operands:
-        operand = slots[slot]
-        # The usual case first: a few hundred nanoseconds count here.
-        plain = type(operand) is Tensor and operand.dtype is dtype and operand.is_cpu and operand.is_contiguous()
-        slots[slot] = (plain and not operand.is_neg() and operand.data_ptr()) or address(operand, dtype)
+        slots[slot] = address(slots[slot], dtype)
     for slot in floats:
         slots[slot] = struct.unpack("q", struct.pack("fxxxx", slots[slot]))[0]
     return array("q", slots)
@@ -77,10 +75,20 @@ def address(operand: Any, dtype: torch.dtype) -> int:
             negates when it is read.
     """
     kind = type(operand)
+    if (
+        kind is Tensor
+        and operand.dtype is dtype
+        and operand.is_cpu
+        and operand.is_contiguous()
+        and not operand.is_neg()
+    ):
+        found: int = operand.data_ptr()  # the usual case first: a few hundred nanoseconds count here
+        if found:
+            return found
     if operand is None or kind is Late:
         return 0
     tensor, start = operand if kind is Place else (operand, 0)
-    found: int = tensor.data_ptr() if tensor.is_cpu else 0
+    found = tensor.data_ptr() if tensor.is_cpu else 0
     if (
         tensor.dtype is not dtype
         or tensor.is_neg()
@@ -92,6 +100,11 @@ def address(operand: Any, dtype: torch.dtype) -> int:
             f"shape {tuple(tensor.shape)} and strides {tensor.stride()}."
         )
     return found + start * dtype.itemsize if start else found
+
+
+def addresses_of(operands: Mapping[str, Tensor | None]) -> dict[str, int]:
+    """`address` of float32 tensors by name."""
+    return {name: 0 if tensor is None else address(tensor, torch.float32) for name, tensor in operands.items()}
 
 
 def readable(tensor: Tensor) -> Tensor:

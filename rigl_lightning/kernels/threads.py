@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.settings import FIRST, Late, address, packed
+from rigl_lightning.kernels.settings import FIRST, Late, addresses_of, packed
 
 
 class Job(Protocol):
@@ -48,17 +49,28 @@ class Step:
     """
 
     def __init__(self, job: Job, n_tasks: int, settings: Any) -> None:
-        self._job, self._n_tasks, self._settings = job, n_tasks, settings
+        self._job, self._settings = job, settings
         self._slots = packed(n_tasks, settings)
+        self._address = self._slots.buffer_info()[0]
         self._late = [(i, s.of, 4 * s.start) for i, s in enumerate(settings, FIRST) if isinstance(s, Late)]
+        self._threads = min(torch.get_num_threads(), n_tasks)
 
     def run(self, operands: Mapping[str, Tensor | None]) -> None:
         """Run to the end, with float32 tensors for the `Late` ones; several threads may do so at once."""
         slots = self._slots[:]
+        self._fill(slots, addresses_of(operands))
+        run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), slots[0]))
+
+    def run_here(self, addresses: Mapping[str, int]) -> None:
+        """As `run`, on as many threads as at first, not at once by several; the caller keeps the tensors alive."""
+        self._slots[1] = 0
+        self._fill(self._slots, addresses)
+        run_slots(self._job, self._address, self._threads)
+
+    def _fill(self, slots: array[int], addresses: Mapping[str, int]) -> None:
         for i, of, start in self._late:
-            tensor = operands[of]
-            slots[i] = 0 if tensor is None else address(tensor, torch.float32) + start
-        run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), self._n_tasks))
+            address = addresses[of]
+            slots[i] = address + start if address else 0
 
 
 def run_slots(job: Job, address: int, threads: int) -> None:

@@ -20,7 +20,7 @@ from rigl_lightning.kernels.compiled import jobs as compiled_jobs
 from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
-from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
+from rigl_lightning.kernels.compiled.ir import WIDTH
 from rigl_lightning.kernels.inference import jobs as inference_jobs
 from rigl_lightning.kernels.settings import FIRST, fields_of
 
@@ -59,15 +59,14 @@ class CheckedMemory:
 
     def patch_vectors(self, monkeypatch):
         for jobs in (compiled_jobs, compiled_recurrent_jobs):
-            for name, tile in zip(("_row_8", "_row_4", "_row_2", "_row_1"), TILES, strict=True):
-                monkeypatch.setattr(jobs, name, self.product_row(tile))
-        monkeypatch.setattr(compiled_recurrent_jobs, "_row", compiled_recurrent_jobs._row.py_func)
+            monkeypatch.setattr(jobs, "product_row", self.row)
+        monkeypatch.setattr(inference_jobs, "bounded_row", self.row)
         for size in (8, 4, 2, 1):
             monkeypatch.setattr(compiled_jobs, f"_group_{size}", self.gradient_group(size))
         monkeypatch.setattr(compiled_jobs, "transpose_8x8", self.transpose_8x8)
         monkeypatch.setattr(compiled_masking, "_keep_vector", self.keep(WIDTH))
         monkeypatch.setattr(compiled_masking, "_keep_one", self.keep(1))
-        for name in ("_row", "_copy", "_finish"):
+        for name in ("_copy", "_finish"):
             monkeypatch.setattr(inference_jobs, name, getattr(self, f"inference{name}"))
 
     def patch_cells(self, monkeypatch):
@@ -105,18 +104,7 @@ class CheckedMemory:
 
         return store
 
-    def product_row(self, tile):
-        def row(x, columns, scale, values, start, stop, y, first, add):
-            out = self.at(y, 0, tile, F32)
-            total = out.copy() if add else np.full(tile, first, F32)
-            for k in range(start, stop):
-                column = int(self.at(columns, k, 1, np.int32)[0])
-                total += self.at(values, k, 1, F32)[0] * self.at(x, column * scale, tile, F32)
-            out[:] = total
-
-        return row
-
-    def inference_row(self, n, x, columns, scale, values, start, stop, y, last, addend, first, low, high):
+    def row(self, n, x, columns, scale, values, start, stop, y, last, addend, first, low=-np.inf, high=np.inf):
         places = [*range(0, (n - 1) * WIDTH, WIDTH), last]
         totals = [np.full(WIDTH, first, F32) for _ in places]
         for place, total in zip(places, totals, strict=True):

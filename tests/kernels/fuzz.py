@@ -11,6 +11,7 @@ import argparse
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ from rigl_lightning.kernels.conv_geometry import Window
 from tests.helpers.guarded_memory import guard_workspace, guarded, guarded_pattern
 from tests.helpers.masked_layers import close
 
+ROOT = Path(__file__).parents[2]
 AT_ONCE = 200
 """Cases of one process."""
 
@@ -256,7 +258,7 @@ def run_in_processes(first, cases):
     while number < first + cases:
         count = min(AT_ONCE, first + cases - number)
         command = [sys.executable, "-m", "tests.kernels.fuzz", "--first", str(number), "--cases", str(count), "--here"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         failures += [line for line in done.stderr.splitlines() if line.startswith("FAILED")]
         last = int(done.stdout.splitlines()[-1]) if done.stdout.strip() else number
         if done.returncode not in (0, 1):

@@ -23,9 +23,7 @@ Codegen = Callable[[Any, Any, Any, Any], Any]
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 """Floats of one vector: a register of AVX-512 or AVX2, two of Neon."""
 TILES = (8 * WIDTH, 4 * WIDTH, 2 * WIDTH, WIDTH)
-"""Widths of a tile of outputs, in floats, that `product_row` keeps in registers."""
-GROUPS = (8, 4, 2, 1)
-"""Numbers of connections whose gradients `gradient_group` sums at once."""
+"""Numbers of samples, in floats, that are computed side by side; the widest fills the registers."""
 FLAGS = ("contract", "reassoc")
 
 
@@ -145,68 +143,6 @@ def settings_reader(settings: type) -> Any:
         return result(types.int64), codegen
 
     return read
-
-
-def product_row(tile: int) -> Any:
-    """One row of a sparse × dense product, ``tile`` columns wide.
-
-    ``y[:tile] = first + sum of values[k] * x[columns[k] * scale:][:tile]`` over k in [start, stop). With ``add`` other
-    than 0, ``y[:tile]`` takes the place of ``first``.
-    """
-    vector = ir.VectorType(F32, tile)
-    # Enough independent sums to hide the latency of a multiply-add, few enough for sixteen registers.
-    unroll = max(1, 8 * WIDTH // tile)
-
-    @intrinsic
-    def row(
-        typing_context: Any,
-        x: Any,
-        columns: Any,
-        scale: Any,
-        values: Any,
-        start: Any,
-        stop: Any,
-        y: Any,
-        first: Any,
-        add: Any,
-    ) -> tuple[Any, Codegen]:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            x, columns, scale, values, start, stop, y, first, add = args
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(unroll)]
-            with builder.if_else(builder.icmp_signed("!=", add, I64(0))) as (then, otherwise):
-                with then:
-                    builder.store(emit_load(builder, y, I64(0), vector), sums[0])
-                with otherwise:
-                    builder.store(splat(builder, first, tile), sums[0])
-            for other in sums[1:]:
-                builder.store(ir.Constant(vector, [0.0] * tile), other)
-
-            def connection(k: Any, total: Any) -> None:
-                offset = builder.mul(builder.sext(emit_load(builder, columns, k, I32), I64), scale)
-                weight = splat(builder, emit_load(builder, values, k, F32), tile)
-                inputs = emit_load(builder, x, offset, vector)
-                builder.store(multiply_add(builder, weight, inputs, builder.load(total)), total)
-
-            count = builder.sub(stop, start)
-            rounds = builder.udiv(count, I64(unroll))
-            with cgutils.for_range(builder, rounds) as loop:
-                k = builder.add(start, builder.mul(loop.index, I64(unroll)))
-                for u, total in enumerate(sums):
-                    connection(builder.add(k, I64(u)), total)
-            if unroll > 1:
-                done = builder.add(start, builder.mul(rounds, I64(unroll)))
-                with cgutils.for_range(builder, builder.sub(stop, done)) as loop:
-                    connection(builder.add(done, loop.index), sums[0])
-            loaded = [builder.load(total) for total in sums]
-            while len(loaded) > 1:
-                loaded = [_add(builder, a, b) for a, b in zip(loaded[::2], loaded[1::2], strict=True)]
-            emit_store(builder, loaded[0], y, I64(0))
-            return context.get_dummy_value()
-
-        integer = types.int64
-        return types.void(*[integer] * 7, types.float32, integer), codegen
-
-    return row
 
 
 def gradient_group(size: int) -> Any:

@@ -12,20 +12,18 @@ from numba import types
 
 from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.ir import (
-    TILES,
     WIDTH,
     gradient_group,
     load_f32,
     load_i32,
     load_i64,
-    product_row,
     store_f32,
     store_i32,
     transpose_8x8,
 )
+from rigl_lightning.kernels.compiled.rows import MOST, product_row
 from rigl_lightning.kernels.settings import Floats, Ints, Longs
 
-_row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
 _group_8, _group_4, _group_2, _group_1 = (gradient_group(size) for size in (8, 4, 2, 1))
 
 
@@ -57,44 +55,37 @@ def product_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has 
 
     ``y[block, row, line, p] = bias[row] + sum of values[k] * x[block, line, columns[k] * scale + p]``.
     """
-    columns, scale, values, bias, n_rows = s.columns, s.scale, s.values, s.bias, s.n_rows
+    n_rows, length, zero = s.n_rows, s.length, types.float32(0.0)
     chunk, line, block = task % s.n_chunks, task // s.n_chunks % s.n_lines, task // s.n_chunks // s.n_lines
     bottom, top = n_rows * chunk // s.n_chunks, n_rows * (chunk + 1) // s.n_chunks
-    xt = s.x + 4 * (block * s.x_block + line * s.x_line)
-    yt = s.y + 4 * (block * s.y_block + line * s.y_line)
-    left = s.length
-    while left >= WIDTH:
-        tile = 8 * WIDTH
-        while tile > left:
-            tile //= 2
+    x = s.x + 4 * (block * s.x_block + line * s.x_line)
+    y = s.y + 4 * (block * s.y_block + line * s.y_line)
+    if length < WIDTH:
+        for r in range(bottom, top):
+            for p in range(length):
+                total = load_f32(s.bias, r) if s.bias != 0 else zero
+                for k in range(load_i32(s.parts, r), load_i32(s.parts + 4 * s.n_parts * n_rows, r)):
+                    total += load_f32(s.values, k) * load_f32(x, load_i32(s.columns, k) * s.scale + p)
+                store_f32(y, r * s.y_row + p, total)
+        return
+    n_vectors = (length + WIDTH - 1) // WIDTH
+    n_tiles = (n_vectors + MOST - 1) // MOST
+    for tile in range(n_tiles):
+        vector = n_vectors * tile // n_tiles
+        n, p = n_vectors * (tile + 1) // n_tiles - vector, vector * WIDTH
+        # The last vector begins within the one before: the same outputs are written twice.
+        last = min((n - 1) * WIDTH, length - WIDTH - p)
         for part in range(s.n_parts):
             starts = s.parts + 4 * part * n_rows
             for r in range(bottom, top):
-                first = load_f32(bias, r) if bias != 0 else types.float32(0.0)
                 k0, k1 = load_i32(starts, r), load_i32(starts + 4 * n_rows, r)
-                out = yt + 4 * r * s.y_row
-                if tile == 8 * WIDTH:
-                    _row_8(xt, columns, scale, values, k0, k1, out, first, part)
-                elif tile == 4 * WIDTH:
-                    _row_4(xt, columns, scale, values, k0, k1, out, first, part)
-                elif tile == 2 * WIDTH:
-                    _row_2(xt, columns, scale, values, k0, k1, out, first, part)
-                else:
-                    _row_1(xt, columns, scale, values, k0, k1, out, first, part)
-        xt += 4 * tile
-        yt += 4 * tile
-        left -= tile
-        if 0 < left < WIDTH:
-            # The last vector begins within the one before: the same outputs are written twice.
-            xt -= 4 * (WIDTH - left)
-            yt -= 4 * (WIDTH - left)
-            left = WIDTH
-    for r in range(bottom, top):
-        for p in range(left):
-            total = load_f32(bias, r) if bias != 0 else types.float32(0.0)
-            for k in range(load_i32(s.parts, r), load_i32(s.parts + 4 * s.n_parts * n_rows, r)):
-                total += load_f32(values, k) * load_f32(xt, load_i32(columns, k) * scale + p)
-            store_f32(yt, r * s.y_row + p, total)
+                out, more = y + 4 * (r * s.y_row + p), types.int64(0)
+                first = load_f32(s.bias, r) if s.bias != 0 and part == 0 else zero
+                if part:
+                    if k0 == k1:
+                        continue
+                    more = out
+                product_row(n, x + 4 * p, s.columns, s.scale, s.values, k0, k1, out, last, more, first)
 
 
 class Sampled(NamedTuple):

@@ -9,26 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import njit, types
+from numba import types
 
 from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.cells import gru_cell, gru_cell_backward, lstm_cell, lstm_cell_backward
-from rigl_lightning.kernels.compiled.ir import TILES, WIDTH, load_f32, load_i32, product_row
+from rigl_lightning.kernels.compiled.ir import WIDTH, load_f32, load_i32
+from rigl_lightning.kernels.compiled.rows import product_row
 from rigl_lightning.kernels.settings import Floats, Ints
-
-_row_8, _row_4, _row_2, _row_1 = (product_row(tile) for tile in TILES)
-
-
-@njit(nogil=True)
-def _row(tile, x, columns, scale, values, start, stop, y, first, add):  # type: ignore[no-untyped-def]
-    if tile == 8 * WIDTH:
-        _row_8(x, columns, scale, values, start, stop, y, first, add)
-    elif tile == 4 * WIDTH:
-        _row_4(x, columns, scale, values, start, stop, y, first, add)
-    elif tile == 2 * WIDTH:
-        _row_2(x, columns, scale, values, start, stop, y, first, add)
-    else:
-        _row_1(x, columns, scale, values, start, stop, y, first, add)
 
 
 class Recurrence(NamedTuple):
@@ -77,7 +64,7 @@ def gru_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """
     tile, batch, units, starts, columns, values = s.tile, s.batch, s.units, s.starts, s.columns, s.values
     zero = types.float32(0.0)
-    line, column = 4 * batch, 4 * task * tile
+    line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for t in range(s.times):
         state = s.states + line * t * units + column
         after = state + line * units
@@ -88,10 +75,11 @@ def gru_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
             for gate in range(2):
                 row = gate * units + j
                 k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
-                _row(tile, state, columns, batch, values, k0, k1, r + gate * line, zero, 1)
+                out = r + gate * line
+                product_row(n_vectors, state, columns, batch, values, k0, k1, out, last, out, zero)
             first = load_f32(s.bias, j) if s.bias != 0 else zero
             k0, k1 = load_i32(starts, 2 * units + j), load_i32(starts, 2 * units + j + 1)
-            _row(tile, state, columns, batch, values, k0, k1, h, first, 0)
+            product_row(n_vectors, state, columns, batch, values, k0, k1, h, last, 0, first)
             gru_cell(tile, (r, z, n, h, state + line * j, r, z, n, after + line * j))
             r += 3 * line
             h += line
@@ -101,7 +89,7 @@ def gru_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 def gru_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """GRU backward: gradients of both shares of the gates, and of the first state, which ``grad`` becomes."""
     tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
-    line, column = 4 * batch, 4 * task * tile
+    line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for step in range(s.times):
         t = s.times - 1 - step
         for j in range(units):
@@ -115,7 +103,7 @@ def gru_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
         for j in range(units):
             k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
             d = s.grad + column + line * j
-            _row(tile, source, s.rows, batch, s.values, k0, k1, d, types.float32(0.0), 1)
+            product_row(n_vectors, source, s.rows, batch, s.values, k0, k1, d, last, d, types.float32(0.0))
 
 
 @job(Recurrence)
@@ -125,7 +113,7 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     ``hidden`` are the cell states, (time + 1, units, batch), filled from the second on.
     """
     tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
-    line, column = 4 * batch, 4 * task * tile
+    line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for t in range(s.times):
         state = s.states + line * t * units + column
         for j in range(units):
@@ -133,7 +121,8 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
             for part in range(4):
                 row = part * units + j
                 k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
-                _row(tile, state, s.columns, batch, s.values, k0, k1, i + part * line, types.float32(0.0), 1)
+                out = i + part * line
+                product_row(n_vectors, state, s.columns, batch, s.values, k0, k1, out, last, out, types.float32(0.0))
             f, g, o = i + line, i + 2 * line, i + 3 * line
             cell, h = s.hidden + line * (t * units + j) + column, state + line * j
             lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + line * units, h + line * units))
@@ -143,7 +132,7 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 def lstm_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """LSTM backward: gradients of the gates, and of the first states, which ``grad`` and ``grad_other`` become."""
     tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
-    line, column = 4 * batch, 4 * task * tile
+    line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for step in range(s.times):
         t = s.times - 1 - step
         for j in range(units):
@@ -158,4 +147,4 @@ def lstm_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
         for j in range(units):
             k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
             d = s.grad + column + line * j
-            _row(tile, source, s.rows, batch, s.values, k0, k1, d, types.float32(0.0), 0)
+            product_row(n_vectors, source, s.rows, batch, s.values, k0, k1, d, last, 0, types.float32(0.0))

@@ -17,120 +17,20 @@ from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.ir import (
     F32,
     FLAGS,
-    I32,
     I64,
     WIDTH,
     Codegen,
-    emit_cases,
     emit_load,
     emit_store,
     load_f32,
     load_i32,
     load_i64,
-    multiply_add,
-    splat,
     store_f32,
 )
+from rigl_lightning.kernels.compiled.rows import MOST, bounded_row, emit_bounded
 from rigl_lightning.kernels.settings import Floats, Ints, Longs
 
-MOST = 8
-"""Vectors of outputs that are kept in registers at once: half of AVX2's sixteen, the rest hold operands."""
 _KIND = ir.VectorType(F32, WIDTH)
-
-
-def _bounded(builder: Any, value: Any, low: Any, high: Any) -> Any:
-    for order, bound in (("<", low), (">", high)):
-        border = splat(builder, bound, WIDTH) if isinstance(value.type, ir.VectorType) else bound
-        value = builder.select(builder.fcmp_ordered(order, value, border), border, value)
-    return value
-
-
-@intrinsic
-def _row(
-    typing_context: Any,
-    n: Any,
-    x: Any,
-    columns: Any,
-    scale: Any,
-    values: Any,
-    start: Any,
-    stop: Any,
-    y: Any,
-    last: Any,
-    addend: Any,
-    first: Any,
-    low: Any,
-    high: Any,
-) -> tuple[Any, Codegen]:
-    """One row of a product for ``n`` vectors of positions, 1 to `MOST`, the last of which begins at position ``last``.
-
-    ``y = clamp(first + addend + sum of values[k] * x[columns[k] * scale], low, high)``; NaN stays NaN. Vectors may
-    overlap: a position is then computed twice, with the same result.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit_cases(builder, args[0], range(1, MOST + 1), lambda n: _emit_row(builder, n, *args[1:]))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 10, *[types.float32] * 3), codegen
-
-
-def _emit_row(
-    builder: Any,
-    n: int,
-    x: Any,
-    columns: Any,
-    scale: Any,
-    values: Any,
-    start: Any,
-    stop: Any,
-    y: Any,
-    last: Any,
-    addend: Any,
-    first: Any,
-    low: Any,
-    high: Any,
-) -> None:
-    places = [I64(i * WIDTH) for i in range(n - 1)] + [last]
-    # Several sums for few vectors, to hide the latency of a multiply-add.
-    unroll = max(1, MOST // n)
-    sums = [[cgutils.alloca_once(builder, _KIND) for _ in places] for _ in range(unroll)]
-    start_value = splat(builder, first, WIDTH)
-    with builder.if_else(builder.icmp_signed("!=", addend, I64(0))) as (then, otherwise):
-        with then:
-            for place, total in zip(places, sums[0], strict=True):
-                more = emit_load(builder, addend, place, _KIND)
-                builder.store(builder.fadd(start_value, more, flags=FLAGS), total)
-        with otherwise:
-            for total in sums[0]:
-                builder.store(start_value, total)
-    for others in sums[1:]:
-        for total in others:
-            builder.store(ir.Constant(_KIND, [0.0] * WIDTH), total)
-
-    def connection(k: Any, totals: Any) -> None:
-        offset = builder.mul(builder.sext(emit_load(builder, columns, k, I32), I64), scale)
-        weight = splat(builder, emit_load(builder, values, k, F32), WIDTH)
-        base = builder.add(x, builder.mul(offset, I64(4)))
-        for place, total in zip(places, totals, strict=True):
-            inputs = emit_load(builder, base, place, _KIND)
-            builder.store(multiply_add(builder, weight, inputs, builder.load(total)), total)
-
-    rounds = builder.udiv(builder.sub(stop, start), I64(unroll))
-    with cgutils.for_range(builder, rounds) as loop:
-        k = builder.add(start, builder.mul(loop.index, I64(unroll)))
-        for u, totals in enumerate(sums):
-            connection(builder.add(k, I64(u)), totals)
-    if unroll > 1:
-        done = builder.add(start, builder.mul(rounds, I64(unroll)))
-        with cgutils.for_range(builder, builder.sub(stop, done)) as loop:
-            connection(builder.add(done, loop.index), sums[0])
-    for i, place in enumerate(places):
-        total = builder.load(sums[0][i])
-        for others in sums[1:]:
-            total = builder.fadd(total, builder.load(others[i]), flags=FLAGS)
-        # All vectors of the inputs have been read: the outputs may be where the addend is.
-        emit_store(builder, _bounded(builder, total, low, high), y, place)
 
 
 class Fused(NamedTuple):
@@ -192,7 +92,7 @@ def fused_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no
                         first = load_f32(s.bias, r)
                     if s.addend != 0:
                         more = s.addend + offset
-                _row(n, xt, s.columns, s.scale, s.values, k0, k1, out, last, more, first, low, high)
+                bounded_row(n, xt, s.columns, s.scale, s.values, k0, k1, out, last, more, first, low, high)
 
 
 class Single(NamedTuple):
@@ -259,7 +159,7 @@ def _finish(
 
         def move(p: Any, kind: Any) -> None:
             total = builder.fadd(emit_load(builder, source, p, kind), emit_load(builder, addend, p, kind), flags=FLAGS)
-            emit_store(builder, _bounded(builder, total, low, high), target, p)
+            emit_store(builder, emit_bounded(builder, total, low, high), target, p)
 
         _each(builder, count, move)
         return context.get_dummy_value()
@@ -402,7 +302,7 @@ def grouped_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
                 n = n_vectors * (tile + 1) // n_tiles - vector
                 p = vector * WIDTH
                 last = min((n - 1) * WIDTH, s.length - WIDTH - p)
-                _row(n, x + 4 * p, s.columns, 1, s.values, k0, k1, y + 4 * p, last, none, first, below, above)
+                bounded_row(n, x + 4 * p, s.columns, 1, s.values, k0, k1, y + 4 * p, last, none, first, below, above)
             offset = 4 * (index * s.n_rows + row) * s.out_height * s.out_width
             for i in range(s.out_height):
                 if s.addend == 0:

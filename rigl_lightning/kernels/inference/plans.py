@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from rigl_lightning.kernels.settings import addresses_of
 from rigl_lightning.kernels.threads import Step
 from rigl_lightning.kernels.workspace import new
 
@@ -29,7 +30,7 @@ class Plan:
     def __call__(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Output for contiguous float32 tensors on the CPU, of the shapes that the plan was made for."""
         out = new(*self.shape)
-        operands = {INPUT: x, OUTPUT: out, ADDEND: addend}
+        addresses = addresses_of({INPUT: x, OUTPUT: out, ADDEND: addend})
         for step in self._steps:
-            step.run(operands)
+            step.run_here(addresses)
         return out
