@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.layouts import InputsFirst
+from rigl_lightning.sparsity.layouts import InputsFirst, rows_are_units
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,17 @@ def gradient_magnitude(c: Connections) -> Tensor:
     The first public code of the authors took the signed gradient; the paper says magnitude, and so do we.
     """
     return c.grad.abs()
+
+
+def channel_normalised_gradient(c: Connections) -> Tensor:
+    """``|dL/dw|`` over the root mean square of its output channel's: no channel is ahead of the others.
+
+    Not in the paper. RigL's own score lets the few channels with the largest gradients take all growth, dead ones
+    behind a batch norm first, whose gradients are magnified.
+    """
+    grad = rows_are_units(c.grad, c.inputs_first)
+    size = grad.flatten(1).square().mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
+    return rows_are_units(grad.abs() / size.view(-1, *[1] * (grad.ndim - 1)), c.inputs_first)
 
 
 def gradient_average_magnitude(c: Connections) -> Tensor:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from rigl_lightning.sparsity import scores
+from rigl_lightning.sparsity import masks, scores
 from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
+from rigl_lightning.sparsity.fan_in import with_minimum_fan_in
+from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
@@ -31,6 +33,8 @@ class DropGrow(ConstantSparsity):
         drop_score: Low is dropped.
         grow_score: High is grown.
         structure: Which connections of a layer go together.
+        min_fan_in: Incoming connections that every unit keeps, and is given first where it has fewer, so that no
+            channel dies; 0, as the authors have it, for no such rule. Not with a structure, which has its own.
     """
 
     ranked_by = ("drop_score", "grow_score")
@@ -43,10 +47,14 @@ class DropGrow(ConstantSparsity):
     drop_score: Score = scores.weight_magnitude
     grow_score: Score = scores.random
     structure: Structure = field(default_factory=Unstructured)
+    min_fan_in: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop_fraction <= 1, self, "drop_fraction", "in [0, 1]")
+        has_rule = self.min_fan_in == 0 or isinstance(self.structure, Unstructured)
+        whole = isinstance(self.min_fan_in, int) and not isinstance(self.min_fan_in, bool) and self.min_fan_in >= 0
+        require(whole and has_rule, self, "min_fan_in", "to be a whole number, at least 0, and 0 with a structure")
 
     def drop_fraction_at(self, step: int) -> float:
         """``alpha · decay(progress)``: f_decay of the paper (section 3)."""
@@ -85,6 +93,10 @@ class DropGrow(ConstantSparsity):
         if n_update == 0 or n_active == layer.mask.numel():
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
+        if self.min_fan_in:
+            oriented = [rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score)]
+            chosen = masks.drop_and_grow(oriented[0], *with_minimum_fan_in(*oriented, n_update, self.min_fan_in))
+            return rows_are_units(chosen, layer.inputs_first)
         if not layer.inputs_first or isinstance(self.structure, Unstructured):
             return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
         return self.structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()

@@ -1,0 +1,48 @@
+"""A minimum fan-in: scores of an update that leave every unit so many incoming connections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rigl_lightning.sparsity.selection import count_active, largest_per_row, smallest
+
+
+def with_minimum_fan_in(
+    mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int, minimum: int
+) -> tuple[Tensor, Tensor, int]:
+    """Scores with which `masks.drop_and_grow` keeps units alive, and how many connections to move.
+
+    The best connections of a unit, up to the minimum, are dropped last. Units that have fewer grow first, the best of
+    them by the grow score, as far as the number of moved connections goes; the count of the layer stays exact.
+
+    Args:
+        mask: Boolean; units are its first dimension.
+        drop_score: Same shape. Low is dropped.
+        grow_score: Same shape. High is grown.
+        n_update: Connections to move; fewer are moved where all others are among the best of their unit.
+        minimum: Incoming connections that a unit should have, at least 1.
+
+    >>> mask = torch.tensor([[True, True, True, False], [True, False, False, False], [False] * 4])
+    >>> weight = torch.tensor([[3.0, 2.0, 4.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])
+    >>> gradient = torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 5.0, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0]])
+    >>> from rigl_lightning.sparsity.masks import drop_and_grow
+    >>> drop, grow, n = with_minimum_fan_in(mask, weight, gradient, 1, 1)
+    >>> drop_and_grow(mask, drop, grow, n).int().tolist()  # not 1.0, the last of its unit; and not where 9.0 is
+    [[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
+    """
+    rows, drop_rows, grow_rows = (t.reshape(len(mask), -1) for t in (mask, drop_score.float(), grow_score.float()))
+    kept_count = rows.sum(1).clamp(max=minimum)
+    best = largest_per_row(drop_rows, kept_count, rows)
+    n_update = min(n_update, count_active(rows) - count_active(best))
+    drop_rows = drop_rows.masked_fill(best, torch.inf)
+    survivors = rows.reshape(-1).clone()
+    survivors[smallest(drop_rows, n_update, rows)] = False
+    survivors = survivors.view_as(rows)
+    missing = (minimum - survivors.sum(1)).clamp(min=0)
+    missing = torch.minimum(missing, (~survivors).sum(1))
+    first = largest_per_row(grow_rows, missing, ~survivors)
+    # Above all others, and among themselves by score: a wanted one is ahead by more than the range of all scores.
+    span = grow_rows.amax() - grow_rows.amin() + 1
+    grow_rows = torch.where(first, grow_rows + span, grow_rows)
+    return drop_rows.view(mask.shape), grow_rows.view(mask.shape), n_update
