@@ -60,12 +60,14 @@ def make_tables(
 
 def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str, hours: str) -> Pages:
     of_methods = methods.as_markdown(tables["methods"])
+    cheapest = summary.frontier_in_words(tables["methods"])
     return {
         ROOT / "README.md": {
+            "cheapest": cheapest,
             "claims": summary.claims_in_words(tables["claims"]),
             "at_length": summary.at_length_in_words(tables["lenet"]),
         },
-        DOCS / "methods.md": {"accuracy": of_methods, "cheapest": summary.frontier_in_words(tables["methods"])},
+        DOCS / "methods.md": {"accuracy": of_methods, "cheapest": cheapest},
         HERE / "README.md": {
             "summary": summary.sentences(tables["claims"], multipliers),
             "claims": of_claims.as_markdown(tables["claims"]),
