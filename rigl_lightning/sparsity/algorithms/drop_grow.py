@@ -94,8 +94,8 @@ class DropGrow(ConstantSparsity):
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
         if self.min_fan_in:
-            oriented = [rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score)]
-            chosen = masks.drop_and_grow(oriented[0], *with_minimum_fan_in(*oriented, n_update, self.min_fan_in))
+            mask, drop, grow = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score))
+            chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_update, self.min_fan_in))
             return rows_are_units(chosen, layer.inputs_first)
         if not layer.inputs_first or isinstance(self.structure, Unstructured):
             return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
