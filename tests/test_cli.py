@@ -353,6 +353,18 @@ def test_the_newest_run_of_a_configuration_is_found_by_every_command(capsys):
     assert "Expected a checkpoint for test" in error(capsys, "--ckpt_path", "last", command="test")  # of 56 steps
 
 
+def test_a_run_of_a_version_that_had_fewer_settings_is_found(capsys):
+    run("--trainer.max_steps", "10")
+    config = Path("runs/digits/version_0/config.yaml")
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    del settings["sparse"]["storage"], settings["sparse"]["adam_warm_up"]
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run("--ckpt_path", "last", "--trainer.max_steps", "10", command="test")
+    assert "Expected a checkpoint for test" in error(
+        capsys, "--ckpt_path", "last", "--trainer.max_steps", "10", "--sparse.seed", "3", command="test"
+    )
+
+
 def test_classes_that_a_checkpoint_names_are_neither_imported_nor_made(capsys):
     run("--trainer.max_steps", "10")
     Path("other.py").write_text("raise SystemExit('CODE OF other.py RAN')\n", encoding="utf-8")

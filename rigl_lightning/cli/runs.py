@@ -138,7 +138,18 @@ def _is_of(file: str, settings: Mapping[str, Any]) -> bool:
             saved = yaml.safe_load(stream)
     except yaml.YAMLError:  # torn, or of somebody else: no run of these settings
         return False
-    return isinstance(saved, dict) and _comparable(saved) == _comparable(settings)
+    return isinstance(saved, dict) and _comparable(saved) == _known_to(_comparable(saved), _comparable(settings))
+
+
+def _known_to(saved: Any, settings: Any) -> Any:
+    """The settings without those that an earlier version did not have: it saved all of its own, defaults too.
+
+    >>> _known_to({"sparse": {"seed": 1}}, {"sparse": {"seed": 1, "storage": "auto"}})
+    {'sparse': {'seed': 1}}
+    """
+    if not (isinstance(saved, Mapping) and isinstance(settings, Mapping)):
+        return settings
+    return {key: _known_to(saved[key], value) for key, value in settings.items() if key in saved}
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
