@@ -71,6 +71,19 @@ class SparseWeight(nn.Module):
         """Shape and density."""
         return f"{self.shape}, density={self.density:.3g}"
 
+    def _check(self) -> None:
+        """Indices that were loaded lie within the weight: the kernels read where they point to."""
+        starts, n_columns = self.row_starts.long(), math.prod(self.shape[1:])
+        whole = bool(starts[0] == 0 and starts[-1] == self.n_active and (starts.diff() >= 0).all())
+        if whole and self.n_active:
+            positions = self.rows() * n_columns + self.columns
+            whole = bool(((self.columns >= 0) & (self.columns < n_columns)).all() and (positions.diff() > 0).all())
+        if not whole:
+            raise SettingError(
+                f"Expected the indices of a weight of shape {self.shape}, by row and ascending, got others: the file "
+                "is damaged. Write it again with save_compact."
+            )
+
     def _find_parts(self) -> Tensor:
         """(parts + 1, rows) int32: of row r, part p owns the values ``parts[p, r]:parts[p + 1, r]``."""
         n_columns = math.prod(self.shape[1:])
@@ -83,4 +96,5 @@ class SparseWeight(nn.Module):
 
 def _renew_parts(module: nn.Module, _: Any) -> None:
     assert isinstance(module, SparseWeight)
+    module._check()
     module.parts = module._find_parts()
