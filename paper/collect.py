@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from paper.counted import remaining
-from paper.one_run import LOG, RECORD, last_checkpoint, record_of, write_whole
+from paper.one_run import LOG, RECORD, last_checkpoint, record_of
 from paper.panels import MNIST
 from paper.row_columns import COLUMNS
+from rigl_lightning.base.files import write_text
 from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +96,7 @@ def collect(runs: Path, results: Path) -> int:
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(sorted(rows.values(), key=lambda row: (row["benchmark"], row["run"])))
-    write_whole(results, text.getvalue())
+    write_text(results, text.getvalue())
     return len(rows)
 
 

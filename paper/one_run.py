@@ -18,6 +18,7 @@ from typing import Any
 
 from paper.counted import counted
 from paper.experiments import Run
+from rigl_lightning.base.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RECORD = "run.json"
@@ -122,15 +123,8 @@ def _executed(run: Run, folder: Path, data: Path, threads: int, accelerator: str
     left = folder / COUNTED
     if left.is_file():
         record |= json.loads(left.read_text(encoding="utf-8"))
-    write_whole(folder / RECORD, json.dumps(record, indent=1))
+    write_text(folder / RECORD, json.dumps(record, indent=1))
     return record
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Written beside the file and renamed, so that a full disk or a kill leaves the one before or the new one."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, file)
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:
@@ -170,7 +164,7 @@ def _train(arguments: Sequence[str], folder: Path, threads: int) -> None:
     if not _is_validated(folder / LOG):  # it was interrupted after its last step, before its validation
         settings = [a for a in arguments[1:] if not a.startswith(RESUME)]
         rigl_lightning(["validate", *settings, f"{RESUME}={last_checkpoint(folder)}"])
-    write_whole(folder / COUNTED, json.dumps(counted(_own_checkpoint(folder))))
+    write_text(folder / COUNTED, json.dumps(counted(_own_checkpoint(folder))))
 
 
 def _own_checkpoint(folder: Path) -> Path:
