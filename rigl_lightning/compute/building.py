@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
-import torch
 from torch import nn
 
 from rigl_lightning.base.errors import SettingError
@@ -13,13 +11,14 @@ from rigl_lightning.compute.layers import KINDS
 from rigl_lightning.compute.sparse_compute import SparseCompute
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.compact_weights import CompactWeight
+from rigl_lightning.sparsity.compact_weights import Beginning, CompactWeight
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import weight_checksum
-from rigl_lightning.sparsity.masks import random_positions
+from rigl_lightning.sparsity.masks import random_mask, random_positions
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.parameters import select_parameters
-from rigl_lightning.sparsity.sparsifier import Beginning, Sparsifier
+from rigl_lightning.sparsity.randomness import layer_generator
+from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import Unstructured
 
 
@@ -59,7 +58,7 @@ def build_sparse(
     shapes = {name: parameter.shape for name, parameter in selected.items()}
     counts = active_counts(shapes, resolved.layer_sparsities(shapes, 0))
     names = {id(parameter): name for name, parameter in selected.items()}
-    beginning = Beginning({}, {})
+    beginning = Beginning({}, {}, {})
     parameters: dict[str, nn.Parameter] = {}
     for path, child in module.named_modules():
         own = {a: names[id(p)] for a, p in child._parameters.items() if id(p) in names}
@@ -67,10 +66,12 @@ def build_sparse(
         for attribute, name in own.items():
             parameter = parameters[name] = child._parameters[attribute]
             beginning.checksums[name] = weight_checksum(parameter)
+            generator = layer_generator(seed, name, "initial")
             if counts[name] <= LARGEST_DENSITY * parameter.numel() and _can_be_compact(child):
-                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}/initial".encode()))
                 positions = random_positions(parameter.numel(), counts[name], generator)
                 beginning.compact[name] = CompactWeight(parameter, positions)
+            else:
+                beginning.masks[name] = random_mask(parameter.shape, counts[name], generator)
     ordered = {name: parameters[name] for name in selected}
     sparsifier = Sparsifier(ordered, algorithm, total_steps, seed, beginning=beginning)
     compute = SparseCompute(module, sparsifier, "sparse", storage="connections")

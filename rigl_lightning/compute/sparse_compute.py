@@ -21,6 +21,11 @@ from rigl_lightning.compute.timed_choice import Choice, decide, decide_without_t
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
 from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.needed_gradients import (
+    always_needs_dense_gradient,
+    gradient_masks,
+    needs_dense_gradient,
+)
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 Compute = Literal["auto", "sparse", "dense"]
@@ -141,7 +146,7 @@ class SparseCompute:
     def needs_dense_gradient(self) -> bool:
         """Whether the gradients of inactive connections are read at this step."""
         if self._step != self.sparsifier.step:
-            self._step, self._needs_dense = self.sparsifier.step, self.sparsifier.needs_dense_gradient()
+            self._step, self._needs_dense = self.sparsifier.step, needs_dense_gradient(self.sparsifier)
         return self._needs_dense
 
     def why_shared(self, names: Iterable[str]) -> str:
@@ -246,7 +251,7 @@ class LayerCompute:
     @property
     def density(self) -> float:
         """Fraction of the connections that are read: the active ones, or those that learn."""
-        masks = self.owner.sparsifier.gradient_masks()
+        masks = gradient_masks(self.owner.sparsifier)
         counts = [int(torch.count_nonzero(masks[name])) for name in self._weights.values()]
         return sum(counts) / sum(self.owner.sparsifier.network.sizes[name] for name in self._weights.values())
 
@@ -325,7 +330,7 @@ class LayerCompute:
             stored = self.storage.preview(self._names, self._patterns())
             sparse = partial(self._timed_sparse_values, stored=stored)
             return decide(dense, sparse, x, self._tensors(), density, upkeep, stored.tensors)
-        dense_grad = self.owner.sparsifier.always_needs_dense_gradient()
+        dense_grad = always_needs_dense_gradient(self.owner.sparsifier)
         sparse = partial(self._timed_sparse, patterns=self._patterns(), dense_grad=dense_grad)
         return decide(dense, sparse, x, self._tensors(), density, upkeep)
 
@@ -337,21 +342,21 @@ class LayerCompute:
 
     def _upkeep(self) -> float:
         """Seconds a step that building patterns takes: much where masks change at every step."""
-        sparsifier, masks = self.owner.sparsifier, self.owner.sparsifier.gradient_masks()
+        sparsifier, masks = self.owner.sparsifier, gradient_masks(self.owner.sparsifier)
         seconds = sum(self.owner.patterns.seconds(name, masks) for name in self._weights.values())
         steps = sparsifier.algorithm.update_steps()
         length = sparsifier.total_steps or (max(steps) + 1 if steps else 1)
         return seconds * len(steps) / max(length, 1)
 
     def _mask_versions(self) -> list[tuple[int, int]]:
-        masks = self.owner.sparsifier.gradient_masks()
+        masks = gradient_masks(self.owner.sparsifier)
         return [(id(masks[name]), masks[name]._version) for name in self._weights.values()]
 
     def _tensors(self) -> list[Tensor | None]:
         return [self.module._parameters.get(name) for name in self._names]
 
     def _patterns(self) -> LayerPatterns:
-        masks, cache = self.owner.sparsifier.gradient_masks(), self.owner.patterns
+        masks, cache = gradient_masks(self.owner.sparsifier), self.owner.patterns
         patterns: list[SparsePattern | None] = []
         for attribute in self._names:
             if attribute in self._weights:

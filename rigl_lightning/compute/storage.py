@@ -16,6 +16,7 @@ from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
 from rigl_lightning.kernels.stored_types import TakeGradient
+from rigl_lightning.sparsity.compact_gradients import taker
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 Storage = Literal["auto", "connections", "dense"]
@@ -77,7 +78,7 @@ class LayerStorage:
     def compact(self) -> None:
         """Store the active connections only."""
         for name in self.weights.values():
-            self.sparsifier.store_compactly(name)
+            self.sparsifier.weights.store_compactly(name)
 
     def compact_if_asked(self) -> None:
         """Store the active connections only if that was asked for, whatever is faster."""
@@ -94,7 +95,7 @@ class LayerStorage:
         self.why_dense = self.why_dense or why
         for name in self.weights.values():
             if name in self.sparsifier.compact:
-                self.sparsifier.store_densely(name)
+                self.sparsifier.weights.store_densely(name)
 
     def begin_call(self) -> None:
         """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""
@@ -159,9 +160,9 @@ class LayerStorage:
         name = self.weights[attribute]
         compact = self.sparsifier.compact
         dense = compact[name].scatter(compact[name].parameter)
-        taker = self._taker(attribute)
-        if dense.requires_grad and taker is not None:
-            dense.register_hook(lambda gradient: taker(0, gradient.detach().clone()))
+        take = self._taker(attribute)
+        if dense.requires_grad and take is not None:
+            dense.register_hook(lambda gradient: take(0, gradient.detach().clone()))
         return dense
 
     def _taker(self, attribute: str) -> TakeGradient | None:
@@ -170,7 +171,7 @@ class LayerStorage:
         if name not in self.sparsifier.compact:
             return None
         keeps = self.storage != "connections" or sum(network.sizes[n] for n in network.compact) < _KEPT_UP_TO
-        return self.sparsifier.taker(name, keeps)
+        return taker(self.sparsifier, name, keeps)
 
     def gather(self, attribute: str, dense: Tensor) -> Tensor:
         """What to load in the place of a dense weight."""
@@ -202,7 +203,7 @@ class LayerStorage:
         return compact is not None and self.module._parameters.get(attribute) is compact.parameter
 
     def _find_refusal(self) -> str:
-        reason = self.sparsifier.why_not_compact()
+        reason = _why_algorithm_needs_dense(self.sparsifier)
         if reason:
             return reason
         for name in self.weights.values():
@@ -216,6 +217,15 @@ class LayerStorage:
         if available()[0] != "fast" and isinstance(self.module, nn.Conv2d) and self.module.kernel_size != (1, 1):
             return "its convolution needs numba"
         return ""
+
+
+def _why_algorithm_needs_dense(sparsifier: Sparsifier) -> str:
+    algorithm, name = sparsifier.algorithm, type(sparsifier.algorithm).__name__
+    if sparsifier.warm_up.is_on:
+        return "Adam's warm-up reads single connections"
+    if algorithm.hides_inactive_weights:
+        return f"the inactive weights of {name} keep their values"
+    return "" if algorithm.grad_average_decay is None else f"{name} averages dense gradients"
 
 
 def _warn_of_reading(name: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rigl_lightning.compute.sparse_compute import LayerCompute, SparseCompute
 from rigl_lightning.kernels import available
 from rigl_lightning.sparsity.names import folded, without_numbers
+from rigl_lightning.sparsity.needed_gradients import always_needs_dense_gradient
 
 Row = tuple[str, str, str, str, str, str, str]
 
@@ -106,7 +107,7 @@ def _aligned(rows: Sequence[Row]) -> list[str]:
 def _notes(compute: SparseCompute, sparse: int) -> Sequence[str]:
     notes = []
     sparsifier = compute.sparsifier
-    if sparse and sparsifier.always_needs_dense_gradient():
+    if sparse and always_needs_dense_gradient(sparsifier):
         notes.append(
             f"{type(sparsifier.algorithm).__name__} reads the gradient of inactive connections at every step: a third "
             "of a layer's work, the gradient of its weight, stays dense"

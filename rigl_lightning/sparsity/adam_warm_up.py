@@ -30,7 +30,8 @@ class AdamWarmUp:
     Args:
         parameters: Sparse weights by name.
         algorithm: What grows connections.
-        n_steps: The step of a connection of age k is multiplied by ``min(1, k / n_steps)``; 0 for no such ramp.
+        n_steps: The step of a connection of age k is multiplied by ``min(1, k / n_steps)``; 0 for no such ramp, None to
+            leave all steps as they are.
 
     Attributes:
         young: For each layer the positions of young connections in row-major order, int64, and Adam's step count when
@@ -40,14 +41,14 @@ class AdamWarmUp:
         ValueError: If the number is none of steps, or the algorithm hides inactive weights, whose moments are theirs.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], algorithm: SparseAlgorithm, n_steps: int) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], algorithm: SparseAlgorithm, n_steps: int | None) -> None:
         n_steps = plain(n_steps)
-        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
+        if n_steps is not None and (isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0):
             raise SettingError(
                 f"Expected `adam_warm_up` to be a number of steps, 0 or more, got {n_steps!r}. "
                 "Set --sparse.adam_warm_up."
             )
-        if algorithm.hides_inactive_weights:
+        if n_steps is not None and algorithm.hides_inactive_weights:
             raise SettingError(
                 f"Expected an algorithm that starts connections anew for adam_warm_up, got {type(algorithm).__name__}: "
                 "its inactive weights keep their moments. Leave out --sparse.adam_warm_up."
@@ -57,13 +58,18 @@ class AdamWarmUp:
         self.young: dict[str, tuple[Tensor, Tensor]] = {}
         self._before: dict[str, Tensor] = {}
 
+    @property
+    def is_on(self) -> bool:
+        """Whether any step is taken again."""
+        return self.n_steps is not None
+
     def check(self, optimizer: Optimizer) -> None:
         """Refuse other optimizers.
 
         Raises:
             ValueError: Unless it is Adam or AdamW of torch, whose formula this is.
         """
-        if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        if self.is_on and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
             raise SettingError(
                 f"Expected Adam or AdamW of torch.optim for adam_warm_up, got {type(optimizer).__name__}. Leave out "
                 "--sparse.adam_warm_up, or set another optimizer."
@@ -77,7 +83,7 @@ class AdamWarmUp:
             masks: The new masks: what is no longer active is forgotten.
             optimizer: As it is now.
         """
-        for name, at in grown.items():
+        for name, at in grown.items() if self.is_on else ():
             count = optimizer.state.get(self._parameters[name], {}).get("step", 0)
             ages = torch.full((at.numel(),), float(count), device=at.device)
             if name in self.young:
@@ -122,9 +128,13 @@ class AdamWarmUp:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain CPU tensors."""
-        return {name: {"at": at.cpu(), "born": born.cpu()} for name, (at, born) in self.young.items()}
+        if not self.is_on:
+            return {}
+        young = {name: {"at": at.cpu(), "born": born.cpu()} for name, (at, born) in self.young.items()}
+        return {"adam_warm_up": young}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What an earlier `state_dict` returned."""
+        """What an earlier `state_dict` returned, which may have been made without a warm-up."""
+        saved = state.get("adam_warm_up", {}) if self.is_on else {}
         devices = {name: parameter.device for name, parameter in self._parameters.items()}
-        self.young = {n: (s["at"].to(devices[n]), s["born"].to(devices[n])) for n, s in state.items()}
+        self.young = {n: (s["at"].to(devices[n]), s["born"].to(devices[n])) for n, s in saved.items()}

@@ -7,11 +7,33 @@ import math
 from torch import Tensor
 
 from rigl_lightning.base.errors import StateError
+from rigl_lightning.kernels.stored_types import TakeGradient
+from rigl_lightning.sparsity.algorithms.drop_grow import n_update
 from rigl_lightning.sparsity.compact_weights import CompactWeights
-from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
+from rigl_lightning.sparsity.needed_gradients import needs_dense_gradient
+from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.sparsity.streamed_growth import StreamedUpdate, can_stream
 
 _PIECE = 1 << 24
 """Gradients that exist at a time: 64 MB."""
+
+
+def taker(sparsifier: Sparsifier, name: str, keeps: bool = True) -> TakeGradient | None:
+    """What a compact layer gives its dense gradient to, in a forward pass of this step; None if nobody reads it.
+
+    Args:
+        sparsifier: As it is now.
+        name: Of the layer's weight.
+        keeps: Keep it until the step is over. Otherwise what `can_stream` looks at it in pieces and lets it go; then
+            there can be one backward pass of the layer in a step.
+    """
+    if not needs_dense_gradient(sparsifier):
+        return None
+    compact, algorithm = sparsifier.compact, sparsifier.algorithm
+    if keeps or not can_stream(algorithm):
+        return GradientTaker(compact, name)
+    fraction = algorithm.drop_fraction_at(sparsifier.step)
+    return StreamingTaker(compact, name, n_update(compact[name].n_active, fraction))
 
 
 class GradientTaker:

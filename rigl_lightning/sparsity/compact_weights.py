@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +148,20 @@ class CompactWeight:
         return torch.empty_strided(self.shape, self._strides, dtype=dense.dtype).copy_(dense)
 
 
+class Beginning(NamedTuple):
+    """Layers that are compact from the beginning, with random masks: their dense weights are gone.
+
+    Attributes:
+        compact: By layer name.
+        checksums: `weight_checksum` of every layer's first weights.
+        masks: First masks of the layers that are not compact.
+    """
+
+    compact: dict[str, CompactWeight]
+    checksums: dict[str, int]
+    masks: dict[str, Tensor]
+
+
 class CompactWeights(dict[str, CompactWeight]):
     """The compact weights of a network by name, and what belongs to one step.
 
@@ -156,8 +170,8 @@ class CompactWeights(dict[str, CompactWeight]):
         updates: Mask updates that were made of them instead, piece by piece.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, weights: Mapping[str, CompactWeight] | None = None) -> None:
+        super().__init__(weights or {})
         self.gradients: dict[str, Tensor] = {}
         self.updates: dict[str, StreamedUpdate] = {}
         self._passes: dict[str, int] = {}

@@ -49,6 +49,13 @@ class Gradients:
         both = {**own, **self._compact.gradients}
         return {name: both[name] for name in self._parameters if name in both}
 
+    def overflowed(self) -> list[str]:
+        """Names of the layers whose dense gradient is not finite."""
+        dense = self.dense()
+        if not all_finite(dense.values()):
+            return [name for name, grad in dense.items() if not all_finite([grad])]
+        return [name for name, update in self._compact.updates.items() if not update.is_finite]
+
     def keep(self) -> None:
         """Keep the gradients of now until `clear`."""
         # Those of compact weights are not in the parameters, and nobody masks them.

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
-from rigl_lightning.kernels.grouped import GroupedMasks
+from rigl_lightning.kernels.grouped import GroupedMasks, all_finite
+from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
+from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.selection import count_active
+from rigl_lightning.sparsity.weights import Weights
 
 
-class HiddenWeights:
+class HiddenWeights(Weights):
     """All weights of the sparse layers, of which the parameters show the active ones only.
 
-    The optimizer works on all weights: `swap_in_all` puts them into the parameters before its step, `hide` takes them
-    out after it. Whoever reads the parameters at any other time, a forward pass or a checkpoint, sees the sparse
-    network.
+    The optimizer works on all weights: `before_step` puts them into the parameters, `after_step` takes them out.
+    Whoever reads the parameters at any other time, a forward pass or a checkpoint, sees the sparse network.
 
     Args:
         parameters: Sparse weights by name; their present values are the first hidden weights.
+        network: Their masks.
+        compact: None are.
 
     Attributes:
         weights: All weights by name, never masked.
+        holds_all: Whether the parameters hold all weights now.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._parameters = parameters
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], network: NetworkMasks, compact: Mapping[str, CompactWeight]
+    ) -> None:
+        super().__init__(parameters, network, compact)
         self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.holds_all = False
-        self.learning = None
+        self._set_learning(None)
 
     @property
     def learning(self) -> dict[str, Tensor] | None:
         """Masks of the weights that learn, inactive ones among them, or None if all do. Others stay as they are."""
         return self._learning
 
-    @learning.setter
-    def learning(self, masks: dict[str, Tensor] | None) -> None:
+    def _set_learning(self, masks: dict[str, Tensor] | None) -> None:
         self._learning = masks
         self._grouped = GroupedMasks(masks or {})
         self._density = {name: count_active(mask) / mask.numel() for name, mask in (masks or {}).items()}
@@ -49,19 +56,26 @@ class HiddenWeights:
         """Fraction of each layer's weights that learn."""
         return dict(self._density) if self._learning else dict.fromkeys(self.weights, 1.0)
 
+    def of(self, name: str) -> Tensor:
+        """All weights of a layer."""
+        return self.weights[name]
+
     def mask_gradients(self) -> None:
         """Set the gradients of weights that do not learn to zero."""
         grads = {name: self._parameters[name].grad for name in self._learning or {}}
         self._grouped.zero_inactive_({name: grad for name, grad in grads.items() if grad is not None})
 
-    def swap_in_all(self, masks: Mapping[str, Tensor]) -> None:
-        """Before the optimizer's step: the inactive weights into the parameters.
+    def before_step(self, gradients: Sequence[Tensor]) -> None:
+        """The inactive weights into the parameters, unless a GradScaler is going to skip the step."""
+        # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
+        if gradients and all_finite(gradients):
+            self.swap_in_all()
+
+    def swap_in_all(self) -> None:
+        """The inactive weights into the parameters.
 
         Active ones stay as they are there, so that what a user made of them (clipping, other weights loaded between
         two fits) holds.
-
-        Args:
-            masks: Those of the active weights.
 
         Raises:
             RuntimeError: If they are there already.
@@ -74,33 +88,46 @@ class HiddenWeights:
             )
         for name, weight in self.weights.items():
             parameter = self._parameters[name]
-            torch.where(masks[name], parameter, weight, out=parameter)
+            torch.where(self._network.masks[name], parameter, weight, out=parameter)
         self.holds_all = True
 
-    def hide(self) -> None:
-        """After the optimizer's step: keep what it made of the weights that learn. Mask the parameters next."""
+    def after_step(self) -> None:
+        """Keep what the optimizer made of the weights that learn, before anyone asks for them."""
+        if not self.holds_all:
+            return
         for name, weight in self.weights.items():
             parameter = self._parameters[name]
-            if self.learning is None:
+            if self._learning is None:
                 weight.copy_(parameter)
             else:
-                torch.where(self.learning[name], parameter, weight, out=weight)
+                torch.where(self._learning[name], parameter, weight, out=weight)
         self.holds_all = False
 
-    def copy_all(self) -> None:
-        """All weights into the parameters, to be masked by new masks."""
+    def follow_update(self, learning_masks: Callable[[], dict[str, Tensor] | None]) -> None:
+        """What is active now is shown, what is inactive hidden."""
         for name, weight in self.weights.items():
             self._parameters[name].copy_(weight)
+        self._set_learning(learning_masks())
+        self.apply_masks()
+
+    def apply_masks(self) -> None:
+        """Hide the weights of inactive connections; also those that a step which failed has left behind."""
+        self.after_step()
+        super().apply_masks()
+
+    def reset_inactive_state(self, optimizer: Optimizer) -> None:
+        """Nothing: the state of inactive weights is theirs."""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain CPU tensors."""
         weights = {name: weight.to("cpu", copy=True) for name, weight in self.weights.items()}
-        return {"weights": weights, "learning": None if self.learning is None else pack_masks(self.learning)}
+        learning = None if self._learning is None else pack_masks(self._learning)
+        return {"hidden": {"weights": weights, "learning": learning}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What an earlier `state_dict` returned, for the same parameters."""
-        for name, weight in state["weights"].items():
+        for name, weight in state["hidden"]["weights"].items():
             self.weights[name].copy_(weight)
-        if state["learning"] is not None:
-            masks = unpack_masks(state["learning"])
-            self.learning = {name: mask.to(self.weights[name].device) for name, mask in masks.items()}
+        if state["hidden"]["learning"] is not None:
+            masks = unpack_masks(state["hidden"]["learning"])
+            self._set_learning({name: mask.to(self.weights[name].device) for name, mask in masks.items()})

@@ -25,6 +25,11 @@ def outputs_first(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(shape)) if isinstance(shape, InputsFirst) else tuple(shape)
 
 
+def is_inputs_first(parameter: nn.Parameter) -> bool:
+    """Whether a weight is stored inputs first; `select_parameters` marks those."""
+    return hasattr(parameter, MARK)
+
+
 def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]]:
     """Shape of each sparse layer by name, as distributions and structures read it.
 
@@ -32,7 +37,7 @@ def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]
         parameters: Sparse weights, as from `select_parameters`, which marks those that are stored inputs first.
     """
     shapes = {name: getattr(parameter, "dense_shape", parameter.shape) for name, parameter in parameters.items()}
-    return {name: InputsFirst(shape) if hasattr(parameters[name], MARK) else shape for name, shape in shapes.items()}
+    return {name: InputsFirst(shape) if is_inputs_first(parameters[name]) else shape for name, shape in shapes.items()}
 
 
 def rows_are_units(tensor: Tensor, inputs_first: bool) -> Tensor:

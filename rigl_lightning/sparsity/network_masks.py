@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
+from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask
 from rigl_lightning.sparsity.selection import count_active, positions
 
@@ -71,10 +73,9 @@ class NetworkMasks:
         for name, weight in compact.items():
             self._begin_compactly(name, weight)
 
-    @property
-    def first(self) -> dict[str, dict[str, Any]]:
-        """The masks that training began with, packed."""
-        return {name: self._packed_first(name) for name in self._first}
+    def first_masks(self) -> dict[str, Tensor]:
+        """The masks that training began with, on the CPU."""
+        return unpack_masks(self._packed_first_masks())
 
     def store_compactly(self, name: str, weight: CompactWeight) -> None:
         """Keep no byte a connection for a layer whose weight is compact."""
@@ -106,6 +107,9 @@ class NetworkMasks:
         """A compact layer has moved: positions of its new connections, ascending, and how many are active now."""
         self._n_explored[name] += self._explored_bits[name].add(grown)
         self.n_active[name] = n_active
+
+    def _packed_first_masks(self) -> dict[str, dict[str, Any]]:
+        return {name: self._packed_first(name) for name in self._first}
 
     def _packed_first(self, name: str) -> dict[str, Any]:
         first = self._first[name]
@@ -157,6 +161,27 @@ class NetworkMasks:
             self.list_layers()
         return grown
 
+    def apply_to(self, module: nn.Module) -> None:
+        """Set the weights of inactive connections to zero in a copy of the model, such as an average of its weights.
+
+        Args:
+            module: Has the sparse parameters by the same names as the model, or wrapped ones (DDP, torch.compile,
+                AveragedModel, as an attribute); others are left alone.
+
+        Raises:
+            ValueError: If it does not have all of them.
+        """
+        parameters = dict(module.named_parameters())
+        names = same_tensors(self.masks, parameters)
+        if names is None:
+            raise SettingError(
+                f"Expected a copy of the model, with its sparse weights {list(self.masks)}, got a "
+                f"{type(module).__name__} with {list(parameters)}. Give the module whose weights are copies."
+            )
+        for name, mask in self.masks.items():
+            parameter = parameters[names[name]]
+            parameter.masked_fill_(~mask.to(parameter.device), 0)
+
     def density(self) -> dict[str, float]:
         """Density of each layer, in [0, 1]. Counts masks, not non-zero weights: a grown connection starts at zero."""
         return {name: self.n_active[name] / size for name, size in self.sizes.items()}
@@ -178,7 +203,8 @@ class NetworkMasks:
 
     def state_dict(self) -> dict[str, Any]:
         """Masks at one bit a connection, as CPU tensors."""
-        return {"masks": pack_masks(self.masks), "explored": pack_masks(self.explored), "first_masks": self.first}
+        masks, explored = pack_masks(self.masks), pack_masks(self.explored)
+        return {"masks": masks, "explored": explored, "first_masks": self._packed_first_masks()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What an earlier `state_dict` returned.

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.costs.flops import FlopCounter, sparse_forward_flops, trace_flops, training_flops
+from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.compiled import is_compiled
 
@@ -83,7 +84,7 @@ class FlopMeter:
     def add_step(self, sparsifier: Sparsifier) -> None:
         """Add the cost of the step that is being made."""
         if self.dense:
-            weight_gradient = sparse_forward_flops(self.dense, sparsifier.weight_gradient_density())
+            weight_gradient = sparse_forward_flops(self.dense, weight_gradient_density(sparsifier))
             self.cost.add(self._forward(sparsifier), weight_gradient, sum(self.dense.values()))
 
     def metrics(self, sparsifier: Sparsifier) -> dict[str, float]:

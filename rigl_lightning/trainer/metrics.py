@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
@@ -27,11 +28,12 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
         ``dead_units``: number of units without an incoming connection.
     """
     masks, update = sparsifier.masks, sparsifier.last_update
-    first = {name: mask.to(masks[name].device) for name, mask in sparsifier.first_masks().items()}
+    first = {name: mask.to(masks[name].device) for name, mask in sparsifier.network.first_masks().items()}
     sizes = {name: mask.numel() for name, mask in masks.items()}
     survivals = {name: survival(first[name], mask) for name, mask in masks.items()}
     distances = {name: hamming_distance(first[name], mask) for name, mask in masks.items()}
-    dead = {name: dead_units(sparsifier.by_units(name)) for name in masks}
+    inputs_first = {name: is_inputs_first(parameter) for name, parameter in sparsifier.parameters.items()}
+    dead = {name: dead_units(rows_are_units(mask, inputs_first[name])) for name, mask in masks.items()}
     metrics = {
         "density": sparsifier.total_density(),
         "churn": update.churn if update else 0.0,

@@ -112,8 +112,8 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         _draw_layers(axes[0, 0], sparsifier)
         _draw_curves(axes[0, 1], self.history, ("survival", "exploration", "hamming_distance"))
         _draw_curves(axes[1, 1], self.history[1:], ("churn", "drop_fraction"))  # before an update there is none
-        name = self.layer or next(iter(sparsifier.sparse_layers()), next(iter(sparsifier.masks)))
-        _draw_mask(axes[1, 0], name, sparsifier.first_masks()[name], sparsifier.masks[name].cpu())
+        name = self.layer or next(iter(sparsifier.network.sparse_layers), next(iter(sparsifier.masks)))
+        _draw_mask(axes[1, 0], name, sparsifier.network.first_masks()[name], sparsifier.masks[name].cpu())
         return figure
 
     def state_dict(self) -> dict[str, Any]:

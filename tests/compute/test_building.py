@@ -57,7 +57,7 @@ def test_weights_masks_and_training_are_those_of_a_network_made_densely():
     assert compute.sparsifier.checksums() == sparsifier.checksums()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(built.state_dict()[key], value)
-    first, expected = compute.sparsifier.first_masks(), sparsifier.first_masks()
+    first, expected = compute.sparsifier.network.first_masks(), sparsifier.network.first_masks()
     assert all(torch.equal(first[name], mask) for name, mask in expected.items())
     assert compute.sparsifier.exploration() == sparsifier.exploration()
     compute.remove()

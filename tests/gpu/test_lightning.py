@@ -47,7 +47,7 @@ def test_an_overflow_postpones_the_update(name, fused, device, accelerator):
     assert sparse.sparsifier.step == 18 - 3
     assert name not in ("rigl", "set", "snfs", "dsr") or watch.updates == UPDATES
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert all(average.isfinite().all() for average in sparse.sparsifier._gradients.averages.values())
+    assert all(average.isfinite().all() for average in sparse.sparsifier.gradients.averages.values())
 
 
 def test_an_overflow_postpones_grasp(device, accelerator):

@@ -65,7 +65,7 @@ def test_the_gpu_decides_as_the_cpu_does(name, file, device):
                 other.copy_(mine)
                 other.grad = mine.grad.clone().to(device)
         _copy_hidden(*pair)
-        pair[1]._gradients.hessian = {k: v.to(device) for k, v in pair[0]._gradients.hessian.items()}
+        pair[1].gradients.hessian = {k: v.to(device) for k, v in pair[0].gradients.hessian.items()}
         for sparsifier, optimizer in zip(pair, optimizers, strict=True):
             sparsifier.before_step(optimizer)
             optimizer.step()
@@ -75,9 +75,8 @@ def test_the_gpu_decides_as_the_cpu_does(name, file, device):
 
 
 def _copy_hidden(ours, theirs):
-    if ours._hidden is not None:
-        for name, weight in ours._hidden.weights.items():
-            theirs._hidden.weights[name].copy_(weight)
+    for name in ours.masks:
+        theirs.weights.of(name).data.copy_(ours.weights.of(name))
 
 
 @pytest.mark.parametrize("name", ["RigL", "SNFS", "SET", "DSR", "DeepR", "DNW", "TopKAST"])

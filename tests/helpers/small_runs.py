@@ -149,5 +149,5 @@ def everything(model, sparse):
     optimizer = model.trainer.optimizers[0].state_dict()["state"]
     state = {f"{i}/{k}": v for i, entry in optimizer.items() for k, v in entry.items() if torch.is_tensor(v)}
     masks = {f"mask/{name}": mask for name, mask in sparse.sparsifier.masks.items()}
-    averages = {f"average/{name}": mean for name, mean in sparse.sparsifier._gradients.averages.items()}
+    averages = {f"average/{name}": mean for name, mean in sparse.sparsifier.gradients.averages.items()}
     return {**model.state_dict(), **state, **masks, **averages}

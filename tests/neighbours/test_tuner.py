@@ -60,7 +60,7 @@ def outcome(tmp_path, search=None, when="never", callbacks=(), algorithm=RIGL):
     if when == "before":
         search(trainer, model, data)
     trainer.fit(model, data)
-    first = sparse.sparsifier.first_masks()
+    first = sparse.sparsifier.network.first_masks()
     now = {name: mask.clone() for name, mask in sparse.sparsifier.masks.items()}
     if when == "between":  # in a Trainer of its own: one whose fit has ended finds no batch to search with
         search(pl.Trainer(callbacks=[sparse, watch], **settings), model, data)

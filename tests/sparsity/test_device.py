@@ -148,5 +148,5 @@ def test_what_is_not_finite_does_not_enter_the_average(value, grouping, emulatio
         stack.give()
         next(stack.model.parameters()).grad.inner[0, 0] = gradient
         finish(stack.optimizer, stack.sparsifier)
-        averages.append(float(stack.sparsifier._gradients.averages["1.weight"].inner[0, 0]))
+        averages.append(float(stack.sparsifier.gradients.averages["1.weight"].inner[0, 0]))
     assert averages == pytest.approx([0.1, 0.1, 0.19])

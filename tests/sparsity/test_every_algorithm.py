@@ -20,6 +20,7 @@ from rigl_lightning.sparsity.algorithms import (
     Static,
 )
 from rigl_lightning.sparsity.distributions import active_counts
+from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from tests.helpers.every_algorithm import (
     ALGORITHMS,
@@ -166,7 +167,7 @@ def test_what_is_announced_is_what_happens(name, file):
     assert sorted(set(algorithm.update_steps())) == announced
     updates, costs = [], []
     for step in range(TOTAL):
-        density = sparsifier.weight_gradient_density()
+        density = weight_gradient_density(sparsifier)
         planned = algorithm.weight_gradient_sparsities(shapes, step)
         if algorithm.has_planned_layers():
             assert density == pytest.approx({n: 1 - s for n, s in planned.items()}, abs=1 / 36), step

@@ -32,7 +32,7 @@ def product(model):
     loss = loss_of(model)
     sparsifier.before_backward(loss)
     loss.backward()  # the graph is still there
-    return sparsifier._gradients.hessian
+    return sparsifier.gradients.hessian
 
 
 def gradient(model):
@@ -46,7 +46,7 @@ def test_by_hand_on_a_quadratic():
     x, y = weight
     loss = (x * x + 4 * y * y + 2 * x * y) / 2
     sparsifier.before_backward(loss)
-    assert sparsifier._gradients.hessian["w"].tolist() == [-3, -12]
+    assert sparsifier.gradients.hessian["w"].tolist() == [-3, -12]
     loss.backward()
     optimizer = torch.optim.SGD([weight], 0.1)
     sparsifier.before_step(optimizer)  # w · Hg = (-3, 12): the second stays
@@ -102,7 +102,7 @@ def test_the_first_batch_makes_masks_and_no_step():
     train(model, optimizer, sparsifier, range(1))
     assert torch.equal(model[4].bias, before)
     assert sum(sparsifier.n_active.values()) == 292 - 233
-    assert not sparsifier._gradients.hessian
+    assert not sparsifier.gradients.hessian
     train(model, optimizer, sparsifier, range(1, 3))
     assert not torch.equal(model[4].bias, before)
 
@@ -115,8 +115,8 @@ def test_parts_of_a_batch_are_added_up():
         sparsifier.before_backward(loss_of(model, part))
         alone = Sparsifier(weights_of(model), GraSP(0.5))
         alone.before_backward(loss_of(model, part))
-        parts.append(alone._gradients.hessian)
-    for name, value in sparsifier._gradients.hessian.items():
+        parts.append(alone.gradients.hessian)
+    for name, value in sparsifier.gradients.hessian.items():
         torch.testing.assert_close(value, parts[0][name] + parts[1][name])
 
 
@@ -141,7 +141,7 @@ def test_an_overflow_of_the_product_alone_is_an_error():
     model = small_network()
     sparsifier = sparsify(model, GraSP(0.8))
     backward(model, 0, sparsifier)
-    sparsifier._gradients.hessian["4.weight"][0, 0] = torch.inf
+    sparsifier.gradients.hessian["4.weight"][0, 0] = torch.inf
     with pytest.raises(RuntimeError, match=r"finite product.*--trainer.precision"):
         sparsifier.before_step(torch.optim.SGD(model.parameters(), 0.1))
 
@@ -152,7 +152,7 @@ def test_an_overflow_of_the_step_starts_the_product_anew():
     backward(model, 0, sparsifier)
     model[4].weight.grad[0, 0] = torch.inf
     sparsifier.before_step(torch.optim.SGD(model.parameters(), 0.1))
-    assert not sparsifier._gradients.hessian
+    assert not sparsifier.gradients.hessian
     assert sparsifier.last_update is None
 
 
@@ -160,14 +160,14 @@ def test_a_loss_without_curvature_has_product_zero():
     weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     sparsifier = Sparsifier({"w": weight}, GraSP(0.5, EVERYWHERE))
     sparsifier.before_backward((weight * torch.arange(4)).sum())
-    assert not sparsifier._gradients.hessian["w"].any()
+    assert not sparsifier.gradients.hessian["w"].any()
 
 
 def test_other_algorithms_compute_no_product_and_the_score_says_who_does():
     model = small_network()
     sparsifier = sparsify(model, SET(0.7, schedule=UpdateSchedule(2, 0, 9)))
     backward(model, 0, sparsifier)
-    assert not sparsifier._gradients.hessian
+    assert not sparsifier.gradients.hessian
     with pytest.raises(ValueError, match=r"product of Hessian and gradient.*Use GraSP"):
         gradient_flow(Connections(torch.ones(2), torch.ones(2).bool()))
 
@@ -178,9 +178,9 @@ def test_a_loss_whose_backward_leaves_the_sparse_weights_out_adds_nothing():
     weights = {name: p for name, p in model.named_parameters() if p.ndim == 2}
     sparsifier = Sparsifier(weights, GraSP(0.5))
     sparsifier.before_backward(loss_of(model))
-    products = {name: product.clone() for name, product in sparsifier._gradients.hessian.items()}
+    products = {name: product.clone() for name, product in sparsifier.gradients.hessian.items()}
     model.requires_grad_(False)
     code = torch.zeros(8, 6, dtype=torch.float64, requires_grad=True)
     sparsifier.before_backward(model(code).square().mean())
-    assert all(torch.equal(sparsifier._gradients.hessian[name], products[name]) for name in weights)
+    assert all(torch.equal(sparsifier.gradients.hessian[name], products[name]) for name in weights)
     assert all(product.count_nonzero() for product in products.values())

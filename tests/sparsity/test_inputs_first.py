@@ -7,7 +7,7 @@ from torch import nn
 from rigl_lightning.sparsity.algorithms import RigL, Static
 from rigl_lightning.sparsity.costs.flops import trace_flops
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
-from rigl_lightning.sparsity.layouts import InputsFirst, shapes_of
+from rigl_lightning.sparsity.layouts import InputsFirst, is_inputs_first, rows_are_units, shapes_of
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -101,7 +101,8 @@ def test_every_unit_has_the_same_number_of_inputs_or_none():
     for moment in masks:
         assert moment["0.weight"].sum(0).tolist() == [2] * 24
         assert moment["2.weight"].sum(0).tolist() == [6] * 8
-    assert sparsifier.by_units("0.weight").shape == (24, 8)
+    inputs_first = is_inputs_first(sparsifier.parameters["0.weight"])
+    assert rows_are_units(sparsifier.masks["0.weight"], inputs_first).shape == (24, 8)
 
 
 def test_neurons_can_be_ablated():

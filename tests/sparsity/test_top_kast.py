@@ -5,6 +5,7 @@ from torch import nn
 from rigl_lightning.sparsity.algorithms import TopKAST
 from rigl_lightning.sparsity.costs.training import planned_training_flops
 from rigl_lightning.sparsity.distributions import Uniform
+from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -37,7 +38,7 @@ def all_weights(sparsifier):
 
 
 def learning(sparsifier):
-    return written(sparsifier._hidden.learning["w"])
+    return written(sparsifier.weights.learning["w"])
 
 
 def test_the_largest_weights_compute_and_a_larger_set_learns_from_the_first_step():
@@ -45,7 +46,7 @@ def test_the_largest_weights_compute_and_a_larger_set_learns_from_the_first_step
     assert written(sparsifier.masks["w"]) == FORWARD
     assert learning(sparsifier) == BACKWARD
     assert torch.equal(weight, WEIGHT * flags(FORWARD))
-    assert sparsifier.weight_gradient_density() == {"w": 0.6}
+    assert weight_gradient_density(sparsifier) == {"w": 0.6}
     step(weight, sparsifier)
     torch.testing.assert_close(all_weights(sparsifier), WEIGHT - 0.1 * flags(BACKWARD))
 
@@ -95,7 +96,7 @@ def test_the_penalty_leaves_no_momentum_outside_the_backward_set():
     sparsifier = sparsify(model, TopKAST(0.7, 0.4, schedule=UpdateSchedule(50, 0, 50), penalty=0.1))
     train(model, optimizer, sparsifier, range(1, 4))
     for name, parameter in sparsifier.parameters.items():
-        outside = ~sparsifier._hidden.learning[name]
+        outside = ~sparsifier.weights.learning[name]
         gradient = parameter.grad
         assert not gradient[outside].any()
 

@@ -37,12 +37,12 @@ def test_an_overflow_postpones_grasp_and_starts_its_product_anew(fused):
     _, sparse, watch = fit(GraSP(0.7), Overflows(lr=0.1, momentum=0.9, fused=fused), **half())
     assert watch.updates == [0]
     assert watch.densities[:2] == [1.0, 44 / 144]
-    assert not sparse.sparsifier._gradients.hessian
+    assert not sparse.sparsifier.gradients.hessian
 
 
 def test_an_overflow_does_not_enter_the_gradient_average():
     _, sparse, _ = fit(SNFS(0.7, schedule=SCHEDULE), Overflows(lr=0.1), **half())
-    assert all(average.isfinite().all() for average in sparse.sparsifier._gradients.averages.values())
+    assert all(average.isfinite().all() for average in sparse.sparsifier.gradients.averages.values())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])

@@ -169,7 +169,7 @@ class TestMaskStatistics:
         sparse = SparseTrainingCallback(RIGL, log_layers=True)
         run(sparse)
         metrics, masks = sparse.metrics(), sparse.sparsifier.masks
-        first = sparse.sparsifier.first_masks()
+        first = sparse.sparsifier.network.first_masks()
         kept = sum(int((first[n] & m).sum()) for n, m in masks.items())
         differing = sum(int((first[n] != m).sum()) for n, m in masks.items())
         assert metrics["sparse/survival"] == pytest.approx(kept / sum(int(m.sum()) for m in first.values()))

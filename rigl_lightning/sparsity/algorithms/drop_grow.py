@@ -70,10 +70,6 @@ class DropGrow(ConstantSparsity):
         may_ablate = type(self.structure).ablated_layers is not Structure.ablated_layers
         return type(self).update_masks is DropGrow.update_masks and not may_ablate
 
-    def n_update(self, n_active: int, step: int) -> int:
-        """Connections of a layer with so many that an update at ``step`` drops."""
-        return _truncated(n_active, self.drop_fraction_at(step))
-
     def _budgets(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
         """Connections of the layers that may lose neurons: their masks may have fewer, so they do not tell."""
         names = self.structure.ablated_layers(list(layers))
@@ -89,21 +85,24 @@ class DropGrow(ConstantSparsity):
         if self.grad_average_decay is not None and layer.dense_grad_average is None:
             return layer.mask
         n_active = count_active(layer.mask)
-        n_update = _truncated(n_active, fraction)
-        if n_update == 0 or n_active == layer.mask.numel():
+        n_moved = n_update(n_active, fraction)
+        if n_moved == 0 or n_active == layer.mask.numel():
             return layer.mask
         drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
         if self.min_fan_in:
             mask, drop, grow = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score))
-            chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_update, self.min_fan_in))
+            chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_moved, self.min_fan_in))
             return rows_are_units(chosen, layer.inputs_first)
         if not layer.inputs_first or isinstance(self.structure, Unstructured):
-            return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
-        return self.structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
+            return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_moved, budget)
+        return self.structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_moved, budget).t()
 
 
-def _truncated(n_active: int, fraction: float) -> int:
-    # In float32, as in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
+def n_update(n_active: int, fraction: float) -> int:
+    """Connections that an update drops of so many, truncated in float32.
+
+    As in the reference (sparse_optimizers_base.py:286-290, commit d39fc7d).
+    """
     return min(int(np.float32(n_active) * np.float32(fraction)), n_active)
 
 
