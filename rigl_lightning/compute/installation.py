@@ -38,6 +38,9 @@ class Weights(Protocol):
     def gather(self, attribute: str, dense: Tensor) -> Tensor:
         """What to load into the parameter for a dense weight."""
 
+    def share(self) -> None:
+        """Make the parameters dense for good: torch.jit.script is about to take them."""
+
 
 def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weights: Weights | None = None) -> None:
     """Let ``module.forward`` be ``make(its own forward)``, until `restore_forward`.
@@ -116,12 +119,20 @@ def _show_dense_weights(replaced: Any, module: nn.Module, weights: Weights) -> N
         with weights.bare() if self is module else nullcontext():
             return original._apply(self, *args, **kwargs)
 
+    def prepare_scriptable(self: nn.Module) -> nn.Module:
+        if self is module:
+            weights.share()
+        return self
+
     def attribute(name: str) -> property:
         return property(lambda self: weights.read(name) if self is module else self._parameters[name])
 
     replaced._save_to_state_dict, replaced._load_from_state_dict, replaced._apply = save, load, apply
     for name in weights.weights:
         setattr(replaced, name, attribute(name))
+    # What torch.jit.script calls first; it compiles all properties but these, which it reads once.
+    replaced.__prepare_scriptable__ = prepare_scriptable
+    replaced.__jit_unused_properties__ = [*getattr(original, "__jit_unused_properties__", []), *weights.weights]
 
 
 def _with_dense_weights(state: Any, dense: dict[str, Tensor]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.base.errors import SparseTrainingWarning
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.compute.layers import LayerPatterns
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
@@ -96,6 +96,19 @@ class LayerStorage:
         for name in self.weights.values():
             if name in self.sparsifier.compact:
                 self.sparsifier.weights.store_densely(name)
+
+    def share(self) -> None:
+        """Store dense weights from now on, since a scripted module holds the same parameters.
+
+        Raises:
+            ValueError: If connections were asked for.
+        """
+        if self.storage == "connections" and not self.why_dense:
+            raise SettingError(
+                f"Expected dense weights for torch.jit.script, got {next(iter(self.weights.values()))!r}, of which "
+                'connections are stored. Script a copy (copy.deepcopy(module)), or set `storage` to "auto" or "dense".'
+            )
+        self.expand("torch.jit.script has its weight")
 
     def begin_call(self) -> None:
         """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""

@@ -17,6 +17,7 @@ from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
+from rigl_lightning.sparsity.divergence import Divergence
 from rigl_lightning.sparsity.files.masks import weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
 from rigl_lightning.sparsity.hidden_weights import HiddenWeights
@@ -115,6 +116,7 @@ class Sparsifier:
         self.gradients = Gradients(self.parameters, self.compact)
         self.warm_up = AdamWarmUp(self.parameters, self.algorithm, adam_warm_up)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
+        self._divergence = Divergence()
         self._optimizer: Optimizer | None = None
         self._has_gradients = False
         self._overflowed: list[str] = []
@@ -128,7 +130,8 @@ class Sparsifier:
     def before_backward(self, loss: Tensor, mean_over_ranks: Mean | None = None) -> None:
         """Call before ``loss.backward`` if the algorithm reads the Hessian's product with the gradient (GraSP).
 
-        With gradient accumulation the products of the parts are added up.
+        With gradient accumulation the products of the parts are added up. With every algorithm the first loss that is
+        not finite is a warning, see `note_loss`.
 
         Args:
             loss: Scalar, with its graph; the graph is kept for the backward pass.
@@ -138,8 +141,25 @@ class Sparsifier:
             RuntimeError: If the network has an operation without a second derivative. Autograd says nothing of a
                 custom function marked ``once_differentiable``, whose part is then missing.
         """
+        self.note_loss(loss)
         if self.algorithm.needs_hessian_gradient(self.step):
             self.gradients.add_hessian_products(loss, mean_over_ranks, type(self.algorithm).__name__)
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Look whether a loss is finite; the first that is not is a warning that names the step.
+
+        On the CPU at once. No other device is waited for: there it is told at the next mask update, or by
+        `warn_of_loss`.
+
+        Args:
+            loss: Scalar, not scaled by a GradScaler.
+        """
+        if not is_captured(self.parameters):
+            self._divergence.see_loss(loss, self.step)
+
+    def warn_of_loss(self) -> None:
+        """Say so if a loss was not finite and nobody has been told yet. A device is waited for."""
+        self._divergence.warn_of_loss()
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
@@ -162,6 +182,7 @@ class Sparsifier:
         self.compact.follow(optimizer)
         gradients = gradients_of(optimizer)
         self._has_gradients, self._overflowed = bool(gradients), []
+        self._divergence.begin_step()
         if not gradients:
             self.gradients.clear()  # the step is skipped
         algorithm = self.algorithm
@@ -170,6 +191,8 @@ class Sparsifier:
         is_due = self._has_gradients and algorithm.is_update(self.step)
         if is_captured(self.parameters):
             refuse_capture(algorithm, self.step, is_due)
+        if is_due:
+            self.warn_of_loss()  # an update reads the device anyway
         if is_due and algorithm.replaces_step:
             if self._can_update():
                 if not self.has_dropped_gradients:  # a closure may be evaluated twice
@@ -181,6 +204,7 @@ class Sparsifier:
             self.gradients.keep()
         self._add_penalties()
         self.weights.mask_gradients()
+        self._divergence.see_gradients(gradients)
         self.warm_up.before_step()
         self.weights.before_step(gradients)
 
@@ -212,6 +236,8 @@ class Sparsifier:
         elif self._overflowed:
             caution = update_left_out(self.algorithm, self.step, self._overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
+            self._divergence.note_told()
+        self._divergence.warn_of_gradients(self.gradients.of_parameters(), self.step)
         self.weights.apply_masks()
         self.compact.forget_gradients()
         self._has_gradients = False

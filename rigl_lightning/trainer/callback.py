@@ -145,6 +145,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self.mask_log.is_behind():
             self._bring_into_line(trainer)
         metrics.log_now(trainer, self.metrics())
+        self._active().warn_of_loss()
         checks.warn_of_missed_updates(self._active())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -173,10 +174,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self.flops.keep()
-        sparsifier = self._active()
-        if sparsifier.algorithm.needs_hessian_gradient(sparsifier.step):  # else the device need not be waited for
-            mean_over_ranks = partial(trainer.strategy.reduce, reduce_op="mean")
-            sparsifier.before_backward(precision.unscaled_loss(trainer, loss), mean_over_ranks)
+        precision.before_backward(trainer, self._active(), loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""
@@ -210,6 +208,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the values available to other callbacks."""
         averages.mask_averages(trainer, self._step_hook)
+        self._active().warn_of_loss()
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,9 +10,21 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
+from rigl_lightning.sparsity.sparsifier import Sparsifier
 
-def unscaled_loss(trainer: pl.Trainer, loss: torch.Tensor) -> torch.Tensor:
-    """The loss without the factor of a GradScaler: products of Hessian and gradient would have its square."""
+
+def before_backward(trainer: pl.Trainer, sparsifier: Sparsifier, loss: torch.Tensor) -> None:
+    """Show the Sparsifier a loss as it is without the factor of a GradScaler, which is on the device."""
+    is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    # Nothing may wait for the factor at every step; it can make a loss infinite that is not, but not NaN.
+    sparsifier.note_loss(loss.detach().nan_to_num(torch.nan, 0.0, 0.0) if is_scaled else loss)
+    if sparsifier.algorithm.needs_hessian_gradient(sparsifier.step):
+        mean_over_ranks = partial(trainer.strategy.reduce, reduce_op="mean")
+        sparsifier.before_backward(_unscaled(trainer, loss), mean_over_ranks)
+
+
+def _unscaled(trainer: pl.Trainer, loss: torch.Tensor) -> torch.Tensor:
+    """Products of Hessian and gradient would have the square of the factor."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return loss if scaler is None else loss / scaler.get_scale()
 

@@ -1,5 +1,7 @@
 """Every kind of layer computes under SparseCompute what it computes without, and differentiates it so."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -196,17 +198,38 @@ SCRIPTABLE = {
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("storage", ["dense", "auto"])
+@pytest.mark.parametrize("called", [False, True], ids=["at first", "after a call"])
 @pytest.mark.parametrize("kind", SCRIPTABLE)
-def test_torch_script_sees_the_layers_as_they_are(kind):
+def test_torch_script_sees_the_layers_as_they_are(kind, called, storage):
     build, shape = SCRIPTABLE[kind]
     module, sparsifier = masked(build)
     x = torch.randn(shape)
     expected = module(x)
-    with SparseCompute(module, sparsifier, "sparse") as compute:
+    with SparseCompute(module, sparsifier, "sparse", storage=storage) as compute:
+        if called:
+            module(x)
+            sparsifier.step += 1  # that graph is over
         scripted = torch.jit.script(module)
-        module(x)
+        module(x)  # nor does the next call store connections in what they share
         assert all(layer.is_sparse for layer in compute.layers)
+        assert torch.equal(scripted(x), expected)
+        assert [p.shape for p in scripted.parameters()] == [p.shape for p in module.parameters()]
     assert torch.equal(scripted(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("kind", SCRIPTABLE)
+def test_torch_script_of_stored_connections_is_refused_and_its_copy_is_scripted(kind):
+    build, shape = SCRIPTABLE[kind]
+    module, sparsifier = masked(build)
+    x = torch.randn(shape)
+    expected = module(x)
+    with SparseCompute(module, sparsifier, "sparse", storage="connections"):
+        module(x)
+        with pytest.raises(ValueError, match=r"torch.jit.script, got '.*weight.*Script a copy"):
+            torch.jit.script(module)
+        assert torch.equal(torch.jit.script(copy.deepcopy(module))(x), expected)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SCRIPTABLE if kind != "lstm"])  # oneDNN's has no forward mode

@@ -1,4 +1,4 @@
-"""What is said of a schedule without updates, of updates that were left out, and of scores that are NaN."""
+"""What is said of a schedule without updates, of updates that were left out, and of what is not finite."""
 
 import warnings
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import (
     SET,
@@ -23,9 +24,10 @@ from rigl_lightning.sparsity.algorithms import (
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from tests.helpers.small_training import backward, small_network, sparsify, train
+from tests.helpers.small_training import backward, batch, small_network, sparsify, train
 
 EVERY = UpdateSchedule(1, 0, 9)
+EVERY_SECOND = UpdateSchedule(2, 0, 9)
 
 
 class TestSchedules:
@@ -203,3 +205,55 @@ class TestGrowthIntoDeadUnits:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             self.first_update(**settings)
+
+
+class TestDivergence:
+    """What is said of a loss or gradient that is not finite, in a loop of one's own."""
+
+    @staticmethod
+    def said(model, bad, steps=6, algorithm=None, sees_loss=True, skip=()):
+        """Warnings of a training in which the loss of some steps is multiplied."""
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        sparsifier = sparsify(model, algorithm or Static(0.7))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(steps):
+                images, labels = batch(step)
+                model.zero_grad()
+                loss = nn.functional.cross_entropy(model(images), labels) * bad.get(step, 1.0)
+                if sees_loss:
+                    sparsifier.before_backward(loss)
+                loss.backward()
+                sparsifier.before_step(optimizer)
+                if step not in skip:
+                    optimizer.step()
+                    sparsifier.after_step(optimizer)
+        return [str(w.message) for w in caught if issubclass(w.category, SparseTrainingWarning)]
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_a_loss_is_told_once_with_its_step(self, bad):
+        told = [m for m in self.said(small_network(), {2: bad, 4: bad}) if m.startswith("The loss")]
+        assert len(told) == 1
+        assert told[0].startswith(f"The loss is {bad} at step 2 (2 optimizer steps completed). ")
+
+    def test_gradients_are_told_once_with_step_and_layer_where_nobody_shows_the_loss(self):
+        (told,) = self.said(small_network(), {3: torch.nan, 4: torch.nan}, sees_loss=False)
+        assert told.startswith("The gradient of layer '0.weight' (2 such sparse layers) is not finite at step 3")
+
+    def test_gradients_of_other_weights_are_told_without_a_layer(self):
+        model = small_network()
+        model[0].bias.register_hook(lambda grad: grad * torch.nan)
+        (told,) = self.said(model, {}, steps=1)
+        assert told.startswith("The gradient of a weight that is not sparse is not finite at step 0")
+
+    def test_a_step_that_a_scaler_skips_is_no_divergence(self):
+        assert self.said(small_network(), {1: torch.inf}, sees_loss=False, skip=[1]) == []
+        # The step before an update, which looks at its own gradients.
+        assert self.said(small_network(), {1: torch.inf}, 3, RigL(0.7, schedule=EVERY_SECOND), False, [1]) == []
+
+    def test_an_update_that_is_left_out_has_named_the_layer_already(self):
+        (told,) = self.said(small_network(), {0: torch.nan, 1: torch.nan}, 2, RigL(0.7, schedule=EVERY_SECOND), False)
+        assert told.startswith("RigL left out its mask update at step 0")
+
+    def test_finite_values_say_nothing(self):
+        assert self.said(small_network(), {1: 1e30}) == []

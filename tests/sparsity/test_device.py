@@ -1,5 +1,7 @@
 """No device is assumed: on an emulated second one everything is as on the CPU, and an ordinary step does not wait."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -150,3 +152,28 @@ def test_what_is_not_finite_does_not_enter_the_average(value, grouping, emulatio
         finish(stack.optimizer, stack.sparsifier)
         averages.append(float(stack.sparsifier.gradients.averages["1.weight"].inner[0, 0]))
     assert averages == pytest.approx([0.1, 0.1, 0.19])
+
+
+def test_a_loss_that_is_not_finite_is_told_at_the_next_update_and_nothing_waits_before(emulation):
+    model = put_elsewhere(small_network())
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    sparsifier = sparsify(model, RigL(0.7, schedule=UpdateSchedule(4, 0, 9)), total_steps=12)
+    for step in range(5):
+        images, labels = map(Elsewhere, batch(step))
+        model.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        emulation.forget()
+        sparsifier.before_backward(loss * (torch.nan if step in (2, 3) else 1.0))
+        assert not emulation.waits
+        loss.backward()
+        if step == 4:
+            with pytest.warns(UserWarning, match=r"The loss is not finite \(NaN or infinite\) at step 2"):
+                sparsifier.before_step(optimizer)
+        else:
+            sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsifier.before_backward(loss * torch.inf)
+        sparsifier.warn_of_loss()  # once is enough

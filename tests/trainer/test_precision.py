@@ -1,5 +1,7 @@
 """Mixed precision: gradients are unscaled before they are scored, and an overflow moves an update, not a mask."""
 
+import warnings
+
 import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
@@ -43,6 +45,19 @@ def test_an_overflow_postpones_grasp_and_starts_its_product_anew(fused):
 def test_an_overflow_does_not_enter_the_gradient_average():
     _, sparse, _ = fit(SNFS(0.7, schedule=SCHEDULE), Overflows(lr=0.1), **half())
     assert all(average.isfinite().all() for average in sparse.sparsifier.gradients.averages.values())
+
+
+@pytest.mark.parametrize(("bad", "told"), [(torch.inf, []), (torch.nan, [3])], ids=["inf", "nan"])
+def test_what_the_factor_of_a_scaler_makes_infinite_is_not_told_and_nan_is(bad, told):
+    class Bad(SmallModel):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (bad if batch_idx == 3 else 1.0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(RigL(0.7, schedule=SCHEDULE), Bad(lr=0.1), max_epochs=1, **half())
+    steps = [int(str(w.message).split(" at step ")[1].split()[0]) for w in caught if "The loss is" in str(w.message)]
+    assert steps == told
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])

@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
-from rigl_lightning import SET, SNIP, RigL, SparseTrainingCallback, UpdateSchedule
+from rigl_lightning import SET, SNIP, GraSP, RigL, SparseTrainingCallback, Static, UpdateSchedule
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.mask_update import MaskUpdater
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel, fit
@@ -249,6 +250,37 @@ def test_a_single_update_that_never_came_is_told_at_the_end():
 
     with pytest.warns(UserWarning, match=r"SNIP has made none of its mask updates \(at step 0\).*not finite"):
         fit(SNIP(0.7), Overflowing(), max_epochs=1)
+
+
+class Diverges(SmallModel):
+    """The loss is NaN from a step on."""
+
+    def __init__(self, since, **settings):
+        super().__init__(**settings)
+        self.since = since
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (torch.nan if self.global_step >= self.since else 1.0)
+
+
+def said_of_a_loss(model, algorithm=RIGL, **settings):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(algorithm, model, **settings)
+    return [str(w.message) for w in caught if str(w.message).startswith("The loss")]
+
+
+@pytest.mark.parametrize("algorithm", [RIGL, Static(0.7)], ids=["rigl", "static"])
+def test_a_loss_that_is_not_finite_is_told_once_with_its_step(algorithm):
+    (told,) = said_of_a_loss(Diverges(4), algorithm, max_epochs=2)
+    assert told.startswith("The loss is nan at step 4 (4 optimizer steps completed). ")
+
+
+@pytest.mark.parametrize("algorithm", [SNIP(0.7), GraSP(0.7)], ids=["snip", "grasp"])
+def test_a_training_that_diverges_at_once_says_that_its_only_update_never_came(algorithm):
+    name = type(algorithm).__name__
+    with pytest.warns(UserWarning, match=rf"{name} has made none of its mask updates \(at step 0\).*not finite"):
+        fit(algorithm, Diverges(0), max_epochs=1)
 
 
 def test_without_masks_a_spawned_fit_is_named():
