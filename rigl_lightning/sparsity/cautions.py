@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -10,12 +9,8 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
-
-MAGNIFIED = 20.0
-"""Gradients of units without connections that are so many times those of others are called magnified."""
 
 
 def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
@@ -69,36 +64,6 @@ def refuse_capture(algorithm: SparseAlgorithm, step: int, is_due: bool) -> None:
             f"Expected an algorithm whose steps a CUDA graph can hold, got {type(algorithm).__name__}: each waits to "
             "know whether gradients are finite. Run its steps outside of graphs."
         )
-
-
-def magnified_growth(name: str, layer: Connections, new_mask: Tensor, step: int) -> str | None:
-    """A sentence if an update grows into units without a connection whose gradients are far above all others, or None.
-
-    Batch norm divides by the standard deviation of a unit's outputs. A unit without an incoming connection has none,
-    and its gradients are magnified by 1 / sqrt(eps), 316 by default; so is its first step.
-
-    Args:
-        name: Of the layer.
-        layer: As the update saw it.
-        new_mask: What the update made of its mask.
-        step: Of the update.
-    """
-    if layer.dense_grad is None or layer.weight.ndim < 2:
-        return None
-    mask, new_mask, gradient = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, new_mask, layer.dense_grad))
-    dead = ~mask.flatten(1).any(1)
-    grown_into = dead & new_mask.flatten(1).any(1)
-    if not bool(grown_into.any()):
-        return None
-    size = gradient.abs().flatten(1).mean(1)
-    factor = float(size[grown_into].mean() / size[~dead].mean().clamp(min=torch.finfo(size.dtype).tiny))
-    if not MAGNIFIED < factor < math.inf or bool(dead.all()):
-        return None
-    return (
-        f"The mask update at step {step} grows into {int(grown_into.sum())} units of layer {name!r} that have no "
-        f"connection, and gradients {factor:.0f} times those of others, as batch norm makes them. Their first steps "
-        "will be as large: clip the gradients, or set a larger eps in the batch norm (docs/troubleshooting.md)."
-    )
 
 
 def why_scores_are_nan(algorithm: SparseAlgorithm, layers: Mapping[str, Connections], step: int) -> str | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.cautions import magnified_growth, why_scores_are_nan
+from rigl_lightning.sparsity.cautions import why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
+from rigl_lightning.sparsity.dead_units import DeadUnits
+from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
 from rigl_lightning.sparsity.network_masks import Change, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import reset_state, set_at
 from rigl_lightning.sparsity.scores import Connections
@@ -67,7 +69,7 @@ class MaskUpdater:
         self._parameters = parameters
         self._network = network
         self._compact = compact
-        self._warned_of: set[str] = set()
+        self._dead_units = DeadUnits()
         self.grown: dict[str, Tensor] = {}
 
     def make(
@@ -107,6 +109,8 @@ class MaskUpdater:
         self, algorithm: SparseAlgorithm, optimizer: Optimizer, layer: Connections, name: str, mask: Tensor, step: int
     ) -> tuple[int, int]:
         """Make ``mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
+        if mask is not layer.mask and (layer.dense_grad is not None or not algorithm.hides_inactive_weights):
+            self._dead_units.see_update(name, layer, mask, step)
         if name in self._compact:
             same = mask is layer.mask
             active = self._compact[name].positions() if same else positions(mask)
@@ -117,7 +121,6 @@ class MaskUpdater:
                 return 0, 0
             if not algorithm.hides_inactive_weights:
                 _reset(optimizer, self._parameters[name], change, layer.mask, algorithm.grow_init(layer))
-            self._warn_of_magnified_growth(name, layer, mask, step)
             grown = self.grown[name] = self._network.move(name, mask, change)
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
@@ -128,11 +131,23 @@ class MaskUpdater:
         self._network.note_moved(name, grown, active.numel())
         return grown
 
-    def _warn_of_magnified_growth(self, name: str, layer: Connections, mask: Tensor, step: int) -> None:
-        caution = None if name in self._warned_of else magnified_growth(name, layer, mask, step)
-        if caution is not None:
-            self._warned_of.add(name)
-            warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
+    def see_gradients(self) -> None:
+        """Look at the gradients of a step, masked, after an update that read none; see `DeadUnits`."""
+        self._dead_units.see_gradients(self._gradient_sizes)
+
+    def _gradient_sizes(self, name: str) -> Tensor | None:
+        """Mean magnitude of the gradient of each unit's active connections, (units,); None without a gradient."""
+        gradient = self._parameters[name].grad
+        if gradient is None:
+            return None
+        size = gradient.float().abs()
+        if name in self._compact:
+            shape = self._compact[name].shape
+            units = self._compact[name].positions() // math.prod(shape[1:])
+            return size.new_zeros(shape[0]).index_add_(0, units, size) / units.bincount(minlength=shape[0])
+        inputs_first = is_inputs_first(self._parameters[name])
+        size, mask = (rows_are_units(t, inputs_first).flatten(1) for t in (size, self._network.masks[name]))
+        return size.sum(1) / mask.sum(1)
 
 
 def _choose(

@@ -189,7 +189,8 @@ class Sparsifier:
         if algorithm.grad_average_decay is not None:
             self.gradients.add_to_averages(algorithm.grad_average_decay)
         is_due = self._has_gradients and algorithm.is_update(self.step)
-        if is_captured(self.parameters):
+        captured = is_captured(self.parameters)
+        if captured:
             refuse_capture(algorithm, self.step, is_due)
         if is_due:
             self.warn_of_loss()  # an update reads the device anyway
@@ -205,6 +206,8 @@ class Sparsifier:
         self._add_penalties()
         self.weights.mask_gradients()
         self._divergence.see_gradients(gradients)
+        if not captured:
+            self._updater.see_gradients()
         self.warm_up.before_step()
         self.weights.before_step(gradients)
 

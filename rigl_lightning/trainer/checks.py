@@ -29,6 +29,7 @@ NO_MASKS = (
     "ddp_spawn, ddp_fork or ddp_notebook) leaves them there: they are in its checkpoint, and what was logged is in "
     "trainer.callback_metrics."
 )
+_LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 _SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
 _LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
 
@@ -284,15 +285,34 @@ def check_invariants(sparsifier: Sparsifier, optimizer: Optimizer | None) -> Non
 
 
 def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer, exception: BaseException) -> None:
-    """Say what is special about the step that failed, if it is that of a mask update."""
-    if sparsifier.has_dropped_gradients and isinstance(exception, Exception):
-        rank_zero_warn(
-            f"{type(exception).__name__} in the step of a mask update (step {sparsifier.step}), which takes the place "
-            "of a gradient step: all gradients are None. Clipping, logging and hooks of your own have to pass over "
-            f"those (`if p.grad is not None`), and {type(optimizer).__name__} has to leave such parameters alone. Or "
-            "have the algorithm update after the gradient step: subclass it with `replaces_step = False`.",
-            category=SparseTrainingWarning,
-        )
+    """Say what is special about the step that failed, if it is that of a mask update, and what has to be changed."""
+    if not sparsifier.has_dropped_gradients or not isinstance(exception, Exception):
+        return
+    remedy = (
+        f"{type(optimizer).__name__} has to leave such parameters alone. Use another optimizer, or"
+        if _came_from(optimizer, exception)
+        else "Clipping, logging and hooks of your own have to pass over those (`if p.grad is not None`). Or"
+    )
+    rank_zero_warn(
+        f"{type(exception).__name__} in the step of a mask update (step {sparsifier.step}), which takes the place of a "
+        f"gradient step: all gradients are None. {remedy} have the algorithm update after the gradient step: subclass "
+        "it with `replaces_step = False`.",
+        category=SparseTrainingWarning,
+    )
+
+
+def _came_from(optimizer: Optimizer, exception: Exception) -> bool:
+    """Whether an exception came from the optimizer's own code, and not from what it or Lightning has called."""
+    is_its_own = False
+    traceback = exception.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_locals.get("self") is optimizer:
+            is_its_own = True
+        elif frame.f_globals.get("__name__", "").split(".")[0] in _LIGHTNING:  # the closure is called inside the step
+            is_its_own = False
+        traceback = traceback.tb_next
+    return is_its_own
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rigl_lightning.base.errors import SparseTrainingWarning
+from rigl_lightning.compute import SparseCompute
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import (
     SET,
@@ -171,14 +172,14 @@ class TestNaN:
 
 class TestGrowthIntoDeadUnits:
     @staticmethod
-    def first_update(eps=1e-5, norm=True, dead=True):
+    def first_update(eps=1e-5, norm=True, dead=True, cls=RigL, steps=1, stored=False):
         torch.manual_seed(0)
         norms = [nn.BatchNorm1d(8, eps)] if norm else []
         model = nn.Sequential(nn.Linear(16, 8, bias=False), *norms, nn.ReLU(), nn.Linear(8, 4))
         if norm:
             nn.init.ones_(model[1].bias)  # else ReLU has no gradient where all outputs are zero
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        algorithm = RigL(0.5, Uniform(first_layer_dense=False), EVERY, drop_fraction=0.3)
+        algorithm = cls(0.5, Uniform(first_layer_dense=False), EVERY, drop_fraction=0.3)
         sparsifier = Sparsifier({"0.weight": model[0].weight}, algorithm)
         mask = torch.ones(8, 16, dtype=torch.bool)
         mask[:, ::2] = False
@@ -186,25 +187,40 @@ class TestGrowthIntoDeadUnits:
             mask[3] = False
         sparsifier.network.start_from({"0.weight": mask})
         sparsifier.apply_masks()
-        model(torch.randn(32, 16)).square().mean().backward()
-        sparsifier.before_step(optimizer)
+        if stored:
+            SparseCompute(model, sparsifier, "sparse", storage="connections").install()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.randn(32, 16)).square().mean().backward()
+            sparsifier.before_step(optimizer)
+            optimizer.step()
+            sparsifier.after_step(optimizer)
         return sparsifier.masks["0.weight"]
 
-    def test_under_batch_norm_it_is_said_with_layer_and_factor(self):
+    @pytest.mark.parametrize("stored", [False, True], ids=["dense", "connections"])
+    @pytest.mark.parametrize(("cls", "steps"), [(RigL, 1), (SET, 2)], ids=["by gradients", "at random"])
+    def test_under_batch_norm_it_is_said_with_layer_and_factor(self, cls, steps, stored):
         words = (
             r"update at step 0 grows into 1 units of layer '0\.weight' that have no connection, and gradients \d\d+ "
         )
         with pytest.warns(UserWarning, match=words):
-            mask = self.first_update()
+            mask = self.first_update(cls=cls, steps=steps, stored=stored)
         assert mask[3].any()
 
     @pytest.mark.parametrize(
         "settings", [{"eps": 1.0}, {"norm": False}, {"dead": False}], ids=["large eps", "no batch norm", "no dead unit"]
     )
-    def test_nothing_is_said_of_growth_without_danger(self, settings):
+    @pytest.mark.parametrize(("cls", "steps"), [(RigL, 1), (SET, 2)], ids=["by gradients", "at random"])
+    def test_nothing_is_said_of_growth_without_danger(self, cls, steps, settings):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            self.first_update(**settings)
+            self.first_update(cls=cls, steps=steps, **settings)
+
+    def test_it_is_said_once_a_layer(self):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.first_update(cls=SET, steps=6)
+        assert sum("grows into" in str(w.message) for w in caught) == 1
 
 
 class TestDivergence:
