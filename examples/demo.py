@@ -1,6 +1,6 @@
-"""Train dense, static and RigL networks on handwritten digits: a table and a picture in two or three minutes.
+"""Train dense, static and RigL networks on handwritten digits: a table and a picture in a minute.
 
-    python examples/demo.py [--methods Dense Static RigL | all] [--seeds 3] [--epochs 40] [--sparsity 0.9] [--out DIR]
+    python examples/demo.py [--methods Dense Static RigL | all] [--seeds 3] [--epochs 30] [--sparsity 0.95] [--out DIR]
 
 The data (1,797 images of 8 x 8 pixels, from scikit-learn) needs no download. The network is LeNet-300-100.
 """
@@ -183,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, "all"], default=list(DEFAULT_METHODS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--sparsity", type=float, default=0.95)
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     options = parser.parse_args()
     torch.set_num_threads(1)  # the network is too small for more

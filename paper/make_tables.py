@@ -11,7 +11,7 @@ from paper.claims import claims
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import only_declared, read
 from paper.judged import Judged, judged, measured
-from paper.tables import cards, figures, flops, gpu_hours, lenet, lottery, methods, resnet50, summary
+from paper.tables import cards, choosing, figures, flops, gpu_hours, lenet, lottery, methods, resnet50, summary
 from paper.tables import claims as of_claims
 from paper.tables.markdown import with_parts
 
@@ -53,7 +53,11 @@ def make_tables(
     costs = {model: flops.costs_markdown(computed, model) for model in networks}
     return {
         DOCS / "flops.md": {"published": flops.published_markdown(of_flops), **costs},
-        DOCS / "artifact.md": {"figures": _figures_table(runs, scale)},
+        DOCS / "artifact.md": {
+            "figures": _figures_table(runs, scale),
+            "at_length": summary.at_length_in_words(tables["lenet"]),
+        },
+        DOCS / "choosing.md": choosing.parts(runs),
         **_pages_of_runs(tables, flops.multipliers_in_words(of_flops), gpu_hours.as_markdown(hours, steps, computed)),
     }
 
@@ -65,7 +69,6 @@ def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str, hours: str
         ROOT / "README.md": {
             "cheapest": cheapest,
             "claims": summary.claims_in_words(tables["claims"]),
-            "at_length": summary.at_length_in_words(tables["lenet"]),
         },
         DOCS / "methods.md": {"accuracy": of_methods, "cheapest": cheapest},
         HERE / "README.md": {

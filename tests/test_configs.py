@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_every_configuration_trains_on_data_of_its_own_kind(command, name, reque
         own += ["--model.input_shape=[3, 32, 32]", "--trainer.accumulate_grad_batches=1", "--training_multiplier=1"]
     elif name == "char_gru":
         own = ["--data.sequence_length=16", "--trainer.val_check_interval=2"]
+    elif name == "digits":
+        own = []
     else:
         root = request.getfixturevalue("cifar_root" if name.startswith("cifar") else "mnist_root")
         own = [f"--data.root={root}"]
@@ -208,6 +211,19 @@ def settings(name):
 
 def imagenet_epoch(step):
     return step * 4096 / 1_281_167
+
+
+@pytest.mark.slow
+def test_the_first_command_of_readme_learns_and_leaves_a_picture(monkeypatch, tmp_path, capsys):
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"^rigl-lightning (fit[^#\n]*)", readme, re.MULTILINE)[1].split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["rigl_lightning"])
+    torch.set_num_threads(1)
+    main([*command, "--trainer.enable_progress_bar=false"])
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert float(re.search(r"val/accuracy (\S+),", last_line)[1]) > 0.95
+    assert Path(re.search(r"picture (\S+);", last_line)[1]).is_file()
 
 
 @pytest.mark.parametrize(

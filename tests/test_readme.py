@@ -98,7 +98,7 @@ CRITERIA = [(page, code) for page, code in BLOCKS if "def balanced_grow" in code
 
 def test_every_page_with_a_criterion_of_ones_own_is_known():
     own = {page for page, code in BLOCKS if re.search(r"def \w+\(c\b", code)}
-    assert own == {page for page, _ in CRITERIA} == {"README.md", "contributing.md", "cards/DropGrow.md"}
+    assert own == {page for page, _ in CRITERIA} == {"command_line.md", "contributing.md", "cards/DropGrow.md"}
 
 
 @pytest.mark.parametrize(("page", "code"), CRITERIA, ids=[page for page, _ in CRITERIA])
@@ -121,3 +121,17 @@ def test_a_criterion_of_a_page_changes_masks_as_its_sentence_says(page, code):
         assert sorted(map(tuple, new.view_as(mask).nonzero().tolist())) == grown
     image = torch.rand(4, 3, 2, 2)  # a convolution's weight, too
     assert names["balanced_grow"](Connections(image, image > 0.5, dense_grad=image)).shape == image.shape
+
+
+def test_the_numbers_of_readme_stand_on_the_pages_it_links():
+    rows = [line for line in PAGES["README.md"].splitlines() if line.startswith("| **")]
+    bold = {row: re.findall(r"\*\*([\d.]+)(?: GiB)?\*\*", row) for row in rows}
+    page = {row: re.search(r"\(docs/([\w/]+\.md)\)", row) for row in rows}
+    memory, speed, exactness, _ = rows
+    for row in (memory, speed):
+        for number in bold[row]:
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", PAGES[page[row][1]]), number
+    guarantees = [line for line in PAGES["guarantees.md"].splitlines() if re.match(r"\| .*`tests/", line)]
+    trainings, at_least = map(int, bold[exactness])
+    assert trainings == len(list((ROOT / "tests/golden").glob("*.npz")))
+    assert at_least <= len(guarantees) < at_least + 20

@@ -61,5 +61,5 @@ def at_length_in_words(lenet: pd.DataFrame) -> str:
     found = ", ".join(errors) or "to come"
     return (
         f"At the paper's length, LeNet-300-100 on MNIST for 200 epochs: test error of RigL {found}; published "
-        f"{published['error']:.2f} %. All methods: [paper/README.md](paper/README.md).\n"
+        f"{published['error']:.2f} %. All methods: `paper/README.md`.\n"
     )

@@ -26,7 +26,7 @@ import rigl_lightning.modules
 import rigl_lightning.trainer.sparsity_plot  # noqa: F401  (so that the parser knows the classes of all four by name)
 from rigl_lightning import __version__
 from rigl_lightning.base.files import is_file, join, written_beside
-from rigl_lightning.cli.configs import describe_configs, with_config_paths
+from rigl_lightning.cli.configs import describe_configs, is_smoke, with_config_paths
 from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
 from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups
@@ -266,6 +266,8 @@ class SparseCLI(LightningCLI):
         places = run_summary(self.trainer)  # on every process: Lightning broadcasts the logger's folder
         if self.trainer.is_global_zero:
             print(places)
+            if is_smoke(_Parser.given):
+                print("This was the smoke scale: it shows that everything runs. Its numbers are no result.")
 
     def _length(self) -> dict[str, int]:
         """Steps and epochs of the training, multiplied; the algorithm is stretched along."""

@@ -59,6 +59,15 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
     return result
 
 
+def is_smoke(args: Sequence[str]) -> bool:
+    """Whether a configuration of the smoke scale is among the arguments.
+
+    >>> is_smoke(["fit", "--config", "configs/smoke/char_gru.yaml"])
+    True
+    """
+    return any(Path(arg.partition("=")[2] or arg).parent.name == "smoke" for arg in args)
+
+
 def _check_yaml(file: Path) -> None:
     if not file.is_file():
         return  # somebody else says so
@@ -97,7 +106,8 @@ def describe_configs(name: str | None = None) -> str:
             [
                 *lines,
                 "",
-                "train with one:   rigl-lightning fit --config NAME --data.init_args.root DIR",
+                "the first run:    rigl-lightning fit --config digits",
+                "train another:    rigl-lightning fit --config NAME --data.init_args.root DIR",
                 "make it yours:    rigl-lightning configs NAME > mine.yaml",
             ]
         )

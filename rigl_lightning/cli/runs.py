@@ -106,7 +106,7 @@ def multiplied_length(max_steps: int, max_epochs: int | None, factor: float) -> 
 
 
 def run_summary(trainer: pl.Trainer) -> str:
-    """The last line of a training: its checkpoints, metrics and pictures, and the command that tests it or goes on."""
+    """The last line of a training: validation, files, and the command that tests it or goes on."""
     checkpoints = [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint)]
     kept = [path for c in checkpoints for path in (c.last_model_path, c.best_model_path) if path and is_file(path)]
     folder = trainer.log_dir if trainer.loggers else None
@@ -118,7 +118,13 @@ def run_summary(trainer: pl.Trainer) -> str:
     then = ""
     if kept and config is not None and is_file(config):
         then = f"; {what}: python -m rigl_lightning {command} --config {config} --ckpt_path {kept[0]}"
-    return f"{status} after {trainer.global_step} steps: {', '.join(parts)}{then}"
+    return f"{status} after {trainer.global_step} steps: {', '.join([*_validated(trainer), *parts])}{then}"
+
+
+def _validated(trainer: pl.Trainer) -> list[str]:
+    """What the last validation logged, by Lightning's usual names."""
+    metrics = trainer.callback_metrics.items()
+    return [f"{name} {float(value):.4g}" for name, value in metrics if name.startswith("val") and value.numel() == 1]
 
 
 def _run_of(checkpoint: str) -> str:

@@ -1,4 +1,4 @@
-"""What README says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those that are installed."""
+"""What docs/migration.md says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those installed."""
 
 import pytest
 import pytorch_lightning as pl
