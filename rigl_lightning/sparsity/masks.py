@@ -84,7 +84,9 @@ def topk_mask(score: Tensor, n_active: int, candidates: Tensor | None = None) ->
     return mask.view(score.shape)
 
 
-def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int) -> Tensor:
+def drop_and_grow(
+    mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int, n_grow: int | None = None
+) -> Tensor:
     """Move ``n_update`` connections: drop the lowest-scored active ones, then grow the highest-scored inactive ones.
 
     A connection that has just been dropped may grow again, as in the paper (section 3, "Grow Criterion": the
@@ -94,10 +96,11 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
         mask: Boolean, any shape: the connections that are active now.
         drop_score: Same shape; read where the mask is True. Low is dropped.
         grow_score: Same shape; read everywhere but at the survivors. High is grown.
-        n_update: Connections to move, in [0, number of active connections].
+        n_update: Connections to drop, in [0, number of active connections].
+        n_grow: Connections to grow; None for as many as are dropped.
 
     Returns:
-        New mask of the same shape with the same number of active connections.
+        New mask of the same shape, unless ``n_grow`` says otherwise with the same number of active connections.
 
     Raises:
         ValueError: If the count does not fit, or a score that is read is NaN.
@@ -111,7 +114,7 @@ def drop_and_grow(mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update
     _check_count("n_update", n_update, count_active(mask))
     new_mask = mask.reshape(-1).clone()
     new_mask[smallest(drop_score, n_update, mask)] = False
-    new_mask[largest(grow_score, n_update, ~new_mask)] = True
+    new_mask[largest(grow_score, n_update if n_grow is None else n_grow, ~new_mask)] = True
     return new_mask.view(mask.shape)
 
 

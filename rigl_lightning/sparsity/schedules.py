@@ -12,7 +12,7 @@ from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, st
 from rigl_lightning.sparsity.settings import check_settings
 
 Decay = Callable[[float], float]
-"""Progress of the update window in [0, 1] -> factor on the drop fraction in [0, 1]."""
+"""Progress of a window in [0, 1] -> a factor from 1 to 0: on the drop fraction, or on the way to the final sparsity."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,40 @@ class InversePower:
         return float((1 - progress) ** self.power)
 
 
+def cubic(progress: float) -> float:
+    """``(1 - progress)^3``: what gradual pruning leaves of the way (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
+
+    >>> cubic(0.5)
+    0.125
+    """
+    return float((1 - progress) ** 3)
+
+
+def exponential(progress: float) -> float:
+    """``(e^(-5 progress) - e^-5) / (1 - e^-5)``: the same fraction of what is left in every step, and 0 at the end.
+
+    >>> [round(exponential(p), 3) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.282, 0.076, 0.0]
+    """
+    return math.expm1(5 * (1 - progress)) / math.expm1(5)
+
+
+def sigmoid(progress: float) -> float:
+    """Slow, fast, slow: ``1 / (1 + e^(6 (progress - 1/2)))``, stretched to go from 1 to 0.
+
+    The density decay of CHTss (Zhang et al. 2025, arXiv 2501.19107, section 3.3, k = 6), whose own curve starts at 0.95
+    and ends at 0.05 of the way.
+
+    >>> [round(sigmoid(p), 3) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.851, 0.5, 0.0]
+    """
+    return (1 - math.tanh(3 * (progress - 0.5)) / math.tanh(1.5)) / 2
+
+
 def cubic_sparsity(progress: float, final: float) -> float:
     """Sparsity of gradual pruning: ``final · (1 - (1 - progress)^3)`` (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
 
     >>> [cubic_sparsity(p, 0.8) for p in (0.0, 0.5, 1.0)]
     [0.0, 0.7000000000000001, 0.8]
     """
-    return final * (1 - (1 - progress) ** 3)
+    return final * (1 - cubic(progress))

@@ -346,6 +346,21 @@ class ConstantFanIn(Structure):
         return staying
 
 
+def moved(
+    structure: Structure,
+    mask: Tensor,
+    drop_score: Tensor,
+    grow_score: Tensor,
+    n_update: int,
+    budget: int | None = None,
+    inputs_first: bool = False,
+) -> Tensor:
+    """`Structure.drop_and_grow` of a layer whose weight may be stored inputs first, see `layouts`."""
+    if not inputs_first or isinstance(structure, Unstructured):
+        return structure.drop_and_grow(mask, drop_score, grow_score, n_update, budget)
+    return structure.drop_and_grow(mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
+
+
 def _sparse(sparsities: Mapping[str, float]) -> list[str]:
     return [name for name, sparsity in sparsities.items() if sparsity > 0]
 

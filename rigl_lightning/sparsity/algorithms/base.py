@@ -9,6 +9,7 @@ for more: a look at the first weights, a memory, weights that learn while inacti
 # of a user's subclass, whose module does not know our names.
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
@@ -17,8 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, active_counts, check_sparsity
 from rigl_lightning.sparsity.points import stretched_point
+from rigl_lightning.sparsity.ramps import Sparsity, SparsityRamp
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections, needs_gradient
 from rigl_lightning.sparsity.settings import check_settings
@@ -44,6 +47,7 @@ class SparseAlgorithm(ABC):
         grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
         hides_inactive_weights: Inactive weights keep their values and may learn; the network computes without them.
             Scores then see all weights, and the first masks are those of an update at step 0.
+        forgets_inactive_weights: With them hidden: at an update those that are inactive then become zero.
         costs_alike: A step costs the same with and without an update, as far as is known in advance.
         ranked_by: Settings that are scores.
         points: Settings that are points in the training, steps as int and fractions as float, beside its schedules.
@@ -59,6 +63,7 @@ class SparseAlgorithm(ABC):
     replaces_step = False
     grad_average_decay: float | None = None
     hides_inactive_weights = False
+    forgets_inactive_weights = False
     costs_alike = False
     ranked_by: ClassVar[tuple[str, ...]] = ()
     points: ClassVar[tuple[str, ...]] = ()
@@ -67,7 +72,17 @@ class SparseAlgorithm(ABC):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_sparsity(getattr(self, "sparsity", 0.0))
+        sparsity = getattr(self, "sparsity", 0.0)
+        if isinstance(sparsity, SparsityRamp):
+            self._check_ramp()
+        else:
+            check_sparsity(sparsity)
+
+    def _check_ramp(self) -> None:
+        raise SettingError(
+            f"Expected `sparsity` to be a number for {type(self).__name__}, got {self.sparsity}: its number of "  # type: ignore[attr-defined]
+            "connections does not follow a ramp. Set --sparse.algorithm.sparsity."
+        )
 
     # ---- how many connections ----------------------------------------------------------------------------------
 
@@ -96,6 +111,12 @@ class SparseAlgorithm(ABC):
             return self
         return replace(self, schedule=self.schedule.resolve(total_steps))
 
+    def last_update_before(self, step: int) -> int | None:
+        """The last update step before ``step``; None if there is none. The algorithm must be resolved."""
+        updates = self.update_steps()
+        n_done = bisect_left(updates, step)
+        return updates[n_done - 1] if n_done else None
+
     def stretched(self, factor: float) -> "SparseAlgorithm":
         """The same algorithm for a training ``factor`` times as long: what is set in steps moves along, see `points`.
 
@@ -107,7 +128,7 @@ class SparseAlgorithm(ABC):
         changes: dict[str, Any] = {
             name: value.stretched(factor)
             for name, value in settings.items()
-            if isinstance(value, UpdateSchedule | SparseAlgorithm)
+            if isinstance(value, UpdateSchedule | SparsityRamp | SparseAlgorithm)
         }
         changes |= {name: stretched_point(settings[name], factor) for name in self.points}
         return replace(self, **changes) if changes else self
@@ -219,19 +240,71 @@ class SparseAlgorithm(ABC):
 
 
 class ConstantSparsity(SparseAlgorithm):
-    """Base of algorithms that move connections, but keep their number from the first step to the last.
+    """Base of algorithms that move connections, and keep their number unless their sparsity is a ramp.
 
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: How it is shared among the layers.
+        takes_ramp: Whether the sparsity may be a ramp.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     distribution: Distribution
+    takes_ramp: ClassVar[bool] = False
+
+    def _check_ramp(self) -> None:
+        if not self.takes_ramp:
+            super()._check_ramp()
+        if not isinstance(self.structure, Unstructured):
+            raise SettingError(
+                f"Expected `sparsity` to be a number for {self.structure}, got {self.sparsity}: the structure has one "
+                "number of connections. Set --sparse.algorithm.sparsity, or leave out --sparse.algorithm.structure."
+            )
+
+    def resolve(self, total_steps: int | None) -> SparseAlgorithm:
+        """As in the base; a ramp of the sparsity is resolved, too.
+
+        Raises:
+            ValueError: If updates end before a ramp does.
+        """
+        resolved = super().resolve(total_steps)
+        if self.ramp is None or not isinstance(resolved, ConstantSparsity) or resolved.schedule is None:
+            return resolved
+        ramp = self.ramp.resolve(total_steps)
+        if resolved.schedule.end < ramp.end:
+            raise SettingError(
+                f"Expected updates to go on until the ramp of the sparsity ends, at step {ramp.end}, got a schedule "
+                f"that ends at {resolved.schedule.end}. Set the schedule's end to 1.0, or an earlier "
+                "--sparse.algorithm.sparsity.end."
+            )
+        return resolved.with_ramp(ramp)
+
+    @property
+    def ramp(self) -> SparsityRamp | None:
+        """How the sparsity moves; None if it does not."""
+        return self.sparsity if isinstance(self.sparsity, SparsityRamp) else None
+
+    def with_ramp(self, ramp: SparsityRamp) -> "ConstantSparsity":
+        """The same with another ramp."""
+        return replace(self, sparsity=ramp)  # type: ignore[type-var]
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution and the structure."""
+        """Those of the distribution and the structure; of a ramp, as at the last update before ``step``."""
+        if self.ramp is not None:
+            update = self.last_update_before(step)
+            return self.ramp.layer_sparsities(self.distribution, shapes, 0 if update is None else update)
+        assert not isinstance(self.sparsity, SparsityRamp)
         return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
+
+    def further_updates(self) -> Sequence[int]:
+        """The end of a ramp."""
+        return () if self.ramp is None else (int(self.ramp.end),)
+
+    def cost_changes(self) -> Sequence[int]:
+        """As in the base; with a ramp every update may change the costs."""
+        if self.costs_alike and self.ramp is None:
+            return ()
+        return sorted({n for step in self.update_steps() for n in (step, step + 1)})
 
     @abstractmethod
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:

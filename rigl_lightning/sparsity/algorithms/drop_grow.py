@@ -1,9 +1,10 @@
 """Drop and grow: SET, SNFS and RigL are one algorithm with different scores."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import masks, scores
@@ -11,11 +12,12 @@ from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Mem
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
 from rigl_lightning.sparsity.fan_in import with_minimum_fan_in
 from rigl_lightning.sparsity.layouts import rows_are_units
+from rigl_lightning.sparsity.ramps import Sparsity
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
-from rigl_lightning.sparsity.structures import Structure, Unstructured
+from rigl_lightning.sparsity.structures import Structure, Unstructured, moved
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class DropGrow(ConstantSparsity):
     SET, SNFS and RigL are this with other scores; so is a user's own method.
 
     Attributes:
-        sparsity: Total fraction of inactive connections, in [0, 1). It never changes during training.
+        sparsity: Total fraction of inactive connections, in [0, 1), or a `SparsityRamp`: an update then drops the more
+            (or grows the more) that the ramp asks for.
         distribution: How it is shared among the layers.
         schedule: When to update: Delta T and T_end.
         drop_fraction: alpha: fraction of the active connections dropped at the first update, in [0, 1].
@@ -38,8 +41,9 @@ class DropGrow(ConstantSparsity):
     """
 
     ranked_by = ("drop_score", "grow_score")
+    takes_ramp = True
 
-    sparsity: float = 0.9
+    sparsity: Sparsity = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     schedule: UpdateSchedule = field(default_factory=UpdateSchedule)
     drop_fraction: float = 0.3
@@ -52,9 +56,11 @@ class DropGrow(ConstantSparsity):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop_fraction <= 1, self, "drop_fraction", "in [0, 1]")
-        has_rule = self.min_fan_in == 0 or isinstance(self.structure, Unstructured)
+        plain = isinstance(self.structure, Unstructured) and self.ramp is None
+        has_rule = self.min_fan_in == 0 or plain
         whole = isinstance(self.min_fan_in, int) and not isinstance(self.min_fan_in, bool) and self.min_fan_in >= 0
-        require(whole and has_rule, self, "min_fan_in", "to be a whole number, at least 0, and 0 with a structure")
+        rule = "to be a whole number, at least 0, and 0 with a structure or a ramp of the sparsity"
+        require(whole and has_rule, self, "min_fan_in", rule)
 
     def drop_fraction_at(self, step: int) -> float:
         """``alpha · decay(progress)``: f_decay of the paper (section 3)."""
@@ -62,40 +68,60 @@ class DropGrow(ConstantSparsity):
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Drop and grow in each layer."""
-        fraction, budgets = self.drop_fraction_at(step), self._budgets(layers, step)
-        return {name: self._update_mask(layer, fraction, budgets.get(name)) for name, layer in layers.items()}
+        planned = self._planned_counts(layers, step)
+        return {name: self._update_mask(layer, step, planned.get(name)) for name, layer in layers.items()}
 
     def updates_layers_alone(self) -> bool:
         """Unless neurons may be lost, which the layers after them feel."""
         may_ablate = type(self.structure).ablated_layers is not Structure.ablated_layers
-        return type(self).update_masks is DropGrow.update_masks and not may_ablate
+        is_constant = self.ramp is None
+        return type(self).update_masks is DropGrow.update_masks and is_constant and not may_ablate
 
-    def _budgets(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
-        """Connections of the layers that may lose neurons: their masks may have fewer, so they do not tell."""
-        names = self.structure.ablated_layers(list(layers))
+    def _planned_counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
+        """Connections that layers are to have after this update, where their masks of now do not tell.
+
+        A ramp moves them; and a layer that may lose neurons may have fewer than its share.
+        """
+        is_ramp = self.ramp is not None
+        names = list(layers) if is_ramp else self.structure.ablated_layers(list(layers))
         if not names:
             return {}
         shapes = {name: layer.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step))
+        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
         return {name: counts[name] for name in names}
 
-    def _update_mask(self, layer: Connections, fraction: float, budget: int | None) -> Tensor:
-        if self.reads_gradient and layer.dense_grad is None:
+    def _update_mask(self, layer: Connections, step: int, planned: int | None) -> Tensor:
+        n_now = count_active(layer.mask)
+        n_next = n_now if planned is None or self.ramp is None else planned
+        n_regrown = n_update(min(n_now, n_next), self.drop_fraction_at(step))
+        if n_next == n_now and (n_regrown == 0 or n_now == layer.mask.numel() or self._misses_gradient(layer)):
             return layer.mask
-        if self.grad_average_decay is not None and layer.dense_grad_average is None:
-            return layer.mask
-        n_active = count_active(layer.mask)
-        n_moved = n_update(n_active, fraction)
-        if n_moved == 0 or n_active == layer.mask.numel():
-            return layer.mask
-        drop_score, grow_score = scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
+        layer = _with_gradients(layer) if self._misses_gradient(layer) else layer
+        n_drop, n_grow = n_now - min(n_now, n_next) + n_regrown, n_next - min(n_now, n_next) + n_regrown
+        drop_score, grow_score = self._scores(layer, step, n_drop)
+        if self.ramp is not None:
+            return masks.drop_and_grow(layer.mask, drop_score, grow_score, n_drop, n_grow)
         if self.min_fan_in:
             mask, drop, grow = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score))
-            chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_moved, self.min_fan_in))
+            chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_drop, self.min_fan_in))
             return rows_are_units(chosen, layer.inputs_first)
-        if not layer.inputs_first or isinstance(self.structure, Unstructured):
-            return self.structure.drop_and_grow(layer.mask, drop_score, grow_score, n_moved, budget)
-        return self.structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_moved, budget).t()
+        return moved(self.structure, layer.mask, drop_score, grow_score, n_drop, planned, layer.inputs_first)
+
+    def _scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
+        """Drop and grow scores of a layer, of which ``n_drop`` connections will be dropped."""
+        return scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
+
+    def _misses_gradient(self, layer: Connections) -> bool:
+        """Whether the batch did not use the layer, so that there is nothing to grow by."""
+        misses_average = self.grad_average_decay is not None and layer.dense_grad_average is None
+        return (self.reads_gradient and layer.dense_grad is None) or misses_average
+
+
+def _with_gradients(layer: Connections) -> Connections:
+    """A layer that the batch did not use has gradient zero; a ramp moves its connections all the same."""
+    nothing = torch.zeros_like(layer.weight)
+    average = nothing if layer.dense_grad_average is None else layer.dense_grad_average
+    return replace(layer, dense_grad=nothing, dense_grad_average=average)
 
 
 def n_update(n_active: int, fraction: float) -> int:

@@ -1,6 +1,5 @@
 """GraNet: gradual pruning that regrows a part of what it has, at every update."""
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,8 @@ from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.points import A_POINT, is_point
-from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic_sparsity
+from rigl_lightning.sparsity.ramps import on_the_way
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
@@ -48,6 +48,7 @@ class GraNet(SparseAlgorithm):
             the start and the total only. If False, each layer follows a ramp of its own.
         drop_score: Low is pruned and dropped.
         grow_score: High is grown.
+        ramp_decay: What is left of the way to the final sparsity over the ramp, as for `SparsityRamp`.
     """
 
     ranked_by = ("drop_score", "grow_score")
@@ -63,6 +64,7 @@ class GraNet(SparseAlgorithm):
     global_ranking: bool = True
     drop_score: Score = scores.weight_magnitude
     grow_score: Score = scores.gradient_magnitude
+    ramp_decay: Decay = cubic
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,10 +102,9 @@ class GraNet(SparseAlgorithm):
         # A dense start is dense everywhere, also where the distribution says otherwise (`custom`).
         dense = dict.fromkeys(shapes, 0.0)
         initial = self.distribution(shapes, self.initial_sparsity) if self.initial_sparsity > 0 else dense
-        updates = self.update_steps()
-        n_done = bisect_left(updates, step)
-        progress = self._ramp_progress(updates[n_done - 1]) if n_done else 0.0
-        return {n: initial[n] + cubic_sparsity(progress, final[n] - initial[n]) for n in shapes}
+        update = self.last_update_before(step)
+        progress = 0.0 if update is None else self._ramp_progress(update)
+        return on_the_way(initial, final, self.ramp_decay(progress))
 
     def has_planned_layers(self) -> bool:
         """Not with a global ranking."""

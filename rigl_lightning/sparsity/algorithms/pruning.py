@@ -1,6 +1,5 @@
 """Gradual pruning: dense at first, sparser with every update."""
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +11,8 @@ from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.schedules import UpdateSchedule, cubic_sparsity
+from rigl_lightning.sparsity.ramps import on_the_way
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import called_outside
@@ -33,6 +33,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
             drop-and-grow schedule, which begins at step 0, must not carry over to pruning when only the algorithm of a
             configuration changes.
         score: Low is pruned.
+        ramp_decay: What is left of the way to the final sparsity over the ramp, as for `SparsityRamp`.
     """
 
     ranked_by = ("score",)
@@ -41,6 +42,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
     distribution: Distribution = field(default_factory=Uniform)
     schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, begin=0.2))
     score: Score = scores.weight_magnitude
+    ramp_decay: Decay = cubic
 
     def resolve(self, total_steps: int | None) -> "GradualMagnitudePruning":
         """The same algorithm with its ramp in steps, ending at the last step at the latest.
@@ -63,10 +65,9 @@ class GradualMagnitudePruning(SparseAlgorithm):
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the last update before ``step``."""
         final = self.distribution(shapes, self.sparsity)
-        updates = self.update_steps()
-        n_done = bisect_left(updates, step)
-        progress = self.schedule.progress(updates[n_done - 1]) if n_done else 0.0
-        return {name: cubic_sparsity(progress, final[name]) for name in shapes}
+        update = self.last_update_before(step)
+        progress = 0.0 if update is None else self.schedule.progress(update)
+        return on_the_way(dict.fromkeys(shapes, 0.0), final, self.ramp_decay(progress))
 
     def further_updates(self) -> Sequence[int]:
         """The schedule's end."""

@@ -1,0 +1,106 @@
+"""Sparsity that changes in the course of a training, from one number to another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from rigl_lightning.base.errors import SettingError
+from rigl_lightning.sparsity.distributions import Distribution, Shapes, check_sparsity
+from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, stretched_point
+from rigl_lightning.sparsity.schedules import Decay, cubic
+from rigl_lightning.sparsity.settings import check_settings
+
+
+@dataclass(frozen=True)
+class SparsityRamp:
+    """A sparsity that moves from ``initial`` to ``final`` between two points of the training.
+
+    It stands where a number would: ``RigL(sparsity=SparsityRamp(0.5, 0.9))``. Masks follow it at their updates; one is
+    made at ``end``, so that the final sparsity is always reached. With an initial sparsity above the final one the
+    network grows.
+
+    Attributes:
+        initial: Sparsity up to ``begin``, in [0, 1).
+        final: Sparsity from ``end`` on, in [0, 1).
+        begin: Where it starts to move: an int (step), or a fraction of training as float.
+        end: Where it arrives, likewise.
+        decay: What is left of the way, over the progress between the two: ``linear``, ``cosine``, ``cubic``,
+            ``exponential`` or ``sigmoid`` of `rigl_lightning.sparsity.schedules`, or a function of your own.
+
+    >>> ramp = SparsityRamp(0.5, 0.9, end=0.5).resolve(200)
+    >>> [round(ramp.at(step), 3) for step in (0, 50, 100, 150)]
+    [0.5, 0.85, 0.9, 0.9]
+    """
+
+    initial: float = 0.0
+    final: float = 0.9
+    begin: int | float = 0
+    end: int | float = 0.5
+    decay: Decay = cubic
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ("initial", "final"):
+            check_sparsity(getattr(self, name), f"--sparse.algorithm.sparsity.{name}")
+        for name in ("begin", "end"):
+            value = getattr(self, name)
+            if not is_point(value):
+                raise SettingError(f"Expected `{name}` {A_POINT}, got {value}. Set --sparse.algorithm.sparsity.{name}.")
+
+    def resolve(self, total_steps: int | None) -> "SparsityRamp":
+        """The same ramp with its points in steps; one to the very end of training arrives at its last step.
+
+        Raises:
+            ValueError: If it ends before it begins, or in steps that training does not reach.
+        """
+        begin, end = (resolved_point(point, total_steps, "a ramp of sparsity") for point in (self.begin, self.end))
+        if total_steps is not None and end >= total_steps and isinstance(self.end, float):
+            begin, end = min(begin, total_steps - 1), total_steps - 1
+        if end < begin or (total_steps is not None and end >= total_steps):
+            raise SettingError(
+                f"Expected a ramp of sparsity that ends after its begin, {begin}, and before the end of training"
+                f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
+                "Set --sparse.algorithm.sparsity.end, for example to a fraction such as 0.5."
+            )
+        return replace(self, begin=begin, end=end)
+
+    def stretched(self, factor: float) -> "SparsityRamp":
+        """The same ramp for a training ``factor`` times as long."""
+        return replace(self, begin=stretched_point(self.begin, factor), end=stretched_point(self.end, factor))
+
+    def at(self, step: int) -> float:
+        """Sparsity at a step; the ramp must be resolved."""
+        return on_the_way({"": self.initial}, {"": self.final}, self._left(step))[""]
+
+    def layer_sparsities(self, distribution: Distribution, shapes: Shapes, step: int) -> dict[str, float]:
+        """Sparsity of each layer: each moves from its share of the initial one to its share of the final one.
+
+        Where either is 0 all layers are dense, also where the distribution says otherwise (``custom``).
+        """
+        dense = dict.fromkeys(shapes, 0.0)
+        initial, final = (distribution(shapes, s) if s > 0 else dense for s in (self.initial, self.final))
+        return on_the_way(initial, final, self._left(step))
+
+    def _left(self, step: int) -> float:
+        if isinstance(self.begin, float) or isinstance(self.end, float):
+            raise SettingError(f"Expected a resolved ramp, got {self}. Call resolve(total_steps) first.")
+        if step >= self.end:
+            return 0.0
+        return self.decay((step - self.begin) / (self.end - self.begin)) if step > self.begin else 1.0
+
+
+Sparsity = float | SparsityRamp
+"""A setting: one number for the whole training, or one that changes."""
+
+
+def on_the_way(initial: Mapping[str, float], final: Mapping[str, float], left: float) -> dict[str, float]:
+    """Sparsities between two of each layer.
+
+    Args:
+        initial: Where each comes from.
+        final: Where it goes.
+        left: What is left of the way, in [0, 1].
+
+    >>> on_the_way({"a": 0.5}, {"a": 0.9}, 0.25)
+    {'a': 0.8}
+    """
+    return {name: initial[name] + (final[name] - initial[name]) * (1 - left) for name in final}
