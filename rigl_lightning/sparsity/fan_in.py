@@ -1,10 +1,11 @@
-"""A minimum fan-in: scores of an update that leave every unit so many incoming connections."""
+"""A minimum fan-in: choices that leave every unit so many incoming connections."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.selection import count_active, largest_per_row, smallest
 
 
@@ -46,3 +47,25 @@ def with_minimum_fan_in(
     span = grow_rows.amax() - grow_rows.amin() + 1
     grow_rows = torch.where(first, grow_rows + span, grow_rows)
     return drop_rows.view(mask.shape), grow_rows.view(mask.shape), n_update
+
+
+def topk_with_minimum_fan_in(score: Tensor, n_active: int, minimum: int) -> Tensor:
+    """Mask of the largest scores, of which every unit has its best ones whatever the others are.
+
+    Args:
+        score: Any shape; units are its first dimension.
+        n_active: Connections in all; exact.
+        minimum: Incoming connections of each unit, at least 1; fewer where ``n_active`` is not enough for all.
+
+    >>> score = torch.tensor([[9.0, 8.0, 7.0], [1.0, 3.0, 2.0]])
+    >>> topk_with_minimum_fan_in(score, 3, 1).int().tolist()
+    [[1, 1, 0], [0, 1, 0]]
+    """
+    rows = score.reshape(len(score), -1)
+    minimum = min(minimum, n_active // len(rows), rows.shape[1])
+    chosen = topk_mask(rows, n_active)
+    if minimum > 0 and bool((chosen.sum(1) < minimum).any()):
+        counts = torch.full((len(rows),), minimum, device=rows.device)
+        best = largest_per_row(rows, counts, torch.ones_like(chosen))
+        chosen = best | topk_mask(rows, n_active - minimum * len(rows), ~best)
+    return chosen.view(score.shape)

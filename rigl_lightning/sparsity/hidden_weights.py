@@ -131,3 +131,13 @@ class HiddenWeights(Weights):
         if state["hidden"]["learning"] is not None:
             masks = unpack_masks(state["hidden"]["learning"])
             self._set_learning({name: mask.to(self.weights[name].device) for name, mask in masks.items()})
+
+
+class ForgottenWeights(HiddenWeights):
+    """Hidden weights that become zero at an update if they are inactive then, and learn from there."""
+
+    def follow_update(self, learning_masks: Callable[[], dict[str, Tensor] | None]) -> None:
+        """As in the base, for what is active now; the rest is forgotten."""
+        for name, mask in self._network.masks.items():
+            self.weights[name].masked_fill_(~mask, 0)
+        super().follow_update(learning_masks)

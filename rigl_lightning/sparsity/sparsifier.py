@@ -20,7 +20,7 @@ from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.divergence import Divergence
 from rigl_lightning.sparsity.files.masks import weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
-from rigl_lightning.sparsity.hidden_weights import HiddenWeights
+from rigl_lightning.sparsity.hidden_weights import ForgottenWeights, HiddenWeights
 from rigl_lightning.sparsity.layouts import is_inputs_first, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.network_masks import NetworkMasks
@@ -110,7 +110,8 @@ class Sparsifier:
         self.masks: Mapping[str, Tensor] = self.network.masks
         self.explored: Mapping[str, Tensor] = self.network.explored
         self.n_active = self.network.n_active
-        kind = HiddenWeights if self.algorithm.hides_inactive_weights else Weights
+        hidden = ForgottenWeights if self.algorithm.forgets_inactive_weights else HiddenWeights
+        kind = hidden if self.algorithm.hides_inactive_weights else Weights
         self.weights = kind(self.parameters, self.network, compact)
         self.compact = self.weights.compact
         self.gradients = Gradients(self.parameters, self.compact)

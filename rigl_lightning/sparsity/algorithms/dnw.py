@@ -1,20 +1,18 @@
 """DNW: all weights learn, and the network computes with the largest of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
-from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.algorithms.top_k import TopK
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi
+from rigl_lightning.sparsity.ramps import Sparsity
 from rigl_lightning.sparsity.schedules import UpdateSchedule
-from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.settings import called_outside
 
 
 @called_outside(schedule="renewal")
 @dataclass(frozen=True)
-class DNW(ConstantSparsity):
+class DNW(TopK):
     """Straight-through top-k, "Discovering neural wirings" (Wortsman et al. 2019, arXiv 1906.00586).
 
     Every weight gets the gradient it would have if it were active; after every step the largest are the network.
@@ -26,7 +24,7 @@ class DNW(ConstantSparsity):
     the largest from step 1 on; ties go to the first position.
 
     Attributes:
-        sparsity: Total fraction of inactive connections, in [0, 1).
+        sparsity: Total fraction of inactive connections, in [0, 1), or a `SparsityRamp`.
         distribution: How it is shared among the layers.
         schedule: When the masks follow the weights: after every step, to the end of training.
             The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
@@ -35,17 +33,8 @@ class DNW(ConstantSparsity):
 
     hides_inactive_weights = True
     costs_alike = True
+    takes_ramp = True
 
-    sparsity: float = 0.9
+    sparsity: Sparsity = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
     schedule: UpdateSchedule = field(default_factory=partial(UpdateSchedule, interval=1, end=1.0))
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        """Always: all weights learn."""
-        return True
-
-    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
-        """The largest weights of each layer."""
-        shapes = {name: layer.weight.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step))
-        return {name: topk_mask(layer.weight.abs(), counts[name]) for name, layer in layers.items()}
