@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.layouts import InputsFirst, rows_are_units
+from rigl_lightning.sparsity.paths import local_paths
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,28 @@ def saliency(c: Connections) -> Tensor:
     return (c.weight * c.grad).abs()
 
 
+def relative_importance(c: Connections) -> Tensor:
+    """``|w| / sum over its unit + |w| / sum over its input`` (Zhang et al. 2024, "Plug-and-Play"; 2501.19107, eq. 1).
+
+    A small weight counts where its unit or its input has few others. In a convolution a kernel position of an input
+    channel is an input.
+    """
+    size = rows_are_units(c.weight.abs(), c.inputs_first)
+    rows = size.flatten(1)
+    tiny = torch.finfo(rows.dtype).tiny
+    shares = rows / rows.sum(1, keepdim=True).clamp(min=tiny) + rows / rows.sum(0, keepdim=True).clamp(min=tiny)
+    return rows_are_units(shares.view(size.shape), c.inputs_first)
+
+
+def length_three_paths(c: Connections) -> Tensor:
+    """CH2-L3n: how many short paths of the network lead there already, and how local they are; see `paths`.
+
+    The grow score of CHTs (Zhang et al. 2025, arXiv 2501.19107, eq. 3). It is zero where no such path leads.
+    """
+    mask = rows_are_units(c.mask, c.inputs_first)
+    return rows_are_units(local_paths(mask.flatten(1)).view(mask.shape), c.inputs_first)
+
+
 def gradient_flow(c: Connections) -> Tensor:
     """``w · Hg``, H the loss's Hessian and g its gradient: the score of GraSP (Wang et al. 2020, arXiv 2002.07376).
 
@@ -154,6 +177,9 @@ def evaluate(score: Score, layer: Connections) -> Tensor:
     return values
 
 
+_WITHOUT_GRADIENT = (weight_magnitude, gradient_average_magnitude, random, relative_importance, length_three_paths)
+
+
 def needs_gradient(score: Score) -> bool:
     """Whether a score reads the dense gradient of its step. Any score we do not know is taken to read it."""
-    return score not in (weight_magnitude, gradient_average_magnitude, random)
+    return score not in _WITHOUT_GRADIENT
