@@ -26,12 +26,16 @@ import torch
 from matplotlib.figure import Figure
 
 from rigl_lightning import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SETITOP,
     SNFS,
     SNIP,
+    AnnealedTopK,
+    CHTs,
     ConstantFanIn,
     DeepR,
     Dense,
@@ -68,6 +72,10 @@ METHODS: dict[str, Callable[[float], SparseAlgorithm]] = {
     "DNW": lambda sparsity: DNW(sparsity),
     "TopKAST": lambda sparsity: TopKAST(sparsity, max(2 * sparsity - 1, 0.0), schedule=UpdateSchedule(30, end=1.0)),
     "GraNet": lambda sparsity: GraNet(sparsity, sparsity / 2, schedule=UpdateSchedule(interval=30, end=1.0)),
+    "ACDC": lambda sparsity: ACDC(sparsity, ErdosRenyi()),
+    "AnnealedTopK": lambda sparsity: AnnealedTopK(sparsity, ErdosRenyi()),
+    "MEST": lambda sparsity: MEST(sparsity, schedule=SCHEDULE),
+    "CHTs": lambda sparsity: CHTs(sparsity, schedule=SCHEDULE),
     "SET-ITOP": lambda sparsity: SETITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),
     "RigL-ITOP": lambda sparsity: RigLITOP(sparsity, schedule=UpdateSchedule(interval=90, end=1.0)),
     "SRigL": lambda sparsity: RigL(sparsity, schedule=SCHEDULE, structure=ConstantFanIn()),

@@ -29,6 +29,12 @@ def _method(algorithm: str, *settings: str) -> tuple[str, ...]:
     return (f"--sparse.algorithm={algorithm}", _SPARSITY, *(f"--sparse.algorithm.{setting}" for setting in settings))
 
 
+def _ramp(decay: str) -> tuple[str, ...]:
+    """From half the connections to the run's sparsity, over the updates of LeNet's configuration."""
+    settings = {"initial": "0.5", "end": "0.4", "decay": f"rigl_lightning.sparsity.schedules.{decay}"}
+    return ("sparsity.final={sparsity}", *(f"sparsity.{name}={value}" for name, value in settings.items()))
+
+
 GROWTH = {
     "RigL, live channels": ("RigL", "live_channels"),
     "SET, live channels": ("SET", "random_in_live_channels"),
@@ -57,6 +63,13 @@ METHODS: Mapping[str, Sequence[str]] = {
     "SET-ITOP": _method("SETITOP", "drop_fraction=0.5", "schedule.interval=300", "schedule.end=1.0"),
     "RigL-ITOP": _method("RigLITOP", "drop_fraction=0.5", "schedule.interval=300", "schedule.end=1.0"),
     "GraNet": _method("GraNet", "drop_fraction=0.5", "schedule.end=1.0"),
+    "ACDC": _method("ACDC"),
+    "Annealed top-k": _method("AnnealedTopK"),
+    "SR-STE, unstructured": _method("SRSTE", "structure=Unstructured"),
+    "MEST": _method("MEST", "drop_fraction=0.2"),
+    "CHTs": _method("CHTs"),
+    "CHTss": _method("CHTs", *_ramp("sigmoid")),
+    "RigL, ramp": _method("RigL", *_ramp("cubic")),
     "RigL, blocks 2x4": _method("RigL", "structure=Blocks", "structure.shape=[2, 4]"),
     "SRigL": _method("RigL", "structure=ConstantFanIn"),
     **{
@@ -82,6 +95,8 @@ SPARSE_THROUGHOUT = (
         "SET-ITOP",
         "RigL-ITOP",
         "DSR",
+        "MEST",
+        "CHTs",
         "RigL, blocks 2x4",
         "SRigL",
         "Big-Sparse",

@@ -148,6 +148,7 @@ def test_a_saved_configuration_serves_every_command(capsys):
     [
         *("Dense", "Static", "SNIP", "SET", "SNFS", "RigL", "GradualMagnitudePruning", "DropGrow"),
         *("DSR", "DeepR", "DNW", "TopKAST", "GraSP", "OneShotMagnitude"),
+        *("MEST", "CHTs", "ACDC", "AnnealedTopK"),
     ],
 )
 def test_a_flag_changes_the_algorithm_and_keeps_its_settings(algorithm, capsys):

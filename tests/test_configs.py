@@ -35,6 +35,7 @@ MORE = {
     "GradualMagnitudePruning": ("ramp.interval=2", "ramp.end=0.75"),
     "GraNet": ("schedule.end=1.0",),  # LeNet's schedule ends before GraNet's pruning does, which is refused
     "LotteryTicket": ("algorithm=Static",),
+    "SRSTE": ("structure=Unstructured",),  # no configuration has a sparsity of a half
     "TopKAST": ("backward_sparsity=0.5",),  # its default would leave the character GRU's active weights untrained
 }
 

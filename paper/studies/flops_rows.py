@@ -12,12 +12,17 @@ from typing import NamedTuple
 from paper.studies.flops_protocols import INTERVAL, Study
 from paper.studies.reference_networks import CountedNetwork
 from rigl_lightning import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SETITOP,
     SNFS,
     SNIP,
+    SRSTE,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     Distribution,
     GradualMagnitudePruning,
@@ -29,6 +34,7 @@ from rigl_lightning import (
     SparseAlgorithm,
     Static,
     TopKAST,
+    Unstructured,
     UpdateSchedule,
 )
 from rigl_lightning.sparsity.costs.flops import sparse_forward_flops
@@ -51,8 +57,8 @@ class Schedules(NamedTuple):
 
 
 Build = Callable[[float, Distribution, Schedules], SparseAlgorithm]
-_SCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (SET, SNFS, RigL, DSR, SETITOP, RigLITOP)
-_UNSCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (Static, SNIP, GraSP, OneShotMagnitude, DeepR, DNW)
+_SCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (SET, SNFS, RigL, DSR, SETITOP, RigLITOP, MEST, CHTs)
+_UNSCHEDULED: tuple[Callable[..., SparseAlgorithm], ...] = (Static, SNIP, GraSP, OneShotMagnitude, DeepR, DNW, ACDC)
 
 
 def _scheduled(method: Callable[..., SparseAlgorithm]) -> Build:
@@ -76,6 +82,11 @@ METHODS: dict[str, Build] = {
     # Twice as many connections learn as compute.
     "TopKAST": lambda sparsity, distribution, schedules: (
         TopKAST(sparsity, 2 * sparsity - 1, distribution) if sparsity > 0.5 else TopKAST(sparsity, 0.0, distribution)
+    ),
+    "SRSTE": lambda sparsity, distribution, schedules: SRSTE(sparsity, distribution, structure=Unstructured()),
+    # Its sparsity rises at every step; every ΔT steps are as good for the sum.
+    "AnnealedTopK": lambda sparsity, distribution, schedules: AnnealedTopK(
+        sparsity, distribution, replace(schedules.updates, end=1.0)
     ),
 }
 """Method -> its algorithm. A new method is a line here."""

@@ -13,6 +13,9 @@ from paper.tables.methods import as_markdown
 
 # Card -> methods of the table of accuracies.
 CARDS = {
+    "ACDC": ["ACDC"],
+    "AnnealedTopK": ["Annealed top-k"],
+    "CHTs": ["CHTs", "CHTss", "SET"],
     "DNW": ["DNW"],
     "DSR": ["DSR"],
     "DeepR": ["DeepR"],
@@ -21,13 +24,15 @@ CARDS = {
     "GraSP": ["GraSP"],
     "GradualMagnitudePruning": ["Pruning"],
     "LotteryTicket": ["Lottery, static", "Lottery, RigL", "RigL"],
+    "MEST": ["MEST", "SET"],
     "OneShotMagnitude": ["One-shot"],
-    "RigL": ["RigL", "RigL, blocks 2x4", "SRigL"],
+    "RigL": ["RigL", "RigL, ramp", "RigL, blocks 2x4", "SRigL"],
     "RigLITOP": ["RigL-ITOP", "RigL"],
     "SET": ["SET"],
     "SETITOP": ["SET-ITOP", "SET"],
     "SNFS": ["SNFS"],
     "SNIP": ["SNIP"],
+    "SRSTE": ["SR-STE, unstructured", "DNW"],
     "Static": [],
     "TopKAST": ["Top-KAST"],
 }

@@ -1,12 +1,17 @@
 """Sparse training in plain PyTorch: masks, scores, schedules, algorithms and the Sparsifier. No Lightning here."""
 
 from rigl_lightning.sparsity.algorithms import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SETITOP,
     SNFS,
     SNIP,
+    SRSTE,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     Dense,
     DropGrow,
@@ -25,19 +30,26 @@ from rigl_lightning.sparsity.algorithms import (
 )
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Uniform
 from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.ramps import SparsityRamp
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn, Structure, Unstructured
+from rigl_lightning.sparsity.transposable import TransposableNM
 
 __all__ = [
+    "ACDC",
     "DNW",
     "DSR",
+    "MEST",
     "NM",
     "SET",
     "SETITOP",
     "SNFS",
     "SNIP",
+    "SRSTE",
+    "AnnealedTopK",
     "Blocks",
+    "CHTs",
     "ConstantFanIn",
     "DeepR",
     "Dense",
@@ -56,9 +68,11 @@ __all__ = [
     "RigLITOP",
     "SparseAlgorithm",
     "Sparsifier",
+    "SparsityRamp",
     "Static",
     "Structure",
     "TopKAST",
+    "TransposableNM",
     "Uniform",
     "Unstructured",
     "UpdateSchedule",

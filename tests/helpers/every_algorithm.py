@@ -3,12 +3,17 @@
 import torch
 
 from rigl_lightning.sparsity.algorithms import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SETITOP,
     SNFS,
     SNIP,
+    SRSTE,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     Dense,
     DropGrow,
@@ -24,9 +29,11 @@ from rigl_lightning.sparsity.algorithms import (
     TopKAST,
 )
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
-from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.ramps import SparsityRamp
+from rigl_lightning.sparsity.schedules import UpdateSchedule, exponential, sigmoid
 from rigl_lightning.sparsity.scores import gradient_magnitude
-from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
+from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn, Unstructured
+from rigl_lightning.sparsity.transposable import TransposableNM
 
 EVERY_FOURTH = UpdateSchedule(interval=4, begin=0, end=0.9)
 EVERY_STEP = UpdateSchedule(interval=1, begin=0, end=1.0)
@@ -66,6 +73,23 @@ MOVING_AFTER_RIGL = {
     "RigL constant fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, structure=ConstantFanIn()),
 }
 ALGORITHMS |= MOVING_AFTER_RIGL
+ALGORITHMS |= {
+    "MEST": lambda file: MEST(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "CHTs": lambda file: CHTs(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "RigL transposable 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.9, structure=TransposableNM(2, 4)),
+    "ACDC": lambda file: ACDC(0.7, warm_up=2, phase=3, last=11),
+    "ACDC by layer": lambda file: ACDC(0.7, global_ranking=False, warm_up=2, phase=0.2, last=0.8),
+    "AnnealedTopK": lambda file: AnnealedTopK(0.7, schedule=EVERY_STEP, anneal_begin=2, min_fan_in=2),
+    "AnnealedTopK every fourth": lambda file: AnnealedTopK(0.7, schedule=EVERY_FOURTH, anneal_end=9, min_fan_in=0),
+    "SRSTE": lambda file: SRSTE(0.5, schedule=EVERY_STEP, penalty=0.01),
+    "SRSTE transposable": lambda file: SRSTE(0.5, schedule=EVERY_FOURTH, structure=TransposableNM()),
+    "SRSTE unstructured": lambda file: SRSTE(0.7, ErdosRenyi(), schedule=EVERY_STEP, structure=Unstructured()),
+    "RigL with a ramp": lambda file: RigL(SparsityRamp(0.2, 0.7, 2, 9), schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "SET that grows": lambda file: SET(SparsityRamp(0.9, 0.6, 0, 0.7, exponential), schedule=EVERY_FOURTH),
+    "SNFS from dense": lambda file: SNFS(SparsityRamp(0.0, 0.7), schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "CHTs with a sigmoid": lambda file: CHTs(SparsityRamp(0.5, 0.7, decay=sigmoid), schedule=EVERY_FOURTH),
+    "DNW with a ramp": lambda file: DNW(SparsityRamp(0.2, 0.7), schedule=EVERY_STEP),
+}
 ALGORITHMS["Static 1:4"] = lambda file: Static(0.75, Uniform(), NM(1, 4))
 DROP_GROW = [
     "SET",
@@ -78,12 +102,21 @@ DROP_GROW = [
     "RigLITOP",
     "RigL 2:4",
     "RigL blocks",
+    "MEST",
+    "CHTs",
+    "RigL transposable 2:4",
+    "RigL with a ramp",
+    "SET that grows",
+    "CHTs with a sigmoid",
 ]
 ONCE = ["SNIP", "SNIP global", "GraSP", "GraSP by layer", "OneShotMagnitude"]
-HIDING = ["DNW", "DNW every fourth", "TopKAST"]  # inactive weights keep values and optimizer state: that is the method
-GROWING = [*DROP_GROW, *HIDING, "DSR", "DeepR", "GraNet", "GraNet dense, per layer", "RigL constant fan-in"]
-MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning", "GraNet"]
-MOVING = [*GROWING, *ONCE, "GradualMagnitudePruning"]
+# Inactive weights keep values and optimizer state, or the state alone: that is the method.
+KEEPING = ["DNW", "DNW every fourth", "TopKAST", "SRSTE unstructured", "DNW with a ramp"]
+HIDING = [*KEEPING, "SRSTE", "SRSTE transposable", "AnnealedTopK", "AnnealedTopK every fourth"]
+FROM_DENSE = ["SNFS from dense", "GraNet dense, per layer"]
+GROWING = [*DROP_GROW, *HIDING, *FROM_DENSE, "DSR", "DeepR", "GraNet", "RigL constant fan-in"]
+MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning", "GraNet", "ACDC"]
+MOVING = [*GROWING, *ONCE, "GradualMagnitudePruning", "ACDC", "ACDC by layer"]
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1),

@@ -7,11 +7,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from rigl_lightning import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SNFS,
     SNIP,
+    SRSTE,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     Dense,
     GradualMagnitudePruning,
@@ -22,6 +27,7 @@ from rigl_lightning import (
     Static,
     TopKAST,
     Uniform,
+    Unstructured,
     UpdateSchedule,
 )
 from rigl_lightning.data import InMemoryDataModule, TensorBatches
@@ -56,6 +62,11 @@ ALGORITHMS = {
     "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
     "dnw": DNW(0.7),
     "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
+    "chts": CHTs(0.7, schedule=SCHEDULE),
+    "annealed": AnnealedTopK(0.7),
+    "acdc": ACDC(0.7),
+    "mest": MEST(0.7, schedule=SCHEDULE),
+    "sr_ste": SRSTE(0.7, structure=Unstructured()),
 }
 
 

@@ -2,8 +2,9 @@
 
     python tests/helpers/write_checkpoints.py tests/trainer/checkpoints
 
-Each algorithm trains 12 steps; its checkpoint is that of step 6, and ``expected.pt`` holds what all 12 led to. Settings
-that were renamed since are given by position.
+Only those that are not there are written: an old one is there to be resumed. Each algorithm trains 12 steps; its
+checkpoint is that of step 6, and ``expected.pt`` holds what all 12 led to. Settings that were renamed since are given
+by position.
 """
 
 import os
@@ -16,12 +17,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from rigl_lightning import (
+    ACDC,
     DNW,
     DSR,
+    MEST,
     SET,
     SETITOP,
     SNFS,
     SNIP,
+    SRSTE,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     Dense,
     DropGrow,
@@ -36,6 +42,7 @@ from rigl_lightning import (
     RigLITOP,
     SparseTrainingCallback,
     Sparsifier,
+    SparsityRamp,
     Static,
     TopKAST,
     Uniform,
@@ -70,6 +77,12 @@ ALGORITHMS = {
     "DeepR": DeepR(0.7, ErdosRenyi(), ALL, l1=0.03, temperature=0.001),
     "DNW": DNW(0.7, ErdosRenyi(), ALL),
     "TopKAST": TopKAST(0.7, 0.4, ErdosRenyi(), EVEN),
+    "ACDC": ACDC(0.7, warm_up=2, phase=2, last=9),
+    "AnnealedTopK": AnnealedTopK(0.7, schedule=ALL, min_fan_in=1),
+    "SRSTE": SRSTE(0.5, Uniform(first_layer_dense=False), ALL, penalty=0.01),
+    "MEST": MEST(0.7, schedule=EVEN),
+    "CHTs": CHTs(0.7, schedule=EVEN),
+    "RigL_ramp": RigL(SparsityRamp(0.2, 0.7, end=9), schedule=EVEN),
 }
 
 
@@ -129,9 +142,12 @@ def result(network, sparse):
 def main(folder):
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
-    weights = {name: p for name, p in Network().named_parameters() if p.ndim > 1}
-    torch.save(Sparsifier(weights, Static(0.7), seed=3).state_dict(), TICKET)
-    expected = {name: result(*train(algorithm, f"{name}.ckpt")) for name, algorithm in ALGORITHMS.items()}
+    if not os.path.exists(TICKET):
+        weights = {name: p for name, p in Network().named_parameters() if p.ndim > 1}
+        torch.save(Sparsifier(weights, Static(0.7), seed=3).state_dict(), TICKET)
+    expected = torch.load(EXPECTED, weights_only=True) if os.path.exists(EXPECTED) else {}
+    missing = {name: algorithm for name, algorithm in ALGORITHMS.items() if name not in expected}
+    expected |= {name: result(*train(algorithm, f"{name}.ckpt")) for name, algorithm in missing.items()}
     torch.save(expected, EXPECTED)
 
 

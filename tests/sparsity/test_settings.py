@@ -51,6 +51,7 @@ CLASSES = dict(sorted((c.__name__, (c, names)) for c, names in settings_classes(
 VALID = {  # where a half or a two is not accepted
     "UpdateSchedule": {"interval": 2, "begin": 1, "end": 0.5},
     "NM": {"n": 2, "m": 8},
+    "TransposableNM": {"n": 2, "m": 4},
     "TopKAST": {"sparsity": 0.75, "backward_sparsity": 0.5, "penalty": 0.25},
     "GraNet": {"sparsity": 0.75, "initial_sparsity": 0.5, "ramp_end": 0.5, "drop_fraction": 0.25},
 }

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rigl_lightning.sparsity import (
+    ACDC,
+    AnnealedTopK,
     Dense,
     GradualMagnitudePruning,
     GraNet,
@@ -30,6 +32,8 @@ TWICE = UpdateSchedule(interval=10, begin=40, end=600)
         (GraNet(ramp_end=0.5), GraNet(ramp_end=0.5)),
         (OneShotMagnitude(at=50), OneShotMagnitude(at=100)),
         (LotteryTicket("a.ckpt", RigL(schedule=STEPS)), LotteryTicket("a.ckpt", RigL(schedule=TWICE))),
+        (ACDC(warm_up=10, phase=5, last=0.85), ACDC(warm_up=20, phase=10, last=0.85)),
+        (AnnealedTopK(anneal_end=100), AnnealedTopK(anneal_end=200)),
         (Dense(), Dense()),
     ],
 )

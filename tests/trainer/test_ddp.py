@@ -12,11 +12,14 @@ from rigl_lightning import (
     SET,
     SNFS,
     SNIP,
+    AnnealedTopK,
+    CHTs,
     DeepR,
     GradualMagnitudePruning,
     GraSP,
     RigL,
     SparseTrainingCallback,
+    SparsityRamp,
     Static,
     TopKAST,
     UpdateSchedule,
@@ -35,6 +38,9 @@ ALGORITHMS = {
     "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
     "dnw": DNW(0.7),
     "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
+    "chts": CHTs(0.7, schedule=SCHEDULE),
+    "annealed": AnnealedTopK(0.7),
+    "ramp": RigL(SparsityRamp(0.3, 0.7), schedule=SCHEDULE),
 }
 
 
