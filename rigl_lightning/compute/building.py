@@ -45,6 +45,7 @@ def build_sparse(
     Raises:
         ValueError: If the algorithm begins otherwise, or a layer cannot draw its weights.
 
+    >>> import torch
     >>> from rigl_lightning.sparsity.algorithms import RigL
     >>> with torch.device("meta"):
     ...     model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -17,10 +18,10 @@ from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
 from rigl_lightning.compute.storage import LayerStorage, Storage
 from rigl_lightning.compute.stored_layers import StoredTensors, call_refusal, compute_stored
-from rigl_lightning.compute.timed_choice import Choice, decide, decide_without_timing
+from rigl_lightning.compute.timed_choice import SAMPLED, Choice, decide, decide_without_timing, pooled
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
-from rigl_lightning.sparsity.names import clean_name
+from rigl_lightning.sparsity.names import clean_name, without_numbers
 from rigl_lightning.sparsity.needed_gradients import (
     always_needs_dense_gradient,
     gradient_masks,
@@ -47,7 +48,7 @@ class SparseCompute:
         module: Any module.
         sparsifier: Of its weights.
         compute: "sparse": wherever the kernels can. "auto": where they are also faster, which is measured on the first
-            inputs of each layer and again when its density has changed by a quarter. Under
+            inputs, of layers that are alike together, and again when a density has changed by a quarter. Under
             `torch.use_deterministic_algorithms` "auto" is dense: what is faster may differ from run to run.
             "dense": nowhere.
         choices: What an earlier `state_dict` returned: layers are computed as they were, without timing them again.
@@ -91,6 +92,7 @@ class SparseCompute:
         for layer in self.layers:
             if compute == "auto" and layer.name in (choices or {}):
                 layer.choice = Choice(*(choices or {})[layer.name])
+        self.pools: dict[Hashable, Choice] = {}
         self._installed: list[LayerCompute] = []
         self._step, self._needs_dense = -1, False
 
@@ -287,10 +289,9 @@ class LayerCompute:
         return kind.refusal(self.module)
 
     def _call_refusal(self, x: Any) -> str:
-        parameters = self.owner.sparsifier.parameters
-        own = self.module._parameters
-        if any(own.get(attribute) is not parameters[name] for attribute, name in self._weights.items()):
+        if self._is_elsewhere():
             return "called with other weights"
+        parameters = self.owner.sparsifier.parameters
         weight = parameters[next(iter(self._weights.values()))]
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return f"called with a {type(x).__name__}"
@@ -306,6 +307,11 @@ class LayerCompute:
         if self.owner.sparsifier.algorithm.needs_hessian_gradient(self.owner.sparsifier.step):
             return "differentiated twice at this step"
         return self._kind.call_refusal(self.module, x)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the module has other weights at the moment."""
+        parameters, own = self.owner.sparsifier.parameters, self.module._parameters
+        return any(own.get(attribute) is not parameters[name] for attribute, name in self._weights.items())
 
     def _is_outdated(self, choice: Choice) -> bool:
         # Counting reads the masks; whether one has changed is known without.
@@ -325,7 +331,30 @@ class LayerCompute:
         clear = decide_without_timing(density, 2 * vectors * connections)
         if clear is not None:
             return clear
-        dense, upkeep = partial(self._kind.dense, self.module), self._upkeep()
+        pool = (*self.likeness, tuple(x.shape), x.dtype, x.requires_grad)
+        found = self.owner.pools.get(pool)
+        if found is None or not found.holds_at(density):
+            timed = [layer._timed(x) for layer in self._sampled(density)]
+            found = self.owner.pools[pool] = pooled(timed, density)
+        return found
+
+    @property
+    def likeness(self) -> tuple[Hashable, ...]:
+        """What layers that are alike have in common: all but the numbers in their names."""
+        kind = next((kind.base for kind in KINDS if isinstance(self.module, kind.base)), None)
+        settings = self.module.extra_repr()
+        return without_numbers(self.name), kind, settings, self.shapes, self.storage.is_possible()
+
+    def _sampled(self, density: float) -> list[LayerCompute]:
+        """This layer, and others that are alike: those to time."""
+        others = (layer for layer in self.owner.layers if layer is not self and layer.likeness == self.likeness)
+        usable = (layer for layer in others if not (layer.refusal or layer.storage.is_compact or layer._is_elsewhere()))
+        near = (layer for layer in usable if Choice(False, "", density).holds_at(layer.density))
+        return [self, *islice(near, SAMPLED - 1)]
+
+    def _timed(self, x: Tensor) -> Choice:
+        """Both implementations timed on an input."""
+        density, dense, upkeep = self.density, partial(self._kind.dense, self.module), self._upkeep()
         if self.owner.storage != "dense" and self.storage.is_possible():
             stored = self.storage.preview(self._names, self._patterns())
             sparse = partial(self._timed_sparse_values, stored=stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,13 @@ LEAST_FLOPS = 1e6
 LARGEST_DENSITY = 0.5
 """Density above which a layer is not timed: no kernel here breaks even before."""
 _MARGIN = 1.05
-"""Sparse has to be this many times as fast to be taken: less is noise."""
+"""Sparse has to be this many times as fast to be taken: less is noise, in either direction."""
 _ROUNDS = (3, 9)
 """At least and at most so many: more than the least only until `_ENOUGH_SECONDS` have passed."""
 _ENOUGH_SECONDS = 0.1
 _REDECIDE = 1.25
+SAMPLED = 3
+"""Of layers that are alike so many are timed, for all."""
 
 
 class Choice(NamedTuple):
@@ -80,7 +83,7 @@ def decide(
         x: A real input.
         tensors: The layer's parameters.
         density: Fraction of active connections.
-        extra_seconds: What the sparse way costs a step besides, such as its share of building patterns.
+        extra_seconds: What the sparse implementation costs a step besides, such as its share of building patterns.
         sparse_tensors: What ``sparse`` is given in the place of ``tensors``, where it stores them otherwise.
     """
     implementations = {"dense": dense, "sparse": sparse}
@@ -94,8 +97,29 @@ def decide(
             for name, layer in implementations.items():
                 times[name].append(_seconds(layer, x, given[name]))
     dense_seconds, sparse_seconds = min(times["dense"]), min(times["sparse"]) + extra_seconds
+    return _choice(dense_seconds, sparse_seconds, density)
+
+
+def pooled(timed: Sequence[Choice], density: float) -> Choice:
+    """One choice for layers that are alike, from the medians of their times.
+
+    Args:
+        timed: What `decide` found for some of them.
+        density: Of the layer that asks.
+
+    >>> pooled([Choice(True, "", 0.1, 1.2, 1.0), Choice(False, "dense is faster", 0.1, 1.2, 1.3)], 0.1).reason
+    'within the margin'
+    """
+    dense = statistics.median(choice.dense_seconds or 0.0 for choice in timed)
+    sparse = statistics.median(choice.sparse_seconds or 0.0 for choice in timed)
+    return _choice(dense, sparse, density)
+
+
+def _choice(dense_seconds: float, sparse_seconds: float, density: float) -> Choice:
+    """The faster, if it is so by the margin."""
     is_sparse = sparse_seconds * _MARGIN < dense_seconds
-    reason = "" if is_sparse else "within the margin" if sparse_seconds < dense_seconds else "dense is faster"
+    within = dense_seconds < sparse_seconds * _MARGIN and sparse_seconds < dense_seconds * _MARGIN
+    reason = "" if is_sparse else "within the margin" if within else "dense is faster"
     return Choice(is_sparse, reason, density, dense_seconds, sparse_seconds)
 
 

@@ -255,6 +255,35 @@ def test_layers_that_are_alike_are_one_line(times):
     ]
 
 
+def test_layers_that_are_alike_are_timed_and_decided_together(times):
+    """Noise would make every third one dense: 0.98 is within the margin of 1.0; the median, 0.9, is not."""
+    module = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+    _, compute = start(module, "auto")
+    noise = {id(layer.bias): seconds for layer, seconds in zip(module, [0.9, 0.98, 0.9] * 4, strict=True)}
+    timed = set()
+
+    def measured(layer, x, tensors):
+        timed.add(id(tensors[1]))
+        return noise[id(tensors[1])] if "_timed_sparse" in str(layer) else 1.0
+
+    with compute, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timed_choice, "_seconds", measured)
+        for layer in module:
+            layer(torch.randn(4, 8))
+    assert timed == set(list(noise)[:3])
+    assert [layer.is_sparse for layer in compute.layers] == [True] * 12
+    assert {layer.choice.sparse_seconds for layer in compute.layers} == {0.9}
+
+
+def test_layers_on_other_inputs_or_with_other_settings_are_timed_apart(times):
+    module = nn.ModuleList([nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3)])
+    _, compute = start(module, "auto")
+    with compute:
+        for layer, size in zip(module, (9, 9, 7), strict=True):
+            layer(torch.randn(2, 8, size, size))
+    assert len(compute.pools) == 3
+
+
 def test_auto_decides_again_when_the_density_has_changed_by_a_quarter(times):
     sparsifier, compute = start(module := nn.Linear(20, 10), "auto")
     seen = []
