@@ -3,9 +3,10 @@
     python benchmarks/sparse_compute.py [--threads 1] [--rounds 7] [--only GRU]
 
 A step is forward, backward, masking and the optimizer's step, without a mask update. ``sparse`` is `SparseCompute` as
-the callback uses it (compute="auto", storage="auto"), the sparsity uniform and the first convolution dense. Dense is
-the faster of contiguous and channels-last images; dense bfloat16 autocast stands beside. Ratios of times within one
-run, rounds interleaved; with one thread the CPU time of the process, which other processes disturb less.
+the callback uses it (compute="auto", storage="auto"), the sparsity uniform and the first convolution dense. Every step,
+dense and sparse, is measured with contiguous and with channels-last images, and the faster counts; a second line has
+the same under bfloat16 autocast. Ratios of times within one run, rounds interleaved; with one thread the CPU time of
+the process, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -88,17 +88,21 @@ def loss_of(model: nn.Module, inputs: Tensor) -> Tensor:
     return (out[0] if isinstance(out, tuple) else out).float().logsumexp(-1).mean()
 
 
+def laid_out(model: nn.Module, inputs: Tensor, channels_last: bool) -> tuple[nn.Module, Tensor]:
+    if not channels_last:
+        return model, inputs
+    model = without_the_bug(model).to(memory_format=torch.channels_last)
+    return model, inputs.contiguous(memory_format=torch.channels_last)
+
+
 def dense_step(network: Network, inputs: Tensor, channels_last: bool, autocast: bool) -> Step:
     torch.manual_seed(0)
-    model = network[0]()
-    if channels_last:
-        model = without_the_bug(model).to(memory_format=torch.channels_last)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    model, inputs = laid_out(network[0](), inputs, channels_last)
     optimizer = network[2](model)
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = loss_of(model, inputs)
         loss.backward()
         optimizer.step()
@@ -106,9 +110,11 @@ def dense_step(network: Network, inputs: Tensor, channels_last: bool, autocast: 
     return step
 
 
-def sparse_step(network: Network, inputs: Tensor, sparsity: float) -> tuple[Step, SparseCompute]:
+def sparse_step(
+    network: Network, inputs: Tensor, sparsity: float, channels_last: bool, autocast: bool
+) -> tuple[Step, SparseCompute]:
     torch.manual_seed(0)
-    model = network[0]()
+    model, inputs = laid_out(network[0](), inputs, channels_last)
     optimizer = network[2](model)
     parameters = select_parameters(model)
     first = (next(iter(parameters)),) if network[3] else ()
@@ -119,7 +125,9 @@ def sparse_step(network: Network, inputs: Tensor, sparsity: float) -> tuple[Step
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(model, inputs).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(model, inputs)
+        loss.backward()
         sparsifier.before_step(optimizer)
         optimizer.step()
         sparsifier.after_step(optimizer)
@@ -141,33 +149,42 @@ def print_network(
 ) -> None:
     network = NETWORKS[name]
     inputs = network[1]()
-    images = inputs.ndim == 4 and inputs.shape[1] == 3
-    steps = {"contiguous": dense_step(network, inputs, False, False)}
-    if images:
-        steps["channels last"] = dense_step(network, inputs, True, False)
-    if with_bfloat16:
-        steps["bfloat16"] = dense_step(network, inputs, images, True)
-    computes: dict[str, SparseCompute] = {}
-    for sparsity in sparsities:
-        steps[f"{sparsity}"], computes[f"{sparsity}"] = sparse_step(network, inputs, sparsity)
+    layouts = (False, True) if inputs.ndim == 4 and inputs.shape[1] == 3 else (False,)
+    precisions = (False, True) if with_bfloat16 else (False,)
+    steps: dict[tuple[float, bool, bool], Step] = {}
+    computes: list[SparseCompute] = []
+    for low, last in itertools.product(precisions, layouts):
+        steps[0.0, low, last] = dense_step(network, inputs, last, low)
+        for sparsity in sparsities:
+            steps[sparsity, low, last], compute = sparse_step(network, inputs, sparsity, last, low)
+            computes.append(compute)
     prepared = {key: several(step, clock) for key, step in steps.items()}
-    times = interleaved_times({key: step for key, (step, _) in prepared.items()}, rounds, clock)
-    seconds = {key: [t / prepared[key][1] for t in times[key]] for key in times}
-    dense = min(
-        (k for k in ("contiguous", "channels last") if k in seconds), key=lambda k: statistics.median(seconds[k])
+    times = interleaved_times({str(key): step for key, (step, _) in prepared.items()}, rounds, clock)
+    seconds = {key: [t / count for t in times[str(key)]] for key, (_, count) in prepared.items()}
+    best = {
+        (sparsity, low): min((seconds[sparsity, low, last] for last in layouts), key=statistics.median)
+        for sparsity in (0.0, *sparsities)
+        for low in precisions
+    }
+    dense = best[0.0, False]
+    print(
+        f"{name:<30}{1e3 * statistics.median(dense):9.1f}{'':>12}" + ratios(dense, best, False, sparsities), flush=True
     )
-    columns = [
-        f"{1e3 * statistics.median(seconds[dense]):8.1f}",
-        ratio(seconds, dense, "bfloat16") if with_bfloat16 else "-",
-    ]
-    columns += [ratio(seconds, dense, key) for key in computes]
-    print(f"{name:<30}{columns[0]:>9}" + "".join(f"{column:>20}" for column in columns[1:]), flush=True)
-    for compute in computes.values():
+    if with_bfloat16:
+        gains = [d / s for d, s in zip(dense, best[0.0, True], strict=True)]
+        print(
+            f"{'  bfloat16 autocast':<39}{statistics.median(gains):>12.2f}" + ratios(dense, best, True, sparsities),
+            flush=True,
+        )
+    for compute in computes:
         compute.remove()
 
 
-def ratio(seconds: dict[str, list[float]], dense: str, other: str) -> str:
-    return with_spread([d / s for d, s in zip(seconds[dense], seconds[other], strict=True)])
+def ratios(
+    dense: Sequence[float], best: dict[tuple[float, bool], list[float]], low: bool, sparsities: Sequence[float]
+) -> str:
+    columns = [with_spread([d / s for d, s in zip(dense, best[key, low], strict=True)]) for key in sparsities]
+    return "".join(f"{column:>20}" for column in columns)
 
 
 def main() -> None:
@@ -178,9 +195,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    titles = ["dense bfloat16", *(f"sparse {sparsity}" for sparsity in options.sparsities)]
-    print(f"{options.threads} thread(s), medians of {options.rounds} rounds (middle half): dense time over the time of")
-    print(f"{'training step':<30}{'dense ms':>9}" + "".join(f"{title:>20}" for title in titles))
+    titles = [f"sparse {sparsity}" for sparsity in options.sparsities]
+    print(f"{options.threads} thread(s), medians of {options.rounds} rounds (middle half): dense float32 time over it")
+    print(f"{'training step':<30}{'dense ms':>9}{'dense':>12}" + "".join(f"{title:>20}" for title in titles))
     for name in NETWORKS:
         if options.only in name:
             print_network(name, options.rounds, clock, not options.no_bfloat16, options.sparsities)

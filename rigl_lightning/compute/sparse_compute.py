@@ -299,10 +299,7 @@ class LayerCompute:
             return f"on {weight.device.type}"
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
             return "in a function transform of torch.func"
-        if torch.is_autocast_enabled("cpu"):
-            if self.owner.compute == "auto":
-                return "autocast"
-        elif x.dtype != weight.dtype:
+        if not torch.is_autocast_enabled("cpu") and x.dtype != weight.dtype:
             return f"called in {str(x.dtype).removeprefix('torch.')}"
         if self.owner.sparsifier.algorithm.needs_hessian_gradient(self.owner.sparsifier.step):
             return "differentiated twice at this step"

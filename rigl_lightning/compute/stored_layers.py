@@ -19,6 +19,7 @@ from rigl_lightning.kernels import (
     stored_recurrent,
 )
 from rigl_lightning.kernels.conv_geometry import Window
+from rigl_lightning.kernels.precision import LOW
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.kernels.tiers import tier_of
 
@@ -60,7 +61,8 @@ class StoredTensors:
 
 def call_refusal(module: nn.Module, x: Tensor) -> str:
     """Why no kernel computes the module from values, or ""."""
-    tier = tier_of(x, x)
+    is_narrow = torch.is_autocast_enabled("cpu") and x.dtype in LOW
+    tier = tier_of(x.new_empty((), dtype=torch.float32) if is_narrow else x)
     if tier == "dense":
         return "no sparse kernel takes its inputs"
     if (

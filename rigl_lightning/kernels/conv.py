@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_weight
 from rigl_lightning.kernels.conv_geometry import Pair, Window, channels_last, geometry, outputs, window_of
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.precision import by_dense_operator, in_float32, plain_precision, widened
 from rigl_lightning.kernels.registration import Backward, register_operator
 from rigl_lightning.kernels.tiers import Tier, are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
@@ -89,9 +89,9 @@ def dense(
     if weight.shape[2:] == (1, 1) and window.stride != (1, 1):
         # torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
         if not _is_pointwise(weight, window):
-            return F.conv2d(x.contiguous(), weight.contiguous(), bias, *window)
-        return F.conv2d(_strided(x, window), weight, bias)
-    return F.conv2d(x, weight, bias, *window)
+            return by_dense_operator(F.conv2d, x.contiguous(), weight.contiguous(), bias, *window)
+        return by_dense_operator(F.conv2d, _strided(x, window), weight, bias)
+    return by_dense_operator(F.conv2d, x, weight, bias, *window)
 
 
 def forward(
@@ -135,7 +135,8 @@ def backward(
     if needs.weight and needs.dense:
         # Contiguous: torch 2.15 writes out of bounds in the strided 1x1 backward of channels-last images.
         with plain_precision():
-            grad_weight = conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), *window)
+            images, grads = widened(x).contiguous(), widened(grad).contiguous()
+            grad_weight = conv2d_weight(images, weight.shape, grads, *window)
     return grad_x, grad_weight
 
 
@@ -230,7 +231,12 @@ class _SparseConv2d(torch.autograd.Function):
             return *found, None, None, None, None, None
         needs = Needs(need_x, need_weight, ctx.dense_grad)
         grad_x, grad_weight = backward(grad, x, weight, ctx.window, ctx.pattern, needs, ctx.tier)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None, None, None
+        return grad_x, grad_weight, bias_gradient(grad, weight) if need_bias else None, None, None, None, None
+
+
+def bias_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """Sum over images and pixels, in the weight's precision."""
+    return grad.sum((0, 2, 3), dtype=weight.dtype)
 
 
 def _op_forward(

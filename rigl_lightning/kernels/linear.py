@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rigl_lightning.kernels.dense import masked_gradient, recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.precision import in_float32, plain_precision
+from rigl_lightning.kernels.precision import by_dense_operator, in_float32, plain_precision, widened
 from rigl_lightning.kernels.registration import Backward, register_operator
 from rigl_lightning.kernels.tiers import are_readable, tier_of
 from rigl_lightning.kernels.torch_tier import linear as torch_linear
@@ -23,8 +23,8 @@ def sparse_linear(
     """Linear layer ``x @ weight.T + bias`` with a sparse weight.
 
     Equals `torch.nn.functional.linear` where the weight is 0 at inactive connections, which are not read. The
-    gradient of the weight has the weight's shape, and is 0 at inactive connections. Under autocast the product is
-    computed in float32.
+    gradient of the weight has the weight's shape, and is 0 at inactive connections. Under autocast weights and sums
+    are float32.
 
     Args:
         x: (..., inputs).
@@ -62,7 +62,7 @@ def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Spar
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dense_grad: bool) -> Tensor:
-    return F.linear(x, masked_gradient(weight, pattern, dense_grad), bias)
+    return by_dense_operator(F.linear, x, masked_gradient(weight, pattern, dense_grad), bias)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, tier: str) -> Tensor:
@@ -100,7 +100,7 @@ def backward(
         grad_x = grad_x.t().contiguous() if grad_x is not None else None
     if needs.weight and needs.dense:
         with plain_precision():
-            grad_weight = grads.t() @ rows
+            grad_weight = widened(grads).t() @ widened(rows)
     return grad_x.view(x.shape) if grad_x is not None else None, grad_weight
 
 
@@ -136,7 +136,7 @@ class _SparseLinear(torch.autograd.Function):
             return *found, None, None, None
         needs = Needs(need_x, need_weight, ctx.dense_grad)
         grad_x, grad_weight = backward(grad, x, weight, ctx.pattern, needs, ctx.tier)
-        grad_bias = rows_of(grad).sum(0) if need_bias else None
+        grad_bias = rows_of(grad).sum(0, dtype=weight.dtype) if need_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None
 
 

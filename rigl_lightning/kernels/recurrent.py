@@ -62,7 +62,7 @@ def sparse_lstm(
 def _recurrent(
     x: Tensor, _: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns, dense_grad: bool
 ) -> tuple[Tensor, ...]:
-    states = [state.to(x.dtype) for state in states]
+    states = [state.to(weights.weight_ih.dtype) for state in states]
     tier = tier_of(x, *states, *weights)
     if tier == "dense":
         return dense(x, states, weights, patterns, dense_grad)
@@ -80,12 +80,13 @@ def dense(
     ih = masked_gradient(weights.weight_ih, patterns.ih, dense_grad)
     hh = masked_gradient(weights.weight_hh, patterns.hh, dense_grad)
     biases = [bias for bias in weights[2:] if bias is not None]
+    dtype, x = x.dtype, x.to(ih.dtype) if x.dtype is torch.bfloat16 else x
     options = (bool(biases), 1, 0.0, False, False, False)
     if len(states) == 1:
         out, last = torch._VF.gru(x, states[0][None], [ih, hh, *biases], *options)
-        return out, last[0]
+        return out.to(dtype), last[0]
     out, h, c = torch._VF.lstm(x, [state[None] for state in states], [ih, hh, *biases], *options)
-    return out, h[0], c[0]
+    return out.to(dtype), h[0], c[0]
 
 
 def forward(

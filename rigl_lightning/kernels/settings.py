@@ -1,8 +1,8 @@
 """Settings of a compiled job: named once, packed by code, and every tensor checked before its address is taken.
 
-A job's settings are a `NamedTuple` whose annotations say what its fields are: `Floats`, `Ints`, `Longs` and `Flags` are
-tensors, ``int`` and ``float`` numbers. Each fills one slot of 64 bits, in order. No other file of this package reads
-the address of a tensor.
+A job's settings are a `NamedTuple` whose annotations say what its fields are: `Floats`, `Bfloats`, `Ints`, `Longs` and
+`Flags` are tensors, ``int`` and ``float`` numbers. Each fills one slot of 64 bits, in order. No other file of this
+package reads the address of a tensor.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Late(NamedTuple):
 
     Attributes:
         of: Name of the tensor.
-        start: In float32 elements, from its first one.
+        start: In elements, from its first one.
     """
 
     of: str
@@ -43,6 +43,7 @@ class Late(NamedTuple):
 
 Operand: TypeAlias = Tensor | Place | Late | None
 Floats: TypeAlias = Annotated[Operand, torch.float32]
+Bfloats: TypeAlias = Annotated[Operand, torch.bfloat16]
 Ints: TypeAlias = Annotated[Operand, torch.int32]
 Longs: TypeAlias = Annotated[Operand, torch.int64]
 Flags: TypeAlias = Annotated[Operand, torch.bool]
@@ -102,9 +103,12 @@ def address(operand: Any, dtype: torch.dtype) -> int:
     return found + start * dtype.itemsize if start else found
 
 
-def addresses_of(operands: Mapping[str, Tensor | None]) -> dict[str, int]:
-    """`address` of float32 tensors by name."""
-    return {name: 0 if tensor is None else address(tensor, torch.float32) for name, tensor in operands.items()}
+def addresses_of(
+    operands: Mapping[str, Tensor | None], dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, int]:
+    """`address` of tensors by name; float32 where ``dtypes`` does not name another."""
+    dtypes = dtypes or {}
+    return {name: address(tensor, dtypes.get(name, torch.float32)) for name, tensor in operands.items()}
 
 
 def readable(tensor: Tensor) -> Tensor:

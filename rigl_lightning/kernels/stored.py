@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rigl_lightning.kernels import conv, linear, recurrent
 from rigl_lightning.kernels.conv_geometry import Window
 from rigl_lightning.kernels.dense import recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.precision import in_float32
+from rigl_lightning.kernels.precision import by_dense_operator, in_float32, widened
 from rigl_lightning.kernels.recurrent_types import Patterns, Saved, Weights
 from rigl_lightning.kernels.stored_types import Stored, TakeGradient, scattered
 from rigl_lightning.kernels.tiers import are_readable, tier_of
@@ -79,7 +80,7 @@ def _linear(
 ) -> Tensor:
     tier = tier_of(x, values, bias)
     if tier == "dense":
-        return torch.nn.functional.linear(x, _dense(values, shape, pattern, take), bias)
+        return by_dense_operator(F.linear, x, _dense(values, shape, pattern, take), bias)
     return _Linear.apply(x, values, bias, shape, pattern, take, tier)
 
 
@@ -100,14 +101,14 @@ def _conv2d(
 
 def _recurrent(
     x: Tensor,
-    _: Tensor,
+    values: Tensor,
     states: list[Tensor],
     weights: list[Tensor | None],
     shapes: Sequence[torch.Size],
     patterns: Patterns,
     take: Sequence[TakeGradient | None],
 ) -> Sequence[Tensor]:
-    states = [state.to(x.dtype) for state in states]
+    states = [state.to(values.dtype) for state in states]
     tier = tier_of(x, *states, *weights)
     if tier == "dense":
         own = zip(weights[:2], shapes, patterns, take, strict=True)
@@ -130,15 +131,15 @@ class _Linear(torch.autograd.Function):
         if not are_readable([grad]):
 
             def dense(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-                return torch.nn.functional.linear(x, _dense(values, shape, pattern, take), bias)
+                return by_dense_operator(F.linear, x, _dense(values, shape, pattern, take), bias)
 
             found = recorded_gradients(dense, [x, values, bias], [need_x, need_values, need_bias], [grad])
             return *found, None, None, None, None
         needs = linear.Needs(need_x, need_values and take is None, False)
         grad_x, grad_weight = linear.backward(grad, x, _stored(values, shape), pattern, needs, tier)
-        grad_bias = linear.rows_of(grad).sum(0) if need_bias else None
+        grad_bias = linear.rows_of(grad).sum(0, dtype=values.dtype) if need_bias else None
         if need_values and take is not None:
-            grad_weight = _in_pieces(linear.rows_of(grad), linear.rows_of(x), pattern, take)
+            grad_weight = _in_pieces(linear.rows_of(widened(grad)), linear.rows_of(widened(x)), pattern, take)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
@@ -163,7 +164,7 @@ class _Conv2d(torch.autograd.Function):
             return *found, None, None, None, None, None
         needs = conv.Needs(need_x, need_values, take is not None)
         grad_x, grad_weight = conv.backward(grad, x, _stored(values, shape), window, pattern, needs, tier)
-        grad_bias = grad.sum((0, 2, 3)) if need_bias else None
+        grad_bias = conv.bias_gradient(grad, values) if need_bias else None
         return grad_x, _taken(grad_weight, pattern, take), grad_bias, None, None, None, None, None
 
 

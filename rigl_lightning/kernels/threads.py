@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.settings import FIRST, Late, addresses_of, packed
+from rigl_lightning.kernels.settings import FIRST, Late, addresses_of, fields_of, packed
 
 
 class Job(Protocol):
@@ -52,13 +52,17 @@ class Step:
         self._job, self._settings = job, settings
         self._slots = packed(n_tasks, settings)
         self._address = self._slots.buffer_info()[0]
-        self._late = [(i, s.of, 4 * s.start) for i, s in enumerate(settings, FIRST) if isinstance(s, Late)]
+        of: Any = type(settings)
+        dtypes = list(fields_of(of).values())
+        late = [(i, s) for i, s in enumerate(settings) if isinstance(s, Late)]
+        self._dtypes = {s.of: dtypes[i] for i, s in late}
+        self._late = [(i + FIRST, s.of, s.start * dtypes[i].itemsize) for i, s in late]
         self._threads = min(torch.get_num_threads(), n_tasks)
 
     def run(self, operands: Mapping[str, Tensor | None]) -> None:
-        """Run to the end, with float32 tensors for the `Late` ones; several threads may do so at once."""
+        """Run to the end, with tensors for the `Late` addresses; several threads may do so at once."""
         slots = self._slots[:]
-        self._fill(slots, addresses_of(operands))
+        self._fill(slots, addresses_of(operands, self._dtypes))
         run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), slots[0]))
 
     def run_here(self, addresses: Mapping[str, int]) -> None:

@@ -57,13 +57,16 @@ def is_plain(tensor: Tensor) -> bool:
 def tier_of(*tensors: Tensor | None) -> Tier:
     """Tier that computes a layer on these tensors, its inputs and parameters.
 
-    ``fast`` takes float32 on the CPU, ``torch`` also float64, all of one dtype; everything else is dense, with masked
-    gradients. Says once, as a warning, that numba is missing.
+    ``fast`` takes float32 on the CPU, and bfloat16 as the first, the inputs; ``torch`` also float64, all of one dtype.
+    Everything else is dense, with masked gradients. Says once, as a warning, that numba is missing.
     """
     given = [tensor for tensor in tensors if tensor is not None]
-    dtype = given[0].dtype
-    if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in given):
+    dtypes = {tensor.dtype for tensor in given}
+    if given[0].dtype is torch.bfloat16 and takes_bfloat16():
+        dtypes = {torch.float32, *(tensor.dtype for tensor in given[1:])}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         return "dense"
+    (dtype,) = dtypes
     if torch.compiler.is_compiling():
         if any(tensor.device.type != "cpu" for tensor in given):
             return "dense"
@@ -75,6 +78,11 @@ def tier_of(*tensors: Tensor | None) -> Tier:
     if wanted == "fast" and dtype == torch.float32:
         _say_what_is_missing()
     return "dense" if wanted == "dense" else "torch"
+
+
+def takes_bfloat16() -> bool:
+    """Whether the fast tier computes here, which reads and writes bfloat16 activations."""
+    return _NUMBA and (not _forced or _forced[-1] == "fast") and not torch.compiler.is_compiling()
 
 
 def are_readable(grads: Iterable[Tensor | None]) -> bool:

@@ -1,7 +1,8 @@
 """Memory of the kernels: new tensors, and tensors that one call leaves to the next.
 
-Fresh pages from the system cost as much as the products themselves. All memory is float32 on the CPU, whatever torch's
-defaults are, and what is kept belongs to no mode: a tensor made in `torch.inference_mode` could not be used outside.
+Fresh pages from the system cost as much as the products themselves. All memory is on the CPU, and float32 where nothing
+else is asked for, whatever torch's defaults are. What is kept belongs to no mode: a tensor made in
+`torch.inference_mode` could not be used outside.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def of_no_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
-def new(*shape: int) -> Tensor:
+def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Uninitialised tensor that is the caller's."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def new_zeros(*shape: int) -> Tensor:

@@ -58,7 +58,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         name: Of one of several callbacks, each with an optimizer of its own; in ``sparse/<name>/density``.
         compute: "sparse": on the CPU, Linear, Conv2d, GRU and LSTM compute with active connections only (see
             `SparseCompute`); the rest is dense, with a warning. "auto": where a timing says so, so that runs agree to
-            rounding; "dense" if deterministic, autocast, compiled or on a GPU. "dense": masked dense products.
+            rounding; "dense" if deterministic, compiled or on a GPU. "dense": masked dense products.
         storage: "connections": layers that compute sparsely keep active weights, gradients and optimizer state only.
             Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
         adam_warm_up: None, as the authors: Adam's first step of a grown connection is up to 3.2 times the learning

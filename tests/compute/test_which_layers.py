@@ -97,13 +97,14 @@ def test_validation_and_other_weights_are_dense():
         assert compute.layers[0].is_sparse
 
 
-@pytest.mark.parametrize(("compute", "is_sparse"), [("sparse", True), ("auto", False)])
-def test_autocast_is_dense_unless_sparse_is_asked_for(compute, is_sparse, monkeypatch):
+@pytest.mark.parametrize("compute", ["sparse", "auto"])
+def test_autocast_answers_in_its_dtype(compute, monkeypatch):
     monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
     sparsifier, compute = start(module := nn.Linear(8, 8), compute)
     with compute, torch.autocast("cpu", torch.bfloat16):
         assert module(torch.randn(4, 8)).dtype == torch.bfloat16
-        assert compute.layers[0].is_sparse == is_sparse
+        assert compute.layers[0].is_sparse or compute.compute == "auto"
+        assert compute.layers[0].choice is not None or compute.compute == "sparse"
 
 
 def test_compiled_and_traced_calls_are_dense():

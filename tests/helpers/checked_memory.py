@@ -6,6 +6,7 @@ instructions are spelled out in numpy, as their docstrings say.
 
 import ctypes
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from rigl_lightning.kernels.compiled import jobs as compiled_jobs
 from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
+from rigl_lightning.kernels.compiled import transposition as compiled_transposition
 from rigl_lightning.kernels.compiled.ir import WIDTH
 from rigl_lightning.kernels.inference import jobs as inference_jobs
 from rigl_lightning.kernels.settings import FIRST, fields_of
@@ -48,10 +50,11 @@ class CheckedMemory:
         compiled_linear._steps_between.cache_clear()  # its addresses were given out before
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
-        monkeypatch.setattr(workspace, "new", lambda *shape: torch.full(shape, 0.5))
+        monkeypatch.setattr(workspace, "new", lambda *shape, dtype=torch.float32: torch.full(shape, 0.5, dtype=dtype))
 
     def patch_elements(self, monkeypatch):
-        for jobs in (compiled_jobs, compiled_recurrent_jobs, compiled_masking, inference_jobs):
+        modules = compiled_jobs, compiled_recurrent_jobs, compiled_masking, compiled_transposition, inference_jobs
+        for jobs in modules:
             for name, kind in (("load_i64", np.int64), ("load_i32", np.int32), ("load_f32", F32)):
                 monkeypatch.setattr(jobs, name, self.loader(kind), raising=False)
             monkeypatch.setattr(jobs, "store_f32", self.storer(F32), raising=False)
@@ -63,7 +66,9 @@ class CheckedMemory:
         monkeypatch.setattr(inference_jobs, "bounded_row", self.row)
         for size in (8, 4, 2, 1):
             monkeypatch.setattr(compiled_jobs, f"_group_{size}", self.gradient_group(size))
-        monkeypatch.setattr(compiled_jobs, "transpose_8x8", self.transpose_8x8)
+        for (of_source, of_target), (settings, _) in compiled_transposition._JOBS.items():
+            checked = SimpleNamespace(body=self.transposition(of_source, of_target), settings=settings)
+            monkeypatch.setitem(compiled_transposition._JOBS, (of_source, of_target), (settings, checked))
         monkeypatch.setattr(compiled_masking, "_keep_vector", self.keep(WIDTH))
         monkeypatch.setattr(compiled_masking, "_keep_one", self.keep(1))
         for name in ("_copy", "_finish"):
@@ -139,11 +144,31 @@ class CheckedMemory:
 
         return keep
 
-    def transpose_8x8(self, source, source_rows, target, target_rows):
-        rows = [self.at(source, int(self.at(source_rows, i, 1, np.int64)[0]), 8, F32) for i in range(8)]
-        for j in range(8):
-            place = int(self.at(target_rows, j, 1, np.int64)[0])
-            self.at(target, place, 8, F32)[:] = [row[j] for row in rows]
+    def transposition(self, of_source, of_target):
+        """The task of a job between float32 and bfloat16 memory."""
+
+        def read(address, index, count):
+            if not of_source:
+                return self.at(address, index, count, F32)
+            return (self.at(address, index, count, np.uint16).astype(np.uint32) << 16).view(F32)
+
+        def write(values, address, index):
+            if not of_target:
+                self.at(address, index, len(values), F32)[:] = values
+                return
+            rounded = torch.tensor(np.asarray(values)).bfloat16().view(torch.int16).numpy()
+            self.at(address, index, len(values), np.int16)[:] = rounded
+
+        def square(source, source_rows, target, target_rows):
+            rows = [read(source, int(self.at(source_rows, i, 1, np.int64)[0]), 8) for i in range(8)]
+            for j in range(8):
+                write([row[j] for row in rows], target, int(self.at(target_rows, j, 1, np.int64)[0]))
+
+        def copy(source, i, target, j):
+            write(read(source, i, 1), target, j)
+
+        sizes = (2 if of_source else 4, 2 if of_target else 4)
+        return compiled_transposition.transposition_body(square, copy, *sizes)
 
     def cell(self, formula, n_inputs):
         def apply(length, addresses):

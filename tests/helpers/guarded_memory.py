@@ -43,8 +43,8 @@ def guard_workspace():
     import rigl_lightning.kernels.compiled.recurrent
     import rigl_lightning.kernels.inference.recurrent  # noqa: F401
 
-    def new(*shape):
-        return guarded(torch.full(shape, torch.nan))
+    def new(*shape, dtype=torch.float32):
+        return guarded(torch.full(shape, torch.nan, dtype=dtype))
 
     def new_zeros(*shape):
         return guarded(torch.zeros(shape))

@@ -35,11 +35,20 @@ from rigl_lightning.kernels import (
 )
 from rigl_lightning.kernels.conv_geometry import Window
 from tests.helpers.guarded_memory import guard_workspace, guarded, guarded_pattern
-from tests.helpers.masked_layers import close
+from tests.helpers.masked_layers import close as equal
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 200
 """Cases of one process."""
+
+
+def close(found, expected):
+    """Equal to the rounding of sums in float32, and of results in bfloat16."""
+    if found.dtype == torch.bfloat16:
+        scale = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
+        torch.testing.assert_close(found.double(), expected.double(), rtol=2**-8, atol=2e-5 * scale)
+    else:
+        equal(found, expected)
 
 
 class Case:
@@ -54,6 +63,7 @@ class Case:
         self.threads = self.random.choice([(1, 1), (1, 1), (1, 2), (2, 1), (1, 3), (3, 2)])
         self.form = self.random.choice(["sparse", "sparse", "stored", "compact"])
         self.dense_grad = self.form == "sparse" and self.random.random() < 0.2
+        self.is_low = self.form != "compact" and random.Random(-number).random() < 0.25
         self.settings = {k: v for k, v in vars(self).items() if k != "random"}
         getattr(self, f"draw_{self.kind if self.kind != 'lstm' else 'gru'}")()
 
@@ -106,7 +116,7 @@ class Case:
         tensor = tensor.detach()
         which = self.random.randrange(9)
         if which == 0 and tensor.ndim:
-            wide = torch.full((*tensor.shape, 2), torch.nan)
+            wide = torch.full((*tensor.shape, 2), torch.nan, dtype=tensor.dtype)
             wide[..., 0] = tensor
             return guarded(wide, self.at_end)[..., 0]
         if which == 1:
@@ -116,9 +126,8 @@ class Case:
         if which == 3 and tensor.ndim == 4:
             return guarded(tensor.contiguous(memory_format=torch.channels_last), self.at_end)
         if which == 4:
-            return guarded(torch.cat([torch.full((3,), torch.nan), tensor.reshape(-1)]), self.at_end)[3:].view(
-                tensor.shape
-            )
+            gap = torch.full((3,), torch.nan, dtype=tensor.dtype)
+            return guarded(torch.cat([gap, tensor.reshape(-1)]), self.at_end)[3:].view(tensor.shape)
         return guarded(tensor, self.at_end)
 
     def patterns_by_place(self):
@@ -171,16 +180,20 @@ class Case:
         torch.set_num_threads(self.threads[0])
         if self.random.random() < 0.1:
             with torch.inference_mode():
-                self.sparse(*self.given())
+                self.sparse(*self.given())  # whose memory the next calls use
+        if self.is_low:
+            self.tensors[0] = self.tensors[0].bfloat16()
         exact = [None if t is None else t.double().requires_grad_() for t in self.tensors]
         given = [t if t is None else t.requires_grad_(self.random.random() < 0.8) for t in self.given()]
-        out, expected = self.sparse(*given), self.dense(*exact)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_low):
+            out = self.sparse(*given)
+        expected = self.dense(*exact)
         close(out, expected)
         torch.set_num_threads(self.threads[1])
         wanted = [i for i, t in enumerate(given) if t is not None and t.requires_grad]
         if not wanted:
             return
-        grad = torch.randn(out.shape)
+        grad = torch.randn(out.shape).to(out.dtype)
         found = torch.autograd.grad(out, [given[i] for i in wanted], self.view(grad))
         references = torch.autograd.grad(expected, [exact[i] for i in wanted], grad.double())
         for i, one, other in zip(wanted, found, references, strict=True):

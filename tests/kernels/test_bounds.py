@@ -73,6 +73,39 @@ def test_conv(batch, size, kernel, stride, padding, dilation, layout):
     )
 
 
+@pytest.mark.parametrize(("batch", "kernel"), [(17, 3), (3, 3), (9, 1), (2, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bfloat16_images(batch, kernel, layout):
+    weight, mask, pattern = sparse_weight(9, 10, kernel, kernel)
+    x = torch.randn(batch, 10, 5, 9).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = sparse_conv2d(x, weight, None, 1, kernel // 2, 1, pattern)
+    grad = torch.randn_like(out)
+    found = torch.autograd.grad(out, (x, weight), grad)
+    exact = F.conv2d(
+        wide := x.detach().double().requires_grad_(),
+        own := weight.detach().double().requires_grad_(),
+        padding=kernel // 2,
+    )
+    expected = torch.autograd.grad(exact, (wide, own), grad.double())
+    torch.testing.assert_close(out.double(), exact, rtol=0.01, atol=1e-4)
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=0.01, atol=1e-4)
+    close(found[1], expected[1] * mask)
+
+
+@pytest.mark.parametrize("samples", [1, 9, 70])
+def test_bfloat16_rows(samples):
+    weight, mask, pattern = sparse_weight(17, 11)
+    x = torch.randn(samples, 11).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = sparse_linear(x, weight, None, pattern)
+    grad = torch.randn_like(out)
+    found = torch.autograd.grad(out, (x, weight), grad)
+    torch.testing.assert_close(out.double(), x.double() @ weight.double().t(), rtol=0.01, atol=1e-4)
+    torch.testing.assert_close(found[0].double(), grad.double() @ weight.double(), rtol=0.01, atol=1e-4)
+    close(found[1], grad.double().t() @ x.double() * mask)
+
+
 @pytest.mark.parametrize("batch", [1, 8, 19])
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 def test_recurrent(kind, batch):

@@ -24,7 +24,10 @@ _FEW_IMAGES = 8
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern) -> Tensor:
-    """Convolution of (N, C, H, W) float32, reading active connections only."""
+    """Convolution of (N, C, H, W), reading active connections only.
+
+    Images, and gradients in `backward`, may be bfloat16; what is returned for them is of the dtype of ``x``.
+    """
     values, x = gather(weight, pattern), resolved(x)
     bias = readable(bias) if bias is not None else None
     g = geometry(x.shape, weight.shape, window)
@@ -70,4 +73,4 @@ def _shares(images: torch.Size, weight: torch.Size, window: Window) -> Iterator[
 
 def _empty_like_layout(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     layout = torch.channels_last if channels_last(x) else torch.contiguous_format
-    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=layout)
+    return torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=layout)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
-import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.conv_transposed import transposed
 from rigl_lightning.kernels.compiled.linear import steps
-from rigl_lightning.kernels.compiled.products import Axis, Matrix, Planes, View, product, sampled_product, transpose
+from rigl_lightning.kernels.compiled.products import Matrix, View, product, sampled_product
+from rigl_lightning.kernels.compiled.transposition import Axis, Planes, transpose
 from rigl_lightning.kernels.conv_geometry import Geometry, channels_last, tables
 from rigl_lightning.kernels.pattern import SparsePattern
-from rigl_lightning.kernels.workspace import scratch, zeroed
+from rigl_lightning.kernels.workspace import new, scratch, zeroed
 
 LANES = 16
 _CACHE_FLOATS = 512 * 1024
@@ -132,7 +132,7 @@ def _unpack(packed: Tensor, x: Tensor, lines: Tensor, pixels: Tensor) -> Tensor:
     n, c, h, w = x.shape
     n_blocks, lanes = _blocks(x), packed.shape[-1]
     plane = packed[0, 0].numel() if packed.numel() else 0
-    target_x = x if x.is_contiguous() else torch.empty(x.shape, dtype=torch.float32, device="cpu")
+    target_x = x if x.is_contiguous() else new(*x.shape, dtype=x.dtype)
     source = Planes(packed, plane * c, plane, lines)
     target = Planes(target_x, lanes * c * h * w, h * w, steps(h, w))
     transpose(source, Axis(pixels, n_blocks * w), target, Axis(steps(lanes, c * h * w), n), n_blocks, c)

@@ -43,7 +43,7 @@ def backward(
 
 def _grad_input(grad: Tensor, out: Tensor, matrix: tuple[Matrix, Tensor], g: Geometry) -> None:
     h, w, n = g.height, g.width, grad.shape[0]
-    padded = F.pad(grad, (w.margin, w.margin, h.margin, h.margin)).contiguous()
+    padded = F.pad(grad.float(), (w.margin, w.margin, h.margin, h.margin)).contiguous()
     rows, row = g.channels * g.phases, h.real * g.grad_pitch
     wide = scratch("outputs", n, rows, h.real, g.grad_pitch)
     g_view, x_view = View(padded, 0, g.outputs * g.grad_plane, 0, 0), View(wide, 0, rows * row, 0, row)
@@ -56,7 +56,7 @@ def _grad_input(grad: Tensor, out: Tensor, matrix: tuple[Matrix, Tensor], g: Geo
 
 def _connection_gradients(grad: Tensor, x: Tensor, matrix: Matrix, g: Geometry) -> Tensor:
     h, w, n = g.height, g.width, x.shape[0]
-    grads = F.pad(grad, (0, w.plane - w.outputs)).contiguous()
+    grads = F.pad(grad.float(), (0, w.plane - w.outputs)).contiguous()
     row, channels = h.outputs * w.plane, g.channels * g.phases
     x_view = View(_phases(x, g), 0, channels * g.plane, g.pitch, 0)
     g_view = View(grads, 0, g.outputs * row, w.plane, row)
@@ -80,6 +80,6 @@ def _phases(x: Tensor, g: Geometry) -> Tensor:
     """Images (N, C, H, W), padded and split: (N, C, vertical phase, horizontal phase, height, width)."""
     h, w = g.height, g.width
     rest = [axis.plane * axis.stride - axis.size - axis.padding for axis in (w, h)]
-    padded = F.pad(x, (w.padding, rest[0], h.padding, rest[1]))
+    padded = F.pad(x.float(), (w.padding, rest[0], h.padding, rest[1]))
     split = padded.view(*x.shape[:2], h.plane, h.stride, w.plane, w.stride)
     return split.permute(0, 1, 3, 5, 2, 4).contiguous()

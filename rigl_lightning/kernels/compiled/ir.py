@@ -48,10 +48,11 @@ def splat(builder: Any, value: Any, lanes: int) -> Any:
     """Vector whose lanes are all ``value``."""
     kind = ir.VectorType(value.type, lanes)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), _lanes([0] * lanes))
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lane_numbers([0] * lanes))
 
 
-def _lanes(order: Sequence[int]) -> Any:
+def lane_numbers(order: Sequence[int]) -> Any:
+    """Operand of a shuffle."""
     return ir.Constant(ir.VectorType(I32, len(order)), list(order))
 
 
@@ -212,8 +213,8 @@ def _fold_pair(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
     """Of every four lanes of ``a`` and ``b``, the lanes ``order[:4]`` plus ``order[4:]``; 4 to 7 are those of ``b``."""
     n = a.type.count
     index = [[lane + base if lane < 4 else n + lane - 4 + base for lane in order] for base in range(0, n, 4)]
-    low = _lanes([lane for lanes in index for lane in lanes[:4]])
-    high = _lanes([lane for lanes in index for lane in lanes[4:]])
+    low = lane_numbers([lane for lanes in index for lane in lanes[:4]])
+    high = lane_numbers([lane for lanes in index for lane in lanes[4:]])
     return _add(builder, builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
 
 
@@ -221,8 +222,8 @@ def _folded(builder: Any, vector: Any, lanes: int) -> Any:
     """Upper half added to the lower until ``lanes`` are left."""
     while vector.type.count > lanes:
         half = vector.type.count // 2
-        low = builder.shuffle_vector(vector, vector, _lanes(range(half)))
-        high = builder.shuffle_vector(vector, vector, _lanes(range(half, 2 * half)))
+        low = builder.shuffle_vector(vector, vector, lane_numbers(range(half)))
+        high = builder.shuffle_vector(vector, vector, lane_numbers(range(half, 2 * half)))
         vector = _add(builder, low, high)
     return vector
 
@@ -236,40 +237,9 @@ def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
     """Sum of the lanes of each vector, as one vector."""
     if len(vectors) >= 4:
         parts = [_sums_of_four(builder, vectors[i : i + 4]) for i in range(0, len(vectors), 4)]
-        return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _lanes(range(8)))
+        return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, lane_numbers(range(8)))
     kind = ir.VectorType(F32, len(vectors))
     result = ir.Constant(kind, ir.Undefined)
     for u, vector in enumerate(vectors):
         result = builder.insert_element(result, builder.extract_element(_folded(builder, vector, 1), I32(0)), I32(u))
     return result
-
-
-@intrinsic
-def transpose_8x8(
-    typing_context: Any, source: Any, source_rows: Any, target: Any, target_rows: Any
-) -> tuple[Any, Codegen]:
-    """``target[target_rows[j] + i] = source[source_rows[i] + j]`` for i, j in [0, 8); the row offsets are int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_rows, target, target_rows = args
-        vector = ir.VectorType(F32, 8)
-        rows = [emit_load(builder, source, emit_load(builder, source_rows, I64(i), I64), vector) for i in range(8)]
-        for j, row in enumerate(_transposed(builder, rows)):
-            emit_store(builder, row, target, emit_load(builder, target_rows, I64(j), I64))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
-
-
-def _transposed(builder: Any, rows: Sequence[Any]) -> list[Any]:
-    """Eight vectors of eight lanes, transposed by three rounds of exchanges (of 4, 2, then 1 lanes)."""
-    rows = list(rows)
-    for span in (4, 2, 1):
-        low = _lanes([lane if not lane & span else 8 + lane - span for lane in range(8)])
-        high = _lanes([lane + span if not lane & span else 8 + lane for lane in range(8)])
-        for i in range(8):
-            if not i & span:
-                a, b = rows[i], rows[i + span]
-                rows[i] = builder.shuffle_vector(a, b, low)
-                rows[i + span] = builder.shuffle_vector(a, b, high)
-    return rows

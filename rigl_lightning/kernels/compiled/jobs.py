@@ -1,4 +1,4 @@
-"""Compiled jobs of the fast tier: sparse × dense, sampled dense × dense, transposition, gathering and scattering.
+"""Compiled jobs of the fast tier: sparse × dense, sampled dense × dense, gathering and scattering.
 
 Beside each job are its settings, the one place where they are named. Distances are in elements; in the jobs themselves
 a tensor is its address.
@@ -16,13 +16,11 @@ from rigl_lightning.kernels.compiled.ir import (
     gradient_group,
     load_f32,
     load_i32,
-    load_i64,
     store_f32,
     store_i32,
-    transpose_8x8,
 )
 from rigl_lightning.kernels.compiled.rows import MOST, product_row
-from rigl_lightning.kernels.settings import Floats, Ints, Longs
+from rigl_lightning.kernels.settings import Floats, Ints
 
 _group_8, _group_4, _group_2, _group_1 = (gradient_group(size) for size in (8, 4, 2, 1))
 
@@ -144,50 +142,6 @@ def gradient_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
                 k += 2
             if end - k >= 1:
                 _group_1(xt, x_line, columns, scale, gr, g_line, lines, positions, k, out)
-
-
-class Transposition(NamedTuple):
-    """Settings of `transpose_job`."""
-
-    source: Floats
-    source_block: int
-    source_plane: int
-    source_lines: Longs
-    target: Floats
-    target_block: int
-    target_plane: int
-    target_lines: Longs
-    n_planes: int
-    n_lines: int
-    source_rows: Longs
-    n_rows: int
-    all_rows: int
-    target_columns: Longs
-    n_columns: int
-    all_columns: int
-
-
-@job(Transposition)
-def transpose_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
-    """Transposed copy of many small matrices: each task is one plane of one block.
-
-    ``target[block, plane, line, target_columns[j] + i] = source[block, plane, line, source_rows[i] + j]``. The last
-    block may have fewer rows i or columns j; offsets of lines, rows and columns are tables of int64.
-    """
-    source_rows, target_columns = s.source_rows, s.target_columns
-    plane, block = task % s.n_planes, task // s.n_planes
-    height = max(0, min(s.n_rows, s.all_rows - block * s.n_rows))
-    width = max(0, min(s.n_columns, s.all_columns - block * s.n_columns))
-    high, wide = height // 8 * 8, width // 8 * 8
-    for line in range(s.n_lines):
-        source = s.source + 4 * (block * s.source_block + plane * s.source_plane + load_i64(s.source_lines, line))
-        target = s.target + 4 * (block * s.target_block + plane * s.target_plane + load_i64(s.target_lines, line))
-        for i in range(0, high, 8):
-            for j in range(0, wide, 8):
-                transpose_8x8(source + 4 * j, source_rows + 8 * i, target + 4 * i, target_columns + 8 * j)
-        for i in range(height):
-            for j in range(wide if i < high else 0, width):
-                store_f32(target, load_i64(target_columns, j) + i, load_f32(source, load_i64(source_rows, i) + j))
 
 
 class Indexed(NamedTuple):

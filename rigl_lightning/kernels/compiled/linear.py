@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
-from rigl_lightning.kernels.compiled.products import (
-    Axis,
-    Matrix,
-    Planes,
-    View,
-    product,
-    sampled_product,
-    transposition,
-)
+from rigl_lightning.kernels.compiled.products import Matrix, View, product, sampled_product
+from rigl_lightning.kernels.compiled.transposition import Axis, Planes, transposition
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import Late, readable
@@ -27,10 +20,14 @@ _ROWS, _BLOCKS = "rows", "blocks"
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
-    """``x @ weight.T + bias`` of (M, inputs) float32, reading active connections only."""
+    """``x @ weight.T + bias`` of (M, inputs), reading active connections only.
+
+    Inputs, and gradients in `backward`, may be bfloat16; what is returned for them is of the dtype of ``x``.
+    """
     blocks = to_blocks(x, "inputs")
     out = scratch("outputs", blocks.shape[0], pattern.n_rows, blocks.shape[2])
-    return from_blocks(multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias, out), x.shape[0])
+    out = multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias, out)
+    return from_blocks(out, x.shape[0], x.dtype)
 
 
 def backward(
@@ -42,7 +39,8 @@ def backward(
     if need_x:
         values = ordered_by_column(gather(weight, pattern), pattern)
         out = scratch("outputs", blocks.shape[0], pattern.n_columns, blocks.shape[2])
-        grad_x = from_blocks(multiply(blocks, values, by_column(pattern, blocks), None, out), x.shape[0])
+        out = multiply(blocks, values, by_column(pattern, blocks), None, out)
+        grad_x = from_blocks(out, x.shape[0], x.dtype)
     if need_weight:
         x_blocks = to_blocks(x, "inputs")
         grad_weight = scatter(connection_gradients(x_blocks, blocks, by_row(pattern, x_blocks)), weight, pattern)
@@ -87,38 +85,45 @@ def to_blocks(x: Tensor, name: str) -> Tensor:
     blocks = scratch(name, n_blocks, channels, length)
     if n_blocks * length > samples:
         blocks[-1].zero_()
-    _steps_between(samples, channels)[0].run({_ROWS: readable(x), _BLOCKS: blocks})
+    _steps_between(samples, channels, x.dtype)[0].run({_ROWS: readable(x), _BLOCKS: blocks})
     return blocks
 
 
-def from_blocks(blocks: Tensor, samples: int) -> Tensor:
+def from_blocks(blocks: Tensor, samples: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Inverse of `to_blocks`."""
-    x = new(samples, blocks.shape[1])
-    _steps_between(samples, blocks.shape[1])[1].run({_ROWS: x, _BLOCKS: blocks})
+    x = new(samples, blocks.shape[1], dtype=dtype)
+    _steps_between(samples, blocks.shape[1], dtype)[1].run({_ROWS: x, _BLOCKS: blocks})
     return x
 
 
 @lru_cache(maxsize=256)
-def _steps_between(samples: int, channels: int) -> tuple[Step, Step]:
+def _steps_between(samples: int, channels: int, dtype: torch.dtype) -> tuple[Step, Step]:
     """From rows to blocks, and from blocks to rows."""
     rows, blocks = Late(_ROWS), Late(_BLOCKS)
-    return step_to_blocks(rows, blocks, samples, channels), step_from_blocks(blocks, rows, samples, channels)
+    return (
+        step_to_blocks(rows, blocks, samples, channels, dtype),
+        step_from_blocks(blocks, rows, samples, channels, dtype),
+    )
 
 
-def step_to_blocks(rows: Tensor | Late, blocks: Tensor | Late, samples: int, channels: int) -> Step:
+def step_to_blocks(
+    rows: Tensor | Late, blocks: Tensor | Late, samples: int, channels: int, dtype: torch.dtype = torch.float32
+) -> Step:
     """Copy rows (M, channels) to blocks (n, channels, length)."""
     n_blocks, length = partition(samples)
-    source = Planes(rows, length * channels, 0, steps(1, 0))
+    source = Planes(rows, length * channels, 0, steps(1, 0), dtype=dtype)
     target = Planes(blocks, channels * length, 0, steps(1, 0))
     of_rows = Axis(steps(length, channels), samples)
     return transposition(source, of_rows, target, Axis(steps(channels, length), n_blocks * channels), n_blocks, 1)
 
 
-def step_from_blocks(blocks: Tensor | Late, rows: Tensor | Late, samples: int, channels: int) -> Step:
+def step_from_blocks(
+    blocks: Tensor | Late, rows: Tensor | Late, samples: int, channels: int, dtype: torch.dtype = torch.float32
+) -> Step:
     """Inverse of `step_to_blocks`."""
     n_blocks, length = partition(samples)
     source = Planes(blocks, channels * length, 0, steps(1, 0))
-    target = Planes(rows, length * channels, 0, steps(1, 0))
+    target = Planes(rows, length * channels, 0, steps(1, 0), dtype=dtype)
     of_blocks = Axis(steps(channels, length), n_blocks * channels)
     return transposition(source, of_blocks, target, Axis(steps(length, channels), samples), n_blocks, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled import linear as compiled_linear
@@ -11,14 +12,17 @@ from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, sc
 from rigl_lightning.kernels.conv_geometry import channels_last
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import resolved
-from rigl_lightning.kernels.workspace import scratch
+from rigl_lightning.kernels.workspace import new, scratch
 
 _FEW_PIXELS = 64
 """Images below this size are put side by side: a block of few pixels leaves most of a tile's registers empty."""
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
-    """1x1 convolution of (N, C, H, W) float32 with stride 1, in the memory format of the images."""
+    """1x1 convolution of (N, C, H, W) with stride 1, in the memory format of the images.
+
+    Images, and gradients in `backward`, may be bfloat16; what is returned for them is of the dtype of ``x``.
+    """
     x = resolved(x)
     if channels_last(x):
         return _images(compiled_linear.forward(_rows(x), weight, bias, pattern), x)
@@ -64,10 +68,10 @@ def _are_small(x: Tensor) -> bool:
 
 
 def _blocks(x: Tensor, name: str) -> Tensor:
-    """Images (N, C, H, W) as blocks (N, C, H * W), or small ones as a single block (1, C, N * H * W)."""
+    """Images (N, C, H, W) as blocks (N, C, H * W), or small ones as a single block (1, C, N * H * W), in float32."""
     images = x.contiguous().flatten(2)
     if not _are_small(x):
-        return images
+        return images if x.dtype == torch.float32 else scratch(name, *images.shape).copy_(images)
     n, channels, length = images.shape
     joined = scratch(name, 1, channels, n * length)
     joined.view(channels, n, length).copy_(images.transpose(0, 1))
@@ -76,7 +80,10 @@ def _blocks(x: Tensor, name: str) -> Tensor:
 
 def _outputs(x: Tensor, channels: int) -> Tensor | None:
     """Where the result for `_blocks` is put: memory of its own if it is the result for the images too."""
-    return scratch("outputs", 1, channels, x.numel() // x.shape[1]) if _are_small(x) else None
+    pixels = x.shape[2] * x.shape[3]
+    if _are_small(x):
+        return scratch("outputs", 1, channels, x.shape[0] * pixels)
+    return None if x.dtype == torch.float32 else scratch("outputs", x.shape[0], channels, pixels)
 
 
 def _from_blocks(blocks: Tensor, x: Tensor) -> Tensor:
@@ -84,5 +91,6 @@ def _from_blocks(blocks: Tensor, x: Tensor) -> Tensor:
     n, _, height, width = x.shape
     channels = blocks.shape[1]
     if not _are_small(x):
-        return blocks.view(n, channels, height, width)
-    return blocks.view(channels, n, height, width).transpose(0, 1).contiguous()
+        return blocks.view(n, channels, height, width).to(x.dtype)
+    images = blocks.view(channels, n, height, width).transpose(0, 1)
+    return new(*images.shape, dtype=x.dtype).copy_(images)

@@ -13,13 +13,11 @@ from torch import Tensor
 from rigl_lightning.kernels.compiled.jobs import (
     Product,
     Sampled,
-    Transposition,
     gradient_job,
     product_job,
-    transpose_job,
 )
-from rigl_lightning.kernels.settings import Late, Place, readable
-from rigl_lightning.kernels.threads import Step, run
+from rigl_lightning.kernels.settings import Place, readable
+from rigl_lightning.kernels.threads import run
 from rigl_lightning.kernels.workspace import new_zeros
 
 _CACHE_FLOATS = 32 * 1024
@@ -137,69 +135,6 @@ def sampled_product(
     threads = torch.get_num_threads()
     run(gradient_job, min(n_rows, 4 * threads if threads > 1 else 1), settings)
     return out
-
-
-class Planes(NamedTuple):
-    """One side of `transpose`: where its planes and lines lie, in floats.
-
-    Attributes:
-        tensor: Its memory, float32.
-        block: From one block to the next.
-        plane: From one plane to the next.
-        lines: int64 offset of each line of a plane.
-        start: First element.
-    """
-
-    tensor: Tensor | Late
-    block: int
-    plane: int
-    lines: Tensor
-    start: int = 0
-
-    @property
-    def place(self) -> Place | Late:
-        """The first element."""
-        return self.tensor if isinstance(self.tensor, Late) else Place(self.tensor, self.start)
-
-
-class Axis(NamedTuple):
-    """One axis of the matrices that `transpose` copies.
-
-    Attributes:
-        offsets: int64 offset of each index, in floats.
-        all: Indices of all blocks together; the last block has what is left.
-    """
-
-    offsets: Tensor
-    all: int
-
-
-def transpose(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> None:
-    """``target[columns.offsets[j] + i] = source[rows.offsets[i] + j]``, in every line of every plane and block."""
-    transposition(source, rows, target, columns, n_blocks, n_planes).run({})
-
-
-def transposition(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> Step:
-    """`transpose`, to be run later."""
-    settings = Transposition(
-        source=source.place,
-        source_block=source.block,
-        source_plane=source.plane,
-        source_lines=source.lines,
-        target=target.place,
-        target_block=target.block,
-        target_plane=target.plane,
-        target_lines=target.lines,
-        n_planes=n_planes,
-        n_lines=source.lines.shape[0],
-        source_rows=rows.offsets,
-        n_rows=rows.offsets.shape[0],
-        all_rows=rows.all,
-        target_columns=columns.offsets,
-        n_columns=columns.offsets.shape[0],
-        all_columns=columns.all,
-    )
-    return Step(transpose_job, n_blocks * n_planes, settings)
 
 
 def _chunks(n_rows: int, n_tasks: int) -> int:

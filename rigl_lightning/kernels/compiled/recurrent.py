@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rigl_lightning.kernels.compiled.ir import TILES
 from rigl_lightning.kernels.compiled.linear import connection_gradients, multiply, steps
-from rigl_lightning.kernels.compiled.products import Axis, Matrix, Planes, transpose
+from rigl_lightning.kernels.compiled.products import Matrix
 from rigl_lightning.kernels.compiled.recurrent_jobs import (
     Backward,
     Recurrence,
@@ -19,6 +19,7 @@ from rigl_lightning.kernels.compiled.recurrent_jobs import (
     lstm_backward_job,
     lstm_job,
 )
+from rigl_lightning.kernels.compiled.transposition import Axis, Planes, transpose
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.recurrent_types import Gradients, Patterns, Saved, Weights
@@ -29,6 +30,8 @@ from rigl_lightning.kernels.workspace import new, new_zeros, scratch
 
 def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Patterns) -> tuple[list[Tensor], Saved]:
     """Run over a sequence (time, batch, features) from ``states``, (batch, units): [h] of a GRU or [h, c] of an LSTM.
+
+    The sequence may be bfloat16, and so are the outputs then, and the gradient of the sequence in `backward`.
 
     Returns:
         The outputs (time, batch, units) and the last states, and what `backward` reads.
@@ -61,7 +64,7 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     )
     run(lstm_job if is_lstm else gru_job, width // tile, settings)
     last = [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, hidden)[: len(states)]]
-    return [unpack(hs[1:], batch, batch_first(x)), *last], Saved(gates, hidden, hs)
+    return [unpack(hs[1:], batch, batch_first(x), x.dtype), *last], Saved(gates, hidden, hs)
 
 
 def backward(
@@ -99,7 +102,7 @@ def backward(
     transposed = Matrix(patterns.ih.column_parts, _places(patterns.ih, units), width)
     grad_x = multiply(grad_gates, values, transposed, None)
     return Gradients(
-        unpack(grad_x, batch, batch_first(x)),
+        unpack(grad_x, batch, batch_first(x), x.dtype),
         [state[:, :batch].t().contiguous() for state in grad_states],
         _weight_gradient(inputs, grad_gates, weights.weight_ih, patterns.ih, units, dense_grad),
         _weight_gradient(saved.states[:-1], grad_hidden, weights.weight_hh, patterns.hh, units, dense_grad),
@@ -172,10 +175,12 @@ def pack(x: Tensor, name: str, width: int | None = None) -> Tensor:
     return packed
 
 
-def unpack(packed: Tensor, batch: int, with_batch_first: bool) -> Tensor:
+def unpack(packed: Tensor, batch: int, with_batch_first: bool, dtype: torch.dtype) -> Tensor:
     """(time, features, batch) to (time, batch, features), laid out with the batch first if asked for."""
     times, features, width = packed.shape
-    x = new(batch, times, features).transpose(0, 1) if with_batch_first else new(times, batch, features)
+    shape = (batch, times, features) if with_batch_first else (times, batch, features)
+    x = new(*shape, dtype=dtype)
+    x = x.transpose(0, 1) if with_batch_first else x
     source, target = Planes(packed, features * width, 0, steps(1, 0)), Planes(x, x.stride(0), 0, steps(1, 0))
     rows = Axis(steps(features, width), times * features)
     transpose(source, rows, target, Axis(steps(batch, x.stride(1)), times * batch), times, 1)

@@ -66,4 +66,4 @@ def recurrent(
     )
     run(lstm_job if is_lstm else gru_job, width // tile, settings)
     last = [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, other)[: len(states)]]
-    return [unpack(hs[1:], batch, batch_first(x)), *last]
+    return [unpack(hs[1:], batch, batch_first(x), x.dtype), *last]
