@@ -34,6 +34,7 @@ FROM_A_CHECKPOINT = {"FixedMasks", "LotteryTicket"}
 MORE = {
     "GradualMagnitudePruning": ("ramp.interval=2", "ramp.end=0.75"),
     "GraNet": ("schedule.end=1.0",),  # LeNet's schedule ends before GraNet's pruning does, which is refused
+    "Group": ('algorithms={"*": {"class_path": "RigL"}}',),
     "LotteryTicket": ("algorithm=Static",),
     "SRSTE": ("structure=Unstructured",),  # no configuration has a sparsity of a half
     "TopKAST": ("backward_sparsity=0.5",),  # its default would leave the character GRU's active weights untrained

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, SparseAlgorithm, describe
+from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, Group, SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.names import folded, without_numbers
@@ -37,22 +37,32 @@ def layer_table(
     """
     planned = algorithm.final_sparsities(shapes)
     active = active_counts(shapes, planned)
-    rows = [
-        ("layer", "shape", "connections", "active", "sparsity", *(("dense MFLOPs", "MFLOPs") if dense_flops else ()))
-    ]
+    of_group = _members(algorithm, shapes)
+    own = ("algorithm",) if of_group else ()
+    costs = ("dense MFLOPs", "MFLOPs") if dense_flops else ()
+    rows = [("layer", "shape", "connections", "active", "sparsity", *costs, *own)]
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, shape in shapes.items():
         flops = dense_flops.get(name, 0.0) if dense_flops else None
-        key = (without_numbers(name), tuple(shape), round(planned.get(name, 0.0), 9), flops)
+        key = (without_numbers(name), tuple(shape), round(planned.get(name, 0.0), 9), flops, of_group.get(name))
         alike.setdefault(key, []).append(name)
-    for (_, shape, _, flops), names in alike.items():
-        rows.append((folded(names), *_row(shape, [active[name] for name in names], flops)))
+    for (_, shape, _, flops, member), names in alike.items():
+        mine = () if member is None else (member,)
+        rows.append((folded(names), *_row(shape, [active[name] for name in names], flops), *mine))
     total, kept = sum(map(math.prod, shapes.values())), sum(active.values())
     rows.append(("total", "", f"{total:,}", f"{kept:,}", f"{1 - kept / total:.4f}", *([""] * (len(rows[0]) - 5))))
     lines = [_algorithm_line(algorithm), _schedule_line(algorithm), *_layers_line(algorithm), *_aligned(rows)]
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
     return "\n".join(lines)
+
+
+def _members(algorithm: SparseAlgorithm, shapes: Shapes) -> dict[str, str]:
+    """Of a Group, the kind of algorithm that each layer has."""
+    if not isinstance(algorithm, Group):
+        return {}
+    parts = algorithm.parts(shapes)
+    return {name: type(algorithm.algorithms[pattern]).__name__ for pattern, names in parts.items() for name in names}
 
 
 def _row(shape: tuple[int, ...], active: Sequence[int], flops: float | None) -> tuple[str, ...]:

@@ -132,6 +132,8 @@ def describe(value: Any) -> str:
         arguments = [*map(describe, value.args), *(f"{k}={describe(v)}" for k, v in value.keywords.items())]
         return f"partial({', '.join([describe(value.func), *arguments])})"
     value = plain(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {describe(entry)}' for key, entry in value.items())}}}"
     has_repr = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]
     if not has_repr:  # it would show a memory address, another one in every process
         return type(value).__qualname__

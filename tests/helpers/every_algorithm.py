@@ -21,6 +21,7 @@ from rigl_lightning.sparsity.algorithms import (
     GradualMagnitudePruning,
     GraNet,
     GraSP,
+    Group,
     LotteryTicket,
     OneShotMagnitude,
     RigL,
@@ -88,6 +89,13 @@ ALGORITHMS |= {
     "SET that grows": lambda file: SET(SparsityRamp(0.9, 0.6, 0, 0.7, exponential), schedule=EVERY_FOURTH),
     "SNFS from dense": lambda file: SNFS(SparsityRamp(0.0, 0.7), schedule=EVERY_FOURTH, drop_fraction=0.5),
     "CHTs with a sigmoid": lambda file: CHTs(SparsityRamp(0.5, 0.7, decay=sigmoid), schedule=EVERY_FOURTH),
+    "Group": lambda file: Group({"0.weight": Static(0.5), "4": RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)}),
+    "Group that moves": lambda file: Group(
+        {"0": SET(0.5, schedule=EVERY_FOURTH, drop_fraction=0.5), "*": DeepR(0.7, l1=0.03, temperature=0.001)}
+    ),
+    "Group between layers": lambda file: Group(
+        {"4": DSR(0.7, schedule=EVERY_FOURTH, target_fraction=0.1, threshold=0.05), "*": Dense()}
+    ),
     "DNW with a ramp": lambda file: DNW(SparsityRamp(0.2, 0.7), schedule=EVERY_STEP),
 }
 ALGORITHMS["Static 1:4"] = lambda file: Static(0.75, Uniform(), NM(1, 4))
@@ -108,6 +116,7 @@ DROP_GROW = [
     "RigL with a ramp",
     "SET that grows",
     "CHTs with a sigmoid",
+    "Group",
 ]
 ONCE = ["SNIP", "SNIP global", "GraSP", "GraSP by layer", "OneShotMagnitude"]
 # Inactive weights keep values and optimizer state, or the state alone: that is the method.
@@ -115,7 +124,9 @@ KEEPING = ["DNW", "DNW every fourth", "TopKAST", "SRSTE unstructured", "DNW with
 HIDING = [*KEEPING, "SRSTE", "SRSTE transposable", "AnnealedTopK", "AnnealedTopK every fourth"]
 FROM_DENSE = ["SNFS from dense", "GraNet dense, per layer"]
 GROWING = [*DROP_GROW, *HIDING, *FROM_DENSE, "DSR", "DeepR", "GraNet", "RigL constant fan-in"]
+GROWING += ["Group that moves", "Group between layers"]
 MOVING_BETWEEN_LAYERS = ["DSR", "SNIP global", "GraSP", "OneShotMagnitude global, at the beginning", "GraNet", "ACDC"]
+MOVING_BETWEEN_LAYERS += ["Group between layers"]
 MOVING = [*GROWING, *ONCE, "GradualMagnitudePruning", "ACDC", "ACDC by layer"]
 
 OPTIMIZERS = {

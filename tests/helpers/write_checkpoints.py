@@ -36,6 +36,7 @@ from rigl_lightning import (
     GradualMagnitudePruning,
     GraNet,
     GraSP,
+    Group,
     LotteryTicket,
     OneShotMagnitude,
     RigL,
@@ -82,6 +83,7 @@ ALGORITHMS = {
     "SRSTE": SRSTE(0.5, Uniform(first_layer_dense=False), ALL, penalty=0.01),
     "MEST": MEST(0.7, schedule=EVEN),
     "CHTs": CHTs(0.7, schedule=EVEN),
+    "Group": Group({"net.0": RigL(0.7, schedule=EVEN), "*": Static(0.5)}),
     "RigL_ramp": RigL(SparsityRamp(0.2, 0.7, end=9), schedule=EVEN),
 }
 

@@ -257,6 +257,8 @@ def as_configuration(value):
         )
     if inspect.isfunction(value):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, dict):
+        return {key: as_configuration(entry) for key, entry in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

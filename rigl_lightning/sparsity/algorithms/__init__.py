@@ -11,6 +11,7 @@ from rigl_lightning.sparsity.algorithms.dsr import DSR
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks, Static
 from rigl_lightning.sparsity.algorithms.granet import GraNet
 from rigl_lightning.sparsity.algorithms.grasp import GraSP
+from rigl_lightning.sparsity.algorithms.group import Group
 from rigl_lightning.sparsity.algorithms.itop import SETITOP, RigLITOP
 from rigl_lightning.sparsity.algorithms.lottery import LotteryTicket
 from rigl_lightning.sparsity.algorithms.mest import MEST
@@ -40,6 +41,7 @@ __all__ = [
     "GraNet",
     "GraSP",
     "GradualMagnitudePruning",
+    "Group",
     "LotteryTicket",
     "OneShot",
     "OneShotMagnitude",
