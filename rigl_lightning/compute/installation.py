@@ -29,6 +29,9 @@ class Weights(Protocol):
     def dense_tensors(self) -> dict[str, Tensor]:
         """Dense weights, of those that are stored in another form."""
 
+    def dense_copies(self) -> dict[str, Tensor]:
+        """The same for a copy or a pickle; they live on for a while."""
+
     def read(self, attribute: str) -> Any:
         """What somebody who reads the attribute gets."""
 
@@ -61,7 +64,7 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weigh
             if args[:1] == (Replaced,) and function is copyreg.__newobj__:  # type: ignore[attr-defined]
                 function, args = copyreg._reconstructor, (Replaced, object, None)  # type: ignore[attr-defined]
             if weights is not None and self is module and rest:
-                rest = [_with_dense_weights(rest[0], weights.dense_tensors()), *rest[1:]]
+                rest = [_with_dense_weights(rest[0], weights.dense_copies()), *rest[1:]]
             return function, tuple(original if arg is Replaced else arg for arg in args), *rest
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):

@@ -56,6 +56,7 @@ class LayerStorage:
         self.why_dense = "asked for" if storage == "dense" else why_dense or self._find_refusal()
         self.is_paused = False
         self._was_read = self._is_bare = False
+        self._copies: dict[str, Tensor] = {}
         self._graph_step = -1
 
     @property
@@ -112,6 +113,7 @@ class LayerStorage:
 
     def begin_call(self) -> None:
         """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""
+        self._copies = {}
         if self._was_read and self._graph_step != self.sparsifier.step:
             self.expand("its weight was read as a dense tensor")
         self.compact_if_asked()
@@ -143,6 +145,14 @@ class LayerStorage:
         """Dense weights by attribute, of those that are compact."""
         compact = self.sparsifier.compact
         return {a: compact[name].dense() for a, name in self.weights.items() if self._holds(a)}
+
+    def dense_copies(self) -> dict[str, Tensor]:
+        """The same for a copy or a pickle, kept until the next call of the layer.
+
+        A spawned process opens the memory of tensors that it gets after the pickler has let go of them.
+        """
+        self._copies = self.dense_tensors()
+        return self._copies
 
     def read(self, attribute: str) -> Any:
         """What an attribute of the module is to somebody else."""
