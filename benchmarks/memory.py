@@ -26,6 +26,7 @@ from torch.optim import Adam
 
 from benchmarks.timing import status_kilobytes
 from rigl_lightning import RigL, Sparsifier, Uniform, UpdateSchedule, select_parameters
+from rigl_lightning.base.files import replacing
 from rigl_lightning.compute import SparseCompute, build_sparse
 
 LAYERS = 4
@@ -162,7 +163,8 @@ def draw(found: dict[tuple[str, float], tuple[float, float]], width: int, path: 
     axes.set(xscale="log", yscale="log", xlabel="density", ylabel="resident memory (GiB)")
     axes.set_title(f"RigL and Adam, {LAYERS} layers of {width} x {width}", fontsize=10)
     axes.legend(fontsize=7, frameon=False)
-    figure.savefig(path)
+    with replacing(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:])
 
 
 def demonstrate(width: int, sparsity: float, steps: int) -> None:

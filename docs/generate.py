@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from paper.tables.markdown import markdown, with_parts
+from rigl_lightning.base.files import write_text
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import describe
 
@@ -67,7 +68,7 @@ def main() -> None:
         before = page.read_text(encoding="utf-8")
         after = with_parts(before, parts_of_page)
         if after != before:
-            page.write_text(after, encoding="utf-8")
+            write_text(page, after)
             print(f"written: {page.relative_to(HERE.parent)}")
 
 

@@ -52,6 +52,7 @@ from rigl_lightning import (
     TopKAST,
     UpdateSchedule,
 )
+from rigl_lightning.base.files import replacing
 from rigl_lightning.data import DigitsDataModule
 from rigl_lightning.models import LeNet300100
 from rigl_lightning.modules import ImageClassifier
@@ -212,7 +213,8 @@ def main() -> None:
     print(f"\n{table(results)}")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "demo.png"
-    picture(results, options.sparsity).savefig(path, dpi=150)
+    with replacing(path) as stream:
+        picture(results, options.sparsity).savefig(stream, format="png", dpi=150)
     print(f"\npicture: {path}")
     print("next: your own module in ten lines, in README.md; every method: --methods all")
 

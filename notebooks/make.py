@@ -17,6 +17,8 @@ from pathlib import Path
 import jupytext
 from nbclient import NotebookClient
 
+from rigl_lightning.base.files import write_text
+
 HERE = Path(__file__).parent
 LIMIT = 120  # seconds, for one notebook
 
@@ -59,7 +61,7 @@ def main() -> None:
         print(f"{source.name}: {time.perf_counter() - start:.0f} s, {seconds:.0f} s of processor time", flush=True)
         slow += [source.name] if seconds > LIMIT else []
         if not options.check:
-            jupytext.write(notebook, source.with_suffix(".ipynb"), fmt="ipynb")
+            write_text(source.with_suffix(".ipynb"), jupytext.writes(notebook, fmt="ipynb"))
     if slow:
         sys.exit(f"more than {LIMIT} s: {', '.join(slow)}")
 

@@ -10,7 +10,6 @@ the points that no run has measured yet; with ``--strict`` a point without its s
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -31,6 +30,7 @@ from paper.figures.words import nothing
 from paper.make_tables import claims_table, make_tables, write_pages
 from paper.protocols import PROTOCOLS
 from paper.tables import methods
+from rigl_lightning.base.files import replacing
 
 HERE = Path(__file__).parent
 NUMBERS = range(1, 12)
@@ -104,7 +104,8 @@ def _write(figure: Figure | None, path: Path) -> None:
         return
     figure.draw_without_rendering()  # ticks depend on the layout and the layout on ticks: the second one is right
     for ending, file in paths.items():
-        figure.savefig(file, dpi=200, metadata=_undated(ending))
+        with replacing(file) as stream:
+            figure.savefig(stream, format=ending, dpi=200, metadata=_undated(ending))
         figure.set_layout_engine("none")  # a third one would cost as much as the rest of the picture
     plt.close(figure)
 
@@ -135,10 +136,11 @@ def _named(points: list[str]) -> str:
 
 def _show(picture: Path) -> None:
     """In the documentation; a picture without rows of today is not that of earlier ones."""
-    if picture.is_file():
-        shutil.copy(picture, PICTURES)
-    else:
-        nothing(f"{picture.stem}: no rows of today's runs yet").savefig(PICTURES / picture.name, dpi=100)
+    with replacing(PICTURES / picture.name) as stream:
+        if picture.is_file():
+            stream.write(picture.read_bytes())
+        else:
+            nothing(f"{picture.stem}: no rows of today's runs yet").savefig(stream, format="png", dpi=100)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from paper.judged import Judged, judged, measured
 from paper.tables import cards, choosing, figures, flops, gpu_hours, lenet, lottery, methods, resnet50, summary
 from paper.tables import claims as of_claims
 from paper.tables.markdown import with_parts
+from rigl_lightning.base.files import write_text
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -110,11 +111,11 @@ def _figures_table(runs: pd.DataFrame, scale: str) -> str:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, float_format="%.7g", lineterminator="\n")
+    write_text(path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
     print(f"table: {path}")
 
 
 def write_pages(pages: Pages) -> None:
     """Put the parts between the markers of their pages."""
     for page, parts in pages.items():
-        page.write_text(with_parts(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+        write_text(page, with_parts(page.read_text(encoding="utf-8"), parts))

@@ -50,7 +50,10 @@ def test_the_tests_that_the_guide_names_exist():
     [
         ([*STRUCTURE, "NN"], "Expected --sparse.algorithm.structure to be one of Blocks, ConstantFanIn, NM"),
         ([*STRUCTURE, "NM"], "got 0.8911 in 'model.1.weight'. Set --sparse.algorithm.sparsity to 0.5"),
-        ([*STRUCTURE, "NM", "--sparse.algorithm.structure.n", "4"], "Set --sparse.algorithm.structure.n and m"),
+        (
+            [*STRUCTURE, "NM", "--sparse.algorithm.structure.n", "4"],
+            "and --sparse.algorithm.structure.m",
+        ),
         ([*STRUCTURE, "Blocks"], "'model.5.weight' to be multiples of (4, 4)"),
         ([*STRUCTURE, "ConstantFanIn", "--sparse.algorithm.structure.never_ablate", "[modle.3]"], "Did you mean"),
         (["--sparse.algorithm", "SNIP", *STRUCTURE, "NM"], "'structure' is not accepted"),

@@ -16,7 +16,6 @@ A ``reading`` names a choice that the paper leaves open or contradicts; the plai
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +26,8 @@ from paper.studies.flops_protocols import studies
 from paper.studies.flops_rows import KEY, Row, dense_flops, dense_rows, forward_flops, read, sparse_rows
 from paper.studies.flops_widths import width_rows
 from paper.studies.reference_networks import CountedNetwork, keras_resnet50
+from paper.studies.row_files import as_csv
+from rigl_lightning.base.files import write_text
 
 DATA = Path(__file__).parents[1] / "results"
 RESULTS = DATA / "flops.csv"
@@ -90,10 +91,7 @@ def _mnist() -> Iterator[Row]:
 
 def main() -> None:
     table = [row.as_text() for row in rows()]
-    with open(RESULTS, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_text(RESULTS, as_csv(table, table[0], "\n"))
     print(f"{len(table)} rows in {RESULTS}")
 
 

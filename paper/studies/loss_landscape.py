@@ -32,7 +32,9 @@ from torch.nn import functional as F
 from paper.experiments import SEEDS, Run, configured_updates
 from paper.protocols import PROTOCOLS, Protocol
 from paper.studies.plain_training import Images, Masks, Trained, accuracy_on_test, read_images, train
+from paper.studies.row_files import as_csv
 from rigl_lightning import ErdosRenyi, GradualMagnitudePruning, RigL, Static, Uniform, UpdateSchedule
+from rigl_lightning.base.files import write_text
 from rigl_lightning.modules.batch_norm import reestimate_batch_norm
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf
 from rigl_lightning.sparsity.distributions import Distribution, Shapes
@@ -212,13 +214,12 @@ def identities_in(file: Path) -> set[str]:
 
 
 def append(file: Path, rows: Sequence[Mapping[str, Any]], **columns: str) -> None:
-    """Add rows to a file, which is made if need be."""
-    is_new = not file.is_file()
-    with open(file, "a", encoding="utf-8", newline="") as lines:
-        writer = csv.DictWriter(lines, [*columns, *rows[0]])
-        if is_new:
-            writer.writeheader()
-        writer.writerows({**columns, **row} for row in rows)
+    """Add rows to a file, all or none; it is made if need be."""
+    text = as_csv(({**columns, **row} for row in rows), [*columns, *rows[0]])
+    if file.is_file():
+        with open(file, encoding="utf-8", newline="") as lines:
+            text = lines.read() + text.partition("\n")[2]  # without the header
+    write_text(file, text)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 
 from paper.figures.style import METHOD_COLOURS, new_figure
 from paper.figures.words import caption
+from paper.studies.row_files import as_csv
+from rigl_lightning.base.files import replacing, write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "paper" / "results" / "curves.csv"
@@ -58,10 +60,7 @@ def collect(metrics: Path, benchmark: str, method: str, sparsity: str, results: 
     key = (benchmark, method, sparsity)
     kept = [row for row in read(results) if (row["benchmark"], row["method"], row["sparsity"]) != key]
     rows = kept + rows_of(metrics, *key)
-    with results.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(results, as_csv(rows, COLUMNS))
     return len(rows)
 
 
@@ -114,7 +113,8 @@ def main() -> None:
         print(f"{collect(options.metrics, options.benchmark, options.method, options.sparsity)} rows in {RESULTS}")
     else:
         PICTURE.parent.mkdir(exist_ok=True)
-        draw(read()).savefig(PICTURE, dpi=110)
+        with replacing(PICTURE) as stream:
+            draw(read()).savefig(stream, format="png", dpi=110)
         print(f"{PICTURE}")
 
 

@@ -29,6 +29,7 @@ from rigl_lightning.base.files import is_file, join, written_beside
 from rigl_lightning.cli.configs import describe_configs, is_smoke, with_config_paths
 from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
+from rigl_lightning.cli.flags import with_flags
 from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups
 from rigl_lightning.cli.predictions import check_output, save_predictions
 from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
@@ -368,5 +369,5 @@ def _silence_what_nobody_can_change() -> None:
 
 
 def _fail(message: str) -> Any:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {with_flags(message)}", file=sys.stderr)
     sys.exit(2)

@@ -398,15 +398,21 @@ class LayerCompute:
 def check_storage(storage: str, compute: str) -> None:
     """Raise a ValueError unless ``storage`` is one of the three, and possible with ``compute``."""
     if storage not in ("auto", "connections", "dense"):
-        raise SettingError(f"Expected `storage` of auto, connections or dense, got {storage!r}. Set --sparse.storage.")
+        raise SettingError(
+            f"Expected `storage` of auto, connections or dense, got {storage!r}. Set `storage` of "
+            "SparseTrainingCallback or SparseCompute."
+        )
     if storage == "connections" and compute == "dense":
         raise SettingError(
             "Expected compute auto or sparse with storage of connections only, which dense products cannot read, got "
-            "dense. Set --sparse.compute, or --sparse.storage to auto."
+            "dense. Set `compute` or `storage` of SparseTrainingCallback or SparseCompute."
         )
 
 
 def check_compute(compute: str) -> None:
     """Raise a ValueError unless ``compute`` is one of the three."""
     if compute not in ("auto", "sparse", "dense"):
-        raise SettingError(f"Expected `compute` of auto, sparse or dense, got {compute!r}. Set --sparse.compute.")
+        raise SettingError(
+            f"Expected `compute` of auto, sparse or dense, got {compute!r}. Set `compute` of SparseTrainingCallback or "
+            "SparseCompute."
+        )

@@ -107,7 +107,8 @@ class LayerStorage:
         if self.storage == "connections" and not self.why_dense:
             raise SettingError(
                 f"Expected dense weights for torch.jit.script, got {next(iter(self.weights.values()))!r}, of which "
-                'connections are stored. Script a copy (copy.deepcopy(module)), or set `storage` to "auto" or "dense".'
+                "connections are stored. Script a copy (copy.deepcopy(module)), or set `storage` of "
+                "SparseTrainingCallback or SparseCompute to auto or dense."
             )
         self.expand("torch.jit.script has its weight")
 
@@ -254,7 +255,7 @@ def _why_algorithm_needs_dense(sparsifier: Sparsifier) -> str:
 def _warn_of_reading(name: str) -> None:
     warnings.warn(
         f"{name!r} was read as an attribute of its module, which stores connections only: each reading makes a dense "
-        "tensor, and what is written to it is lost. Set storage to auto or dense.",
+        "tensor, and what is written to it is lost. Set `storage` of SparseTrainingCallback to auto or dense.",
         stacklevel=4,
         category=SparseTrainingWarning,
     )

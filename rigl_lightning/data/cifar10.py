@@ -52,7 +52,8 @@ class CIFAR10DataModule(InMemoryDataModule):
         super().__init__(batch_size, seed)
         if not 1 <= resolution <= FULL_RESOLUTION:
             raise ValueError(
-                f"Expected `resolution` in [1, {FULL_RESOLUTION}], got {resolution}. Set --data.init_args.resolution."
+                f"Expected `resolution` in [1, {FULL_RESOLUTION}], got {resolution}. Set "
+                f"`resolution` of {type(self).__name__}."
             )
         self.root = root
         self.download = download

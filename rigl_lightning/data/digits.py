@@ -33,10 +33,13 @@ class DigitsDataModule(InMemoryDataModule):
         super().__init__(batch_size, seed)
         if resolution < 1 or resolution % STORED_RESOLUTION:
             raise ValueError(
-                f"Expected `resolution` to be a multiple of 8, got {resolution}. Set --data.init_args.resolution."
+                f"Expected `resolution` to be a multiple of 8, got {resolution}. Set `resolution` of "
+                f"{type(self).__name__}."
             )
         if channels < 1:
-            raise ValueError(f"Expected `channels` of at least 1, got {channels}. Set --data.init_args.channels.")
+            raise ValueError(
+                f"Expected `channels` of at least 1, got {channels}. Set `channels` of {type(self).__name__}."
+            )
         self.channels = channels
         self.resolution = resolution
 

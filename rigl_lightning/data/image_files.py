@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
-ROOT_FLAG = "Set --data.init_args.root"
+ROOT_FLAG = "Set `root` of the data module"
 PREPARE = (
     "To prepare ImageNet, put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into "
     "{root}, remove unfinished folders train and val, and Run: "
@@ -54,7 +54,7 @@ def read_image_folder(
         if got != expected:
             raise ValueError(
                 f"Expected {expected} images in {Path(root) / split}, got {got}: it was not unpacked whole. "
-                f"{ROOT_FLAG}, or --data.init_args.{split}_images to null for another data set. "
+                f"{ROOT_FLAG}, or `{split}_images` of the data module to None for another data set. "
                 f"{PREPARE.format(root=root)}"
             )
     return splits
@@ -113,7 +113,7 @@ def _check_classes(root: str | Path, splits: Mapping[str, ImageFiles], num_class
     if num_classes is not None and len(train) != num_classes:
         raise ValueError(
             f"Expected {num_classes} classes in {root}, got {len(train)}. {ROOT_FLAG} to a whole copy, or "
-            "--data.init_args.num_classes and the model's. " + PREPARE.format(root=root)
+            "`num_classes` of the data module, and the model's. " + PREPARE.format(root=root)
         )
 
 

@@ -69,10 +69,13 @@ class ImageFolderDataModule(ResumableDataModule):
     ) -> None:
         super().__init__(batch_size, seed)
         if resolution < 1:
-            raise ValueError(f"Expected `resolution` of at least 1, got {resolution}. Set --data.init_args.resolution.")
+            raise ValueError(
+                f"Expected `resolution` of at least 1, got {resolution}. Set `resolution` of {type(self).__name__}."
+            )
         if not 0 < crop_fraction <= 1:
             raise ValueError(
-                f"Expected `crop_fraction` in (0, 1], got {crop_fraction}. Set --data.init_args.crop_fraction."
+                f"Expected `crop_fraction` in (0, 1], got {crop_fraction}. Set `crop_fraction` of "
+                f"{type(self).__name__}."
             )
         self.root = root
         self.total_batch_size = total_batch_size
@@ -134,9 +137,9 @@ class ImageFolderDataModule(ResumableDataModule):
         if total != expected:
             raise ValueError(
                 f"Expected batch_size x processes x accumulated batches = {expected}, got "
-                f"{self.batch_size} x {processes} x {accumulated} = {total}. Set --trainer.accumulate_grad_batches "
-                f"{expected / self.batch_size / processes:g}, --data.init_args.batch_size, or "
-                "--data.init_args.total_batch_size (null: any)."
+                f"{self.batch_size} x {processes} x {accumulated} = {total}. Set `accumulate_grad_batches` of the "
+                f"Trainer to {expected / self.batch_size / processes:g}, or `batch_size` or `total_batch_size` of "
+                f"{type(self).__name__} (None: any)."
             )
 
     def _files(self) -> dict[str, ImageFiles]:
@@ -213,7 +216,7 @@ def _transform(resolution: int, **settings: Any) -> Transform:
     except (TypeError, AssertionError, KeyError, ValueError) as error:
         raise ValueError(
             f"Expected arguments of timm's create_transform, got {settings}: {error}. Set "
-            "--data.init_args.augmentation."
+            "`augmentation` of the data module."
         ) from error
     return transform
 

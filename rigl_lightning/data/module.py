@@ -43,7 +43,9 @@ class ResumableDataModule(pl.LightningDataModule):
     def __init__(self, batch_size: int, seed: int | None = None) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size}. Set --data.init_args.batch_size.")
+            raise ValueError(
+                f"Expected `batch_size` of at least 1, got {batch_size}. Set `batch_size` of {type(self).__name__}."
+            )
         self.batch_size = batch_size
         self._seed = seed
 
@@ -141,7 +143,7 @@ class ResumableDataModule(pl.LightningDataModule):
         if n_samples < self.batch_size:
             raise ValueError(
                 f"Expected `batch_size` of at most {n_samples} (training samples of one process), got "
-                f"{self.batch_size}. Set --data.init_args.batch_size."
+                f"{self.batch_size}. Set `batch_size` of {type(self).__name__}."
             )
         return n_samples // self.batch_size
 

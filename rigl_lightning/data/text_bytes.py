@@ -73,7 +73,7 @@ class TextBytesDataModule(InMemoryDataModule):
         if n_windows < 1:
             raise ValueError(
                 f"Expected at least {length} bytes in the {split} split, got {len(text)}. Set "
-                "--data.init_args.root to a folder with more text, or --data.init_args.sequence_length lower."
+                "`root` of the data module to a folder with more text, or a lower `sequence_length` of the data module."
             )
         # Consecutive windows share a byte: the last target of one is the first token of the next.
         windows = torch.from_numpy(text).unfold(0, length, length - 1 if self.consecutive else length)

@@ -41,7 +41,7 @@ def read_splits(root: str | Path) -> dict[str, Bytes]:
         if not members:
             raise ValueError(
                 f"Expected files named by split (train, valid, test) under {root}, found none for {split}. "
-                f"Add one, or set --data.init_args.root to a folder without split names to have it cut."
+                f"Add one, or set `root` of the data module to a folder without split names to have it cut."
             )
     return {split: _joined(members) for split, members in named.items()}
 
@@ -55,14 +55,14 @@ def text_files(root: str | Path) -> list[Path]:
     folder = Path(root)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"Text folder {root} not found. Set --data.init_args.root to a folder of text files, or to null "
+            f"Text folder {root} not found. Set `root` of the data module to a folder of text files, or to None "
             "for the text built into Python."
         )
     files = [path for path in sorted(folder.rglob("*")) if _is_text(path, folder)]
     if not files:
         raise FileNotFoundError(
-            f"No text file (.txt, .raw, .tokens or no suffix) under {root}. Set --data.init_args.root to a "
-            "folder of text files, or to null for the text built into Python."
+            f"No text file (.txt, .raw, .tokens or no suffix) under {root}. Set `root` of the data module to a "
+            "folder of text files, or to None for the text built into Python."
         )
     return files
 

@@ -27,13 +27,13 @@ def open_dataset(
     """
     if not download and not (Path(root) / folder).is_dir():
         raise FileNotFoundError(
-            f"{name} not found under {root}. Set --data.init_args.root to the folder that holds {folder}, "
-            "or pass --data.init_args.download true."
+            f"{name} not found under {root}. Set `root` of the data module to the folder that holds {folder}, "
+            "or `download` of the data module to True."
         )
     try:
         return dataset(root, train=train, download=download)
     except RuntimeError as error:
         raise ValueError(
             f"{name} under {root} is incomplete or damaged: {error} Unpack it again into "
-            f"{Path(root) / folder}, or set --data.init_args.root to a whole copy."
+            f"{Path(root) / folder}, or set `root` of the data module to a whole copy."
         ) from error

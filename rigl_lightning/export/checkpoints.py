@@ -29,17 +29,17 @@ def load_checkpoint(module: nn.Module, checkpoint: str | Path) -> dict[str, Tens
         ValueError: If it is no checkpoint, has no masks, or those of a dense network.
         RuntimeError: If the weights are those of another module.
     """
-    content = load_plain(checkpoint, "a checkpoint", "Set --ckpt_path.")
+    content = load_plain(checkpoint, "a checkpoint", "Set `ckpt_path`.")
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise SettingError(
-            f"Expected a checkpoint of Lightning at {checkpoint}, found no `state_dict`. Set --ckpt_path."
+            f"Expected a checkpoint of Lightning at {checkpoint}, found no `state_dict`. Set `ckpt_path`."
         )
     state = {str(name): tensor for name, tensor in state.items()}
     masks = read_masks(checkpoint, {clean_name(name): p.shape for name, p in module.named_parameters() if p.ndim >= 2})
     if all(bool(mask.all()) for mask in masks.values()):
         raise SettingError(
-            f"Expected a sparse network, but every connection of {checkpoint} is active. Set --ckpt_path to a run with "
+            f"Expected a sparse network, but every connection of {checkpoint} is active. Set `ckpt_path` to a run with "
             "a sparse algorithm."
         )
     names = {clean_name(name): name for name in module.state_dict()}

@@ -46,7 +46,7 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
     if not found:
         raise SettingError(
             "Expected Linear layers with at most two of every four connections active, found none. Train with "
-            "--sparse.algorithm.structure NM --sparse.algorithm.structure.n 2 --sparse.algorithm.structure.m 4."
+            "`structure` of the algorithm NM(2, 4)."
         )
     for name, layer in found.items():
         assert isinstance(layer.weight, Tensor)

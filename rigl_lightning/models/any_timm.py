@@ -30,7 +30,5 @@ def timm_model(
     if not timm.is_model(name.split("/")[-1].split(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"Expected `name` to be a network of timm, got {name!r}.{hint} Set --model.init_args.model.init_args.name."
-        )
+        raise ValueError(f"Expected `name` to be a network of timm, got {name!r}.{hint} Set `name` of timm_model.")
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **(options or {}))

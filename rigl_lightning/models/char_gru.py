@@ -50,7 +50,7 @@ class CharGRU(nn.Module):
         if not readouts or readouts[-1] != embedding:
             raise ValueError(
                 f"Expected the last of `readouts` to equal `embedding` ({embedding}), got {tuple(readouts)}. "
-                "Set --model.init_args.model.init_args.readouts."
+                "Set `readouts` of CharGRU."
             )
         embedding, hidden, *readouts = (scaled_channels(units, width) for units in (embedding, hidden, *readouts))
         self.embedding = nn.Embedding(vocabulary, embedding)

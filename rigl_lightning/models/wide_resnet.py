@@ -34,13 +34,12 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(
-                f"Expected `depth` of the form 6n + 4 (10, 16, 22, ...), got {depth}. "
-                "Set --model.init_args.model.init_args.depth."
+                f"Expected `depth` of the form 6n + 4 (10, 16, 22, ...), got {depth}. Set `depth` of WideResNet."
             )
         n_blocks = (depth - 4) // 6
         channels = [round(STEM_CHANNELS * width * factor) for factor in (1, 2, 4)]
         if channels[0] < 1:
-            raise ValueError(f"Expected `width` above 1/32, got {width}. Set --model.init_args.model.init_args.width.")
+            raise ValueError(f"Expected `width` above 1/32, got {width}. Set `width` of WideResNet.")
         self.stem = nn.Conv2d(3, STEM_CHANNELS, 3, padding=1, bias=False)
         self.stages = nn.Sequential(
             _stage(n_blocks, STEM_CHANNELS, channels[0], 1, dropout),

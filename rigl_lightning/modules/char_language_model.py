@@ -58,7 +58,9 @@ class CharLanguageModel(pl.LightningModule):
         super().__init__()
         for name, value in (("sample_length", sample_length), ("temperature", temperature)):
             if value < 0:
-                raise ValueError(f"Expected `{name}` of at least 0, got {value}. Set --model.init_args.{name}.")
+                raise ValueError(
+                    f"Expected `{name}` of at least 0, got {value}. Set `{name}` of {type(self).__name__}."
+                )
         self.save_hyperparameters(ignore=["model"])
         self.model = model
         self.example_input_array = torch.zeros(1, 1, dtype=torch.int64)  # one character, so FLOPs are per character

@@ -24,7 +24,7 @@ def memory_format(model: nn.Module, channels_last: bool) -> torch.memory_format:
         warnings.warn(
             f"channels_last is ignored: {unsafe[0]!r} is a strided 1x1 convolution of fewer than {_LEAST_CHANNELS} "
             "channels, whose gradients torch computes wrongly in that order on the CPU. Set "
-            "--model.init_args.channels_last false, or a wider network.",
+            "`channels_last` of the module to False, or a wider network.",
             stacklevel=3,
         )
         return torch.contiguous_format

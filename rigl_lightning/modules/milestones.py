@@ -26,13 +26,14 @@ def milestone_steps(milestones: Sequence[float], total_steps: float) -> list[int
     if any(not 0 < fraction <= 1 for fraction in milestones) or list(milestones) != sorted(milestones):
         raise ValueError(
             f"Expected `milestones` as increasing fractions in (0, 1], got {list(milestones)}. "
-            "Set --model.init_args.milestones."
+            "Set `milestones` of the module."
         )
     if not milestones:
         return []
     if not math.isfinite(total_steps) or total_steps < 0:
         raise ValueError(
-            f"Expected a training of known length for `milestones`, got {total_steps} steps. Set --trainer.max_steps."
+            f"Expected a training of known length for `milestones`, got {total_steps} steps. Set `max_steps` of "
+            "the Trainer."
         )
     return [round(fraction * total_steps) for fraction in milestones]
 
@@ -51,12 +52,13 @@ def warmup_steps(warmup: float, total_steps: float) -> int:
     1564
     """
     if not 0 <= warmup < 1:
-        raise ValueError(f"Expected `warmup` in [0, 1), got {warmup}. Set --model.init_args.warmup.")
+        raise ValueError(f"Expected `warmup` in [0, 1), got {warmup}. Set `warmup` of the module.")
     if not warmup:
         return 0
     if not math.isfinite(total_steps) or total_steps < 0:
         raise ValueError(
-            f"Expected a training of known length for `warmup`, got {total_steps} steps. Set --trainer.max_steps."
+            f"Expected a training of known length for `warmup`, got {total_steps} steps. Set `max_steps` of the "
+            "Trainer."
         )
     return round(warmup * total_steps)
 

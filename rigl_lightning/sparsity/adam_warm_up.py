@@ -46,12 +46,13 @@ class AdamWarmUp:
         if n_steps is not None and (isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0):
             raise SettingError(
                 f"Expected `adam_warm_up` to be a number of steps, 0 or more, got {n_steps!r}. "
-                "Set --sparse.adam_warm_up."
+                "Set `adam_warm_up` of SparseTrainingCallback or Sparsifier."
             )
         if n_steps is not None and algorithm.hides_inactive_weights:
             raise SettingError(
                 f"Expected an algorithm that starts connections anew for adam_warm_up, got {type(algorithm).__name__}: "
-                "its inactive weights keep their moments. Leave out --sparse.adam_warm_up."
+                "its inactive weights keep their moments. Leave out `adam_warm_up` of SparseTrainingCallback or "
+                "Sparsifier."
             )
         self._parameters = parameters
         self.n_steps = n_steps
@@ -72,7 +73,7 @@ class AdamWarmUp:
         if self.is_on and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
             raise SettingError(
                 f"Expected Adam or AdamW of torch.optim for adam_warm_up, got {type(optimizer).__name__}. Leave out "
-                "--sparse.adam_warm_up, or set another optimizer."
+                "`adam_warm_up` of SparseTrainingCallback or Sparsifier, or set another optimizer."
             )
 
     def note_growth(self, grown: Mapping[str, Tensor], masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:

@@ -87,7 +87,7 @@ class StreamingTaker:
                 raise StateError(
                     f"Expected one backward pass of {self._name!r} in the step of a mask update, got another: where a "
                     "network stores connections only, dense gradients are let go, and cannot be added up. Set "
-                    "--sparse.storage to auto, or accumulate no gradients and call each layer once."
+                    "`storage` of SparseTrainingCallback to auto, or accumulate no gradients and call each layer once."
                 )
             compact.updates[self._name] = StreamedUpdate(weight.parameter, weight.positions(), self._n_update)
         compact.updates[self._name].add(first_row * math.prod(weight.shape[1:]), rows)

@@ -200,7 +200,8 @@ class CompactWeights(dict[str, CompactWeight]):
             if not is_elementwise(optimizer):
                 raise SettingError(
                     f"Expected an optimizer that updates every element by itself ({', '.join(ELEMENTWISE)}) where only "
-                    f"connections are stored, got {type(optimizer).__name__}. Set --sparse.storage to dense."
+                    f"connections are stored, got {type(optimizer).__name__}. Set `storage` of "
+                    "SparseTrainingCallback or SparseCompute to dense."
                 )
             self._optimizer = optimizer
             if self._hook is not None:

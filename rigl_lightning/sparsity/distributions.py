@@ -17,7 +17,7 @@ from rigl_lightning.sparsity.settings import check_settings
 __all__ = ["Distribution", "ErdosRenyi", "Shapes", "Uniform", "active_counts", "check_sparsity", "n_active"]
 
 
-def check_sparsity(sparsity: float, setting: str = "--sparse.algorithm.sparsity") -> None:
+def check_sparsity(sparsity: float, setting: str = "`sparsity` of the algorithm") -> None:
     """Refuse a sparsity outside [0, 1).
 
     Raises:
@@ -66,7 +66,7 @@ class Distribution(ABC):
     def _custom_sparsities(self, shapes: Shapes) -> dict[str, float]:
         fixed: dict[str, float] = {}
         for pattern, value in self.custom.items():
-            check_sparsity(value, f"--sparse.algorithm.distribution.custom.{pattern}")
+            check_sparsity(value, f"`custom` of the distribution for {pattern!r}")
             fixed.update(dict.fromkeys(matching_names(pattern, shapes, "distribution.custom"), value))
         return fixed
 
@@ -151,6 +151,6 @@ def _check_budget(left: float, budget: float, free: Sequence[str], saturated: It
         raise SettingError(
             f"Expected a sparsity that leaves every layer a connection, got {budget:.0f} connections in all, of which "
             f"{budget - left:.0f} go to dense layers ({', '.join(sorted(saturated)) or 'none'}) and {left:.0f} remain "
-            f"for {len(free)} sparse layers. Lower --sparse.algorithm.sparsity or shorten "
-            "--sparse.algorithm.distribution.dense."
+            f"for {len(free)} sparse layers. Lower `sparsity` of the algorithm or shorten "
+            "`dense` of the distribution."
         )

@@ -107,7 +107,7 @@ class Gradients:
         if not all_finite(self.hessian.values()):
             raise StateError(
                 f"Expected a finite product of the loss's Hessian and gradient for {algorithm}, got an overflow. Set "
-                "--trainer.precision to 32-true or bf16-mixed."
+                "`precision` of the Trainer to 32-true or bf16-mixed."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class NetworkMasks:
             ValueError: If it is of other layers or shapes.
         """
         saved = {"masks": unpack_masks(state["masks"]), "explored": unpack_masks(state["explored"])}
-        remedy = "Set the model, --sparse.include and --sparse.exclude as in the run that is resumed."
+        remedy = "Set the model, and `include` and `exclude` of SparseTrainingCallback, as in the run that is resumed."
         check_fit(saved["masks"], {name: mask.shape for name, mask in self.masks.items()}, remedy)
         for name, mask in self.masks.items():
             mask.copy_(saved["masks"][name])

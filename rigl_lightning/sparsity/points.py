@@ -30,7 +30,7 @@ def resolved_point(point: int | float, total_steps: int | None, name: str = "the
     if total_steps is None or total_steps < 1:
         raise SettingError(
             f"Expected a known number of training steps to place {name} at {point} of them, got {total_steps}. Set "
-            "--trainer.max_steps (or `total_steps` of Sparsifier), or give the point as whole steps."
+            "`max_steps` of the Trainer or `total_steps` of Sparsifier, or give the point as whole steps."
         )
     return round(point * total_steps)
 

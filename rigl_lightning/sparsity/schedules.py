@@ -143,7 +143,7 @@ class InversePower:
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.power > 0:
-            raise SettingError(f"Expected `power` above 0, got {self.power}. Set --sparse.algorithm.decay.power.")
+            raise SettingError(f"Expected `power` above 0, got {self.power}. Set `power` of InversePower.")
 
     def __call__(self, progress: float) -> float:
         """Factor at ``progress`` in [0, 1]."""

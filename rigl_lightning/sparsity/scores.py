@@ -57,7 +57,7 @@ class Connections:
             raise SettingError(
                 "This score reads the dense gradient, and there is none: either the algorithm does not ask for it at "
                 "this step (see `needs_dense_gradient`), or the loss of this batch did not depend on the layer (leave "
-                "the layer out with --sparse.exclude, or set a score of the weights alone)."
+                "the layer out with `exclude` of SparseTrainingCallback, or set a score of the weights alone)."
             )
         return self.dense_grad
 

@@ -52,7 +52,7 @@ def check_settings(settings: Any) -> None:
             got = f"the class {value.__name__}, without brackets" if isinstance(value, type) else repr(value)
             raise SettingError(
                 f"Expected `{setting.name}` to be one such as {describe(default)}, got {got}. "
-                f"Set --sparse.algorithm.{setting.name}."
+                f"Set `{setting.name}` of {type(settings).__name__}."
             )
 
 
@@ -70,7 +70,7 @@ def require(accepted: bool, settings: Any, name: str, expected: str) -> None:
     """
     if not accepted:
         got = getattr(settings, name)
-        raise SettingError(f"Expected `{name}` {expected}, got {got}. Set --sparse.algorithm.{name}.")
+        raise SettingError(f"Expected `{name}` {expected}, got {got}. Set `{name}` of {type(settings).__name__}.")
 
 
 def called_outside(**words: str) -> Callable[[_Class], _Class]:

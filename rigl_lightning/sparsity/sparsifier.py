@@ -319,8 +319,8 @@ class Sparsifier:
         if describe(algorithm) != state["algorithm"]:
             raise SettingError(
                 f"Expected the algorithm of the run that is resumed, {state['algorithm']}, got "
-                f"{describe(algorithm)}: {differences(algorithm, state['algorithm'])}. Set --sparse.algorithm as in "
-                "that run, or start a new run."
+                f"{describe(algorithm)}: {differences(algorithm, state['algorithm'])}. Set the algorithm as in that "
+                "run, or start a new run."
             )
         for part in (self.network, self.gradients, self.weights, self.warm_up):
             part.load_state_dict(state)

@@ -26,7 +26,7 @@ from rigl_lightning.sparsity.selection import count_active, largest, largest_per
 from rigl_lightning.sparsity.settings import check_settings
 
 _ROUNDING = 1e-6
-_REMEDY = "Add the layer to --sparse.algorithm.distribution.dense or to --sparse.exclude"
+_REMEDY = "Add the layer to `dense` of the distribution, or to `exclude` of SparseTrainingCallback"
 
 
 class Structure(ABC):
@@ -128,7 +128,7 @@ class NM(Structure):
         if not 1 <= self.n < self.m:
             raise SettingError(
                 f"Expected 1 <= n < m active connections in a group of m, got n={self.n} and m={self.m}. "
-                "Set --sparse.algorithm.structure.n and m."
+                f"Set `n` and `m` of {type(self).__name__}."
             )
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
@@ -143,8 +143,8 @@ class NM(Structure):
             if abs(sparsities[name] - wanted) > _ROUNDING:
                 raise SettingError(
                     f"Expected sparsity {wanted:g} in every sparse layer for {self}, got {sparsities[name]:.4g} in "
-                    f"{name!r}. Set --sparse.algorithm.sparsity to {wanted:g} and --sparse.algorithm.distribution to "
-                    "Uniform."
+                    f"{name!r}. Set `sparsity` of the algorithm to {wanted:g}, and `distribution` of the "
+                    "algorithm to Uniform."
                 )
             if shapes[name][1] % self.m:
                 raise SettingError(
@@ -194,7 +194,7 @@ class Blocks(Structure):
         if len(self.shape) != 2 or min(self.shape) < 1:
             raise SettingError(
                 f"Expected `shape` to be outputs and inputs of a block, each at least 1, got {self.shape}. "
-                "Set --sparse.algorithm.structure.shape."
+                f"Set `shape` of {type(self).__name__}."
             )
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
@@ -230,7 +230,7 @@ class Blocks(Structure):
         if shape[0] % self.shape[0] or shape[1] % self.shape[1]:
             raise SettingError(
                 f"Expected outputs and inputs of {name!r} to be multiples of {self.shape} for {self}, got shape "
-                f"{tuple(shape)}. {_REMEDY}, or set --sparse.algorithm.structure.shape."
+                f"{tuple(shape)}. {_REMEDY}, or set `shape` of {type(self).__name__}."
             )
         return (shape[0] // self.shape[0], shape[1] // self.shape[1], *shape[2:])
 
@@ -287,8 +287,7 @@ class ConstantFanIn(Structure):
         super().__post_init__()
         if not 0 <= self.min_salient <= 1:
             raise SettingError(
-                f"Expected `min_salient` in [0, 1], got {self.min_salient}. "
-                "Set --sparse.algorithm.structure.min_salient."
+                f"Expected `min_salient` in [0, 1], got {self.min_salient}. Set `min_salient` of {type(self).__name__}."
             )
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:

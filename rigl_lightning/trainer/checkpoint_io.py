@@ -60,10 +60,10 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
             raise
         except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
             reason = why_unreadable(path, error)
-            raise SettingError(f"Expected a checkpoint at {path}, but the file {reason}. Set --ckpt_path.") from error
+            raise SettingError(f"Expected a checkpoint at {path}, but the file {reason}. Set `ckpt_path`.") from error
         if _is_foreign(content):
             raise SettingError(
-                f"Expected a checkpoint of Lightning at {path}, found no `state_dict` in it. Set --ckpt_path; weights "
+                f"Expected a checkpoint of Lightning at {path}, found no `state_dict` in it. Set `ckpt_path`; weights "
                 "alone are loaded with load_state_dict."
             )
         return content

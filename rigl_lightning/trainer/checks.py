@@ -54,7 +54,7 @@ def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
     if _REFUSED_STRATEGIES & {kind.__name__ for kind in strategy.__mro__}:
         raise SettingError(
             f"Expected a strategy that keeps whole parameters on each device (auto, ddp), got {strategy.__name__}, "
-            "which shards them. Set --trainer.strategy ddp."
+            'which shards them. Set `strategy` of the Trainer to "ddp".'
         )
     hook = getattr(getattr(trainer.strategy, "_ddp_comm_hook", None), "__name__", "")
     if "localSGD" in hook:

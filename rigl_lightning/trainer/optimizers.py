@@ -87,7 +87,8 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
     if homeless:
         raise SettingError(
             f"Expected every sparse weight in an optimizer, but no optimizer updates {homeless[0]!r} "
-            f"({len(homeless)} such weights). Add it to configure_optimizers, or to --sparse.exclude."
+            f"({len(homeless)} such weights). Add it to configure_optimizers, or to `exclude` of "
+            "SparseTrainingCallback."
         )
     indices = {home for home in homes.values() if home is not None}
     if len(indices) != 1:

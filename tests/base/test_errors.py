@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,33 @@ def test_no_floor_raises_a_built_in_error_or_warns_without_our_category(file):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("warnings.warn", "rank_zero_warn"):
             category = next((k.value for k in node.keywords if k.arg == "category"), *node.args[1:2])
             assert ast.unparse(category) == "SparseTrainingWarning", f"line {node.lineno}: warn with our category"
+
+
+OUTSIDE_THE_COMMAND_LINE = [
+    path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in ("cli", "__main__.py")
+]
+
+
+def texts_but_docstrings(tree):
+    """Line and text of every string constant that is not a statement by itself."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize(
+    "file", OUTSIDE_THE_COMMAND_LINE, ids=[path.relative_to(ROOT).as_posix() for path in OUTSIDE_THE_COMMAND_LINE]
+)
+def test_errors_of_python_advise_no_option_of_the_command_line(file):
+    """They name an argument and its class; `rigl_lightning.cli.flags` makes options of these."""
+    for line, text in texts_but_docstrings(ast.parse(file.read_text(encoding="utf-8"))):
+        assert not re.search(r"(?<![\w-])--[a-z]", text), f"line {line}: {text}"
+
+
+def test_the_test_of_options_sees_parts_of_messages_and_no_docstrings():
+    tree = ast.parse('"""Set --a."""\nraise E(f"got {x}. Set --b." "or --c")')
+    assert [text for _, text in texts_but_docstrings(tree)] == ["got ", ". Set --b.or --c"]
 
 
 def test_our_warnings_can_be_silenced_alone():

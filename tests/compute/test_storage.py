@@ -263,7 +263,7 @@ def test_reading_between_two_steps_gives_the_parameter_under_auto():
 def test_reading_is_a_warning_where_connections_were_asked_for():
     model, optimizer, sparsifier, compute = begin()
     with compute:
-        with pytest.warns(UserWarning, match=r"'fc.weight' was read .* Set storage"):
+        with pytest.warns(UserWarning, match=r"'fc.weight' was read .* Set `storage` of"):
             weight = model.fc.weight
         assert weight.shape == (4, 24)
         assert torch.equal(weight.detach() != 0, sparsifier.masks["fc.weight"])
@@ -310,7 +310,7 @@ def test_algorithms_that_need_dense_weights_name_why():
 
 def test_an_optimizer_over_whole_tensors_is_refused():
     model, _, sparsifier, compute = begin()
-    with compute, pytest.raises(ValueError, match=r"got Adafactor. Set --sparse.storage to dense"):
+    with compute, pytest.raises(ValueError, match=r"got Adafactor. Set `storage` of .* to dense"):
         train(model, torch.optim.Adafactor(model.parameters()), sparsifier, range(1))
 
 
@@ -349,7 +349,7 @@ def test_a_streamed_update_is_that_of_a_kept_gradient_and_refuses_a_second_pass(
         loss_of(model, 100).backward()  # given up
         train(model, optimizer, sparsifier, range(8, 10))
         masks = sparsifier.checksums()
-        with pytest.raises(RuntimeError, match="Set --sparse.storage to auto"):
+        with pytest.raises(RuntimeError, match="Set `storage` of SparseTrainingCallback to auto"):
             train(model, optimizer, sparsifier, range(10, 14), passes=2)
     reference = begin("dense")
     with reference[3]:
@@ -371,7 +371,7 @@ def test_nan_gradients_update_no_mask_when_streamed(monkeypatch):
 def test_wrong_words_are_refused():
     with pytest.raises(ValueError, match=r"Expected `storage` of auto, connections or dense, got 'sparse'"):
         begin("sparse")
-    with pytest.raises(ValueError, match="Set --sparse.compute"):
+    with pytest.raises(ValueError, match="Set `compute` or `storage` of"):
         begin("connections", compute="dense")
 
 

@@ -46,7 +46,7 @@ def test_a_smaller_cifar_averages_areas_and_pads_less(cifar_root, resolution, pa
 
 @pytest.mark.parametrize("resolution", [0, 33])
 def test_a_resolution_beyond_the_images_is_refused(resolution):
-    with pytest.raises(ValueError, match=r"\[1, 32\], got .*--data\.init_args\.resolution"):
+    with pytest.raises(ValueError, match=r"\[1, 32\], got .*`resolution` of"):
         CIFAR10DataModule(resolution=resolution)
 
 
@@ -68,8 +68,8 @@ def test_missing_images_are_reported_in_one_line_that_says_what_to_set(tmp_path,
         with pytest.raises(FileNotFoundError) as error:
             step(data_module(tmp_path))
         assert str(error.value) == (
-            f"{name} not found under {tmp_path}. Set --data.init_args.root to the folder that holds "
-            f"{folder}, or pass --data.init_args.download true."
+            f"{name} not found under {tmp_path}. Set `root` of the data module to the folder that holds "
+            f"{folder}, or `download` of the data module to True."
         )
 
 
@@ -98,7 +98,7 @@ def test_training_batches_are_whole_and_evaluation_is_complete():
 
 
 def test_a_batch_larger_than_the_training_set_is_refused_before_a_loader_is_made():
-    with pytest.raises(ValueError, match=r"at most 1437 .*got 1438.*--data\.init_args\.batch_size"):
+    with pytest.raises(ValueError, match=r"at most 1437 .*got 1438.*`batch_size` of DigitsDataModule"):
         DigitsDataModule(batch_size=1438).setup("fit")
     DigitsDataModule(batch_size=1438).setup("test")  # evaluation has no such limit
 

@@ -54,7 +54,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("damage", "error", "expected"),
         [
-            ("shutil.rmtree(root)", FileNotFoundError, "Image folder .* not found. Set --data.init_args.root"),
+            ("shutil.rmtree(root)", FileNotFoundError, "Image folder .* not found. Set `root` of the data module"),
             ("shutil.rmtree(root / 'val')", FileNotFoundError, "folders train and val in .*, found no val. Set"),
             ("(root / 'train/cow.tar').touch()", ValueError, r"1 archives \(cow.tar\) .* Run: cd .* tar xf"),
             ("flatten(root / 'val')", ValueError, "a folder for each class in .*val, got 6 images without any"),
@@ -110,7 +110,7 @@ class TestSettings:
         [
             ({"resolution": 0}, "`resolution` of at least 1, got 0. Set"),
             ({"crop_fraction": 1.5}, r"`crop_fraction` in \(0, 1\], got 1.5"),
-            ({"augmentation": {"colour": 1}}, "create_transform, got .*colour.* Set --data.init_args.augmentation"),
+            ({"augmentation": {"colour": 1}}, "create_transform, got .*colour.* Set `augmentation` of the data module"),
         ],
     )
     def test_a_wrong_setting_is_refused(self, root, settings, expected):
@@ -120,7 +120,7 @@ class TestSettings:
     def test_the_images_of_a_step_have_to_be_as_many_as_the_paper_s(self, root):
         data = _data(root, total_batch_size=20)
         data.trainer = SimpleNamespace(world_size=2, global_rank=0, accumulate_grad_batches=1)
-        with pytest.raises(ValueError, match=r"= 20, got 5 x 2 x 1 = 10. Set --trainer.accumulate_grad_batches 2,"):
+        with pytest.raises(ValueError, match=r"got 5 x 2 x 1 = 10. Set `accumulate_grad_batches` of the Trainer to 2,"):
             data.setup("fit")
         data.trainer.accumulate_grad_batches = 2
         data.setup("fit")

@@ -88,22 +88,22 @@ def test_the_built_in_text_is_english_and_needs_no_folder():
 
 
 def test_a_missing_folder_is_reported_with_the_setting(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere not found.*--data\.init_args\.root"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere not found.*`root` of the data module"):
         _ready(tmp_path / "nowhere")
 
 
 def test_a_folder_without_text_is_reported_with_the_setting(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No text file.*--data\.init_args\.root"):
+    with pytest.raises(FileNotFoundError, match=r"No text file.*`root` of the data module"):
         _ready(tmp_path)
 
 
 def test_a_missing_split_is_reported_with_the_setting(tmp_path):
-    with pytest.raises(ValueError, match=r"none for test.*--data\.init_args\.root"):
+    with pytest.raises(ValueError, match=r"none for test.*`root` of the data module"):
         _ready(_write(tmp_path, train_txt="a", valid_txt="b"))
 
 
 def test_a_split_shorter_than_a_window_is_reported_with_the_setting(tmp_path):
-    with pytest.raises(ValueError, match=r"at least 9 bytes in the valid split, got 5.*--data\.init_args\.root"):
+    with pytest.raises(ValueError, match=r"at least 9 bytes in the valid split, got 5.*`root` of the data module"):
         _ready(_write(tmp_path, text_txt="a" * 100), sequence_length=8)
 
 

@@ -95,7 +95,7 @@ def test_drawn_text_is_the_same_for_the_same_seed(monkeypatch):
 
 @pytest.mark.parametrize("setting", ["sample_length", "temperature"])
 def test_a_negative_setting_is_refused(setting):
-    with pytest.raises(ValueError, match=f"`{setting}` of at least 0, got -1. Set --model.init_args.{setting}"):
+    with pytest.raises(ValueError, match=f"`{setting}` of at least 0, got -1. Set `{setting}` of CharLanguageModel"):
         _module(**{setting: -1})
 
 

@@ -49,7 +49,7 @@ def test_the_learning_rate_drops_at_the_milestones_of_the_run():
 
 @pytest.mark.parametrize("total", [float("inf"), -1])
 def test_milestones_of_an_endless_training_are_refused(total):
-    with pytest.raises(ValueError, match=r"--trainer\.max_steps"):
+    with pytest.raises(ValueError, match=r"Set `max_steps` of the Trainer"):
         milestone_steps([0.5], total)
     assert milestone_steps([], total) == []
 
@@ -131,7 +131,9 @@ def test_the_example_input_fits_the_model():
 def test_a_network_that_torch_breaks_in_channels_last_stays_contiguous():
     narrow = WideResNet(10, 1)
     narrow.stages = torch.nn.Sequential(torch.nn.Conv2d(5, 12, 1, stride=2))
-    with pytest.warns(UserWarning, match=r"channels_last is ignored: 'stages\.0' is a strided 1x1 .*Set --model"):
+    with pytest.warns(
+        UserWarning, match=r"channels_last is ignored: 'stages\.0' is a strided .*Set `channels_last` of"
+    ):
         kept = ImageClassifier(narrow, 10, (3, 8, 8), channels_last=True)
     assert kept.memory_format is torch.contiguous_format
 
@@ -150,7 +152,7 @@ def test_channels_last_changes_the_layout_and_not_the_result():
 def test_a_warm_up_out_of_range_is_refused(warmup):
     module = _classifier(warmup=warmup)
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)
-    with pytest.raises(ValueError, match=r"`warmup` in \[0, 1\), got .* Set --model.init_args.warmup"):
+    with pytest.raises(ValueError, match=r"`warmup` in \[0, 1\), got .* Set `warmup` of the module"):
         module.configure_optimizers()
 
 

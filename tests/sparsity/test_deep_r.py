@@ -116,5 +116,5 @@ def test_noise_and_growth_of_one_step_do_not_share_their_numbers():
 
 @pytest.mark.parametrize(("setting", "value"), [("l1", -1), ("temperature", -0.1), ("l1", math.nan)])
 def test_a_setting_out_of_range_names_itself(setting, value):
-    with pytest.raises(ValueError, match=rf"Expected `{setting}`.*got {value}.*--sparse.algorithm.{setting}"):
+    with pytest.raises(ValueError, match=rf"Expected `{setting}`.*got {value}.*Set `{setting}` of DeepR"):
         DeepR(**{setting: value})

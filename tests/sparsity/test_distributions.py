@@ -256,12 +256,12 @@ class TestErrors:
     @pytest.mark.parametrize("sparsity", [1.2, -1, 1.0, math.nan, math.inf])
     @pytest.mark.parametrize("distribution", [Uniform(), ErdosRenyi()])
     def test_a_sparsity_out_of_range_is_refused_with_the_setting(self, distribution, sparsity):
-        with pytest.raises(ValueError, match=r"`sparsity` in \[0, 1\), got .*--sparse.algorithm.sparsity"):
+        with pytest.raises(ValueError, match=r"`sparsity` in \[0, 1\), got .*Set `sparsity` of the algorithm"):
             distribution(NET, sparsity)
 
     @pytest.mark.parametrize("sparsity", [1.2, -1, 1.0])
     def test_a_custom_sparsity_out_of_range_is_refused_with_the_setting(self, sparsity):
-        with pytest.raises(ValueError, match=r"distribution\.custom\.fc"):
+        with pytest.raises(ValueError, match=r"Set `custom` of the distribution for .fc.\."):
             ErdosRenyi(custom={"fc": sparsity})(NET, 0.5)
 
     @pytest.mark.parametrize("distribution", [Uniform, ErdosRenyi])
@@ -281,7 +281,7 @@ class TestErrors:
             ErdosRenyi()({"a": (2, 2), "b": (2, 2)}, 0.9)
 
     def test_a_total_that_dense_layers_make_impossible_is_refused(self):
-        with pytest.raises(ValueError, match=r"distribution\.dense"):
+        with pytest.raises(ValueError, match=r"shorten `dense` of the distribution"):
             ErdosRenyi(dense=("*",))(NET, 0.5)
 
 

@@ -105,11 +105,11 @@ def test_connections_move_between_layers_and_the_total_never_changes():
     ("setting", "value"), [("target_fraction", 0), ("target_fraction", 2), ("threshold", 0), ("tolerance", -1)]
 )
 def test_a_setting_out_of_range_names_itself(setting, value):
-    with pytest.raises(ValueError, match=rf"Expected `{setting}`.*got {value}.*--sparse.algorithm.{setting}"):
+    with pytest.raises(ValueError, match=rf"Expected `{setting}`.*got {value}.*Set `{setting}` of DSR"):
         DSR(**{setting: value})
 
 
 def test_a_target_that_would_prune_everything_is_refused():
-    with pytest.raises(ValueError, match=r"at most the density, 0\.005, got 0\.01.*--sparse.algorithm.target_fraction"):
+    with pytest.raises(ValueError, match=r"at most the density, 0\.005, got 0\.01.*Lower `target_fraction` of DSR"):
         DSR(0.995)
     DSR(0.9, target_fraction=0.1)  # 1 - 0.9 is less than 0.1 in floating point

@@ -133,9 +133,9 @@ class TestSettings:
         ("settings", "message"),
         [
             ({"sparsity": 1.2}, "`sparsity`"),
-            ({"sparsity": 0.4}, r"`initial_sparsity` in \[0, 0\.4\].*got 0\.5\. Set --sparse\.algorithm\.initial_"),
+            ({"sparsity": 0.4}, r"`initial_sparsity` in \[0, 0\.4\].*got 0\.5\. Set `initial_sparsity` of GraNet"),
             ({"drop_fraction": 30}, r"`drop_fraction` in \[0, 1\], got 30"),
-            ({"ramp_end": 1.5}, r"`ramp_end` to be a step .* got 1\.5\. Set --sparse\.algorithm\.ramp_end"),
+            ({"ramp_end": 1.5}, r"`ramp_end` to be a step .* got 1\.5\. Set `ramp_end` of GraNet"),
         ],
     )
     def test_a_wrong_setting_is_refused_at_once(self, settings, message):
@@ -144,6 +144,6 @@ class TestSettings:
 
     @pytest.mark.parametrize("settings", [{"ramp_end": 12}, {"ramp_end": 3, "schedule": UpdateSchedule(1, 5, 12)}])
     def test_a_ramp_that_training_does_not_hold_is_refused(self, settings):
-        with pytest.raises(ValueError, match=r"Expected `ramp_end` after .* 12 steps, got \d+\. Set --sparse"):
+        with pytest.raises(ValueError, match=r"Expected `ramp_end` after .* 12 steps, got \d+\. Set `ramp_end` of"):
             granet(**settings).resolve(12)
         assert granet(ramp_end=1.0, schedule=UpdateSchedule(2, 0, 1.0)).resolve(12).ramp_end == 11

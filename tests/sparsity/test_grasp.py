@@ -142,7 +142,7 @@ def test_an_overflow_of_the_product_alone_is_an_error():
     sparsifier = sparsify(model, GraSP(0.8))
     backward(model, 0, sparsifier)
     sparsifier.gradients.hessian["4.weight"][0, 0] = torch.inf
-    with pytest.raises(RuntimeError, match=r"finite product.*--trainer.precision"):
+    with pytest.raises(RuntimeError, match=r"finite product.*`precision` of the Trainer"):
         sparsifier.before_step(torch.optim.SGD(model.parameters(), 0.1))
 
 

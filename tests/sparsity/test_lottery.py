@@ -86,7 +86,7 @@ def test_with_rigl_it_is_rigl(ticket):
 
 
 def test_other_initial_weights_are_a_loud_warning_that_says_what_to_do(ticket):
-    with pytest.warns(UserWarning, match=r"got others in layer '0.weight' \(2 of 2 layers differ\).*--seed_everything"):
+    with pytest.warns(UserWarning, match=r"got others in layer '0.weight' \(2 of 2 layers differ\).*seed_everything"):
         sparsify(small_network(seed=1), LotteryTicket(ticket[1]))
     changed = small_network()
     with torch.no_grad():
@@ -179,5 +179,5 @@ def test_the_file_is_read_once_until_it_changes(ticket, monkeypatch):
 
 @pytest.mark.parametrize("structure", [Blocks((2, 2)), ConstantFanIn()], ids=describe)
 def test_a_structure_which_the_ticket_need_not_have_is_refused(ticket, structure):
-    with pytest.raises(ValueError, match=r"without a structure, got RigL\(.*Leave out --sparse"):
+    with pytest.raises(ValueError, match=r"without a structure, got RigL\(.*Leave out `algorithm.structure`"):
         LotteryTicket(ticket[1], RigL(0.7, structure=structure))

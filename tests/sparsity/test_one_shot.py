@@ -59,7 +59,7 @@ def test_the_cost_is_dense_before_and_sparse_after():
 
 @pytest.mark.parametrize("at", [-1, 1.5, True, -0.1])
 def test_a_point_outside_of_training_is_refused(at):
-    with pytest.raises(ValueError, match=r"Expected `at`.*--sparse.algorithm.at"):
+    with pytest.raises(ValueError, match=r"Expected `at`.*Set `at` of OneShotMagnitude"):
         OneShotMagnitude(at=at)
 
 

@@ -176,7 +176,7 @@ class TestDifferences:
 
     def test_a_resumed_run_says_it(self):
         state = sparsify(small_network(), RigL(0.8), total_steps=100).state_dict()
-        with pytest.raises(ValueError, match=r"sparsity 0\.8 there and 0\.9 here\. Set --sparse\.algorithm"):
+        with pytest.raises(ValueError, match=r"sparsity 0\.8 there and 0\.9 here\. Set the algorithm as in that run"):
             sparsify(small_network(), RigL(), state=state)
 
 

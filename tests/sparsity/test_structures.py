@@ -378,12 +378,12 @@ class TestSparsities:
         ("algorithm", "message"),
         [
             (RigL(0.9, Uniform(), structure=NM()), r"sparsity 0\.5 in every sparse layer for NM\(n=2, m=4\), got 0\.9 "
-             r"in 'wide\.weight'\. Set --sparse\.algorithm\.sparsity to 0\.5 .*distribution to Uniform"),
+             r"in 'wide\.weight'\. Set `sparsity` of the algorithm to 0\.5, .*to Uniform"),
             (RigL(0.5, structure=NM()), r"got 0\.\d+ in 'conv.weight'\. Set .*Uniform"),
             (Static(0.5, EVERYWHERE, NM()), r"inputs of 'conv\.weight' to be a multiple of m=4 .*, got 3 of shape "
-             r"\(8, 3, 3, 3\)\. Add the layer to --sparse\.algorithm\.distribution\.dense or to --sparse\.exclude"),
+             r"\(8, 3, 3, 3\)\. Add the layer to `dense` of the distribution, or to `exclude` of"),
             (Static(0.5, Uniform(), Blocks((8, 8))), r"'head\.weight' to be multiples of \(8, 8\).*got shape \(12, 32\)"
-             r"\. Add the layer .*dense or to --sparse\.exclude, or set --sparse\.algorithm\.structure\.shape"),
+             r"\. Add the layer .*`exclude` of SparseTrainingCallback, or set `shape` of Blocks"),
         ],
     )  # fmt: skip
     def test_what_does_not_fit_is_refused_before_training(self, algorithm, message):
@@ -395,14 +395,14 @@ class TestSparsities:
     @pytest.mark.parametrize(
         ("structure", "setting"),
         [
-            (lambda: NM(4, 4), "structure.n and m"),
-            (lambda: NM(0, 4), "structure.n and m"),
-            (lambda: Blocks((0, 4)), "structure.shape"),
-            (lambda: ConstantFanIn(1.5), "structure.min_salient"),
+            (lambda: NM(4, 4), "`n` and `m` of NM"),
+            (lambda: NM(0, 4), "`n` and `m` of NM"),
+            (lambda: Blocks((0, 4)), "`shape` of Blocks"),
+            (lambda: ConstantFanIn(1.5), "`min_salient` of ConstantFanIn"),
         ],
     )
     def test_a_wrong_setting_is_refused_at_once(self, structure, setting):
-        with pytest.raises(ValueError, match=f"Expected .*, got .*Set --sparse.algorithm.{setting}"):
+        with pytest.raises(ValueError, match=f"Expected .*, got .*Set {setting}"):
             structure()
 
     def test_the_dense_layer_needs_no_structure(self):

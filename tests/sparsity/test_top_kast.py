@@ -110,5 +110,5 @@ def test_a_step_costs_two_forward_densities_and_the_backward_one():
 @pytest.mark.parametrize("settings", [{"backward_sparsity": 0.95}, {"backward_sparsity": -0.1}, {"penalty": -1}])
 def test_a_setting_out_of_range_names_itself(settings):
     (name,) = settings
-    with pytest.raises(ValueError, match=rf"Expected `{name}`.*--sparse.algorithm.{name}"):
+    with pytest.raises(ValueError, match=rf"Expected `{name}`.*Set `{name}` of TopKAST"):
         TopKAST(**settings)

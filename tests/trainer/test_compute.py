@@ -179,7 +179,7 @@ def test_compiled_modules_stay_dense():
 
 
 def test_an_unknown_way_is_refused():
-    with pytest.raises(ValueError, match=r"Set --sparse.compute"):
+    with pytest.raises(ValueError, match=r"Set `compute` of SparseTrainingCallback"):
         SparseTrainingCallback(Static(0.7), compute="fast")
 
 

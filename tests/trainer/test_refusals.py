@@ -33,7 +33,7 @@ def test_a_weight_in_no_optimizer():
         def configure_optimizers(self):
             return torch.optim.SGD(self.net[0].parameters(), lr=0.1)
 
-    with pytest.raises(ValueError, match=r"no optimizer updates 'net.3.weight'.*--sparse.exclude"):
+    with pytest.raises(ValueError, match=r"no optimizer updates 'net.3.weight'.*`exclude` of SparseTrainingCallback"):
         fit(Static(0.7), Half())
 
 
@@ -72,13 +72,13 @@ def test_sparse_weights_in_two_optimizers_need_two_callbacks():
 def test_strategies_that_split_parameters(name):
     trainer = pl.Trainer(**QUIET)
     trainer.strategy.__class__ = type(name, (type(trainer.strategy),), {})
-    with pytest.raises(ValueError, match=f"got {name}.*--trainer.strategy ddp"):
+    with pytest.raises(ValueError, match=f"got {name}.*Set `strategy` of the Trainer to .ddp"):
         refuse_unsupported_strategy(trainer)
 
 
 @pytest.mark.parametrize("make", [FSDPStrategy, ModelParallelStrategy, type("MyFSDP", (FSDPStrategy,), {})])
 def test_strategies_of_lightning_that_split_parameters_and_what_is_built_on_them(make):
-    with pytest.raises(ValueError, match=f"got {make.__name__}.*--trainer.strategy ddp"):
+    with pytest.raises(ValueError, match=f"got {make.__name__}.*Set `strategy` of the Trainer to .ddp"):
         refuse_unsupported_strategy(SimpleNamespace(strategy=make()))
 
 
@@ -148,12 +148,12 @@ def test_a_fraction_of_a_training_of_unknown_length():
 
     model = Untrained()
     trainer = pl.Trainer(callbacks=SparseTrainingCallback(RigL(0.7)), max_epochs=1, enable_checkpointing=False, **QUIET)
-    with pytest.raises(ValueError, match=r"known number of training steps.*--trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"known number of training steps.*`max_steps` of the Trainer"):
         trainer.fit(model, DataLoader(Stream(), batch_size=4))
 
 
 def test_pruning_that_training_would_end_before():
-    with pytest.raises(ValueError, match=r"end=100 and 18 steps.*--sparse.algorithm.ramp.end"):
+    with pytest.raises(ValueError, match=r"end=100 and 18 steps.*`schedule.end` of GradualMagnitudePruning"):
         fit(GradualMagnitudePruning(0.7, schedule=UpdateSchedule(begin=2, end=100)), Untrained())
 
 

@@ -91,14 +91,14 @@ def test_a_dense_checkpoint_starts_sparse_training_with_a_warning_and_no_leaking
 
 
 def test_resuming_with_another_algorithm_is_an_error_that_names_both(checkpoint):
-    with pytest.raises(ValueError, match=r"RigL\(sparsity=0.7.*got RigL\(sparsity=0.8.*--sparse.algorithm"):
+    with pytest.raises(ValueError, match=r"RigL\(sparsity=0.7.*got RigL\(sparsity=0.8.*Set the algorithm as"):
         fit(RigL(0.8, schedule=SCHEDULE), ckpt_path=checkpoint[0])
 
 
 def test_resuming_with_other_sparse_layers_is_an_error_that_names_one(checkpoint):
     sparse = SparseTrainingCallback(RigL(0.7, schedule=SCHEDULE), exclude=["net.3"])
     trainer = pl.Trainer(callbacks=sparse, enable_checkpointing=False, **QUIET)
-    with pytest.raises(ValueError, match=r"'net.3.weight'.*--sparse.exclude"):
+    with pytest.raises(ValueError, match=r"'net.3.weight'.*`exclude` of SparseTrainingCallback"):
         trainer.fit(SmallModel(), SmallData(), ckpt_path=checkpoint[0])
 
 

@@ -183,5 +183,5 @@ def test_flops_are_those_of_dense_storage():
 
 
 def test_connections_cannot_be_computed_densely():
-    with pytest.raises(ValueError, match=r"Set --sparse.compute, or --sparse.storage to auto"):
+    with pytest.raises(ValueError, match=r"Set `compute` or `storage` of SparseTrainingCallback"):
         SparseTrainingCallback(RigL(), compute="dense", storage="connections")

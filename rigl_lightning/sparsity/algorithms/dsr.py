@@ -65,7 +65,7 @@ class DSR(ConstantSparsity):
         if self.target_fraction > density + 1e-9:
             raise SettingError(
                 f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
-                "every update would prune all connections. Lower --sparse.algorithm.target_fraction."
+                "every update would prune all connections. Lower `target_fraction` of DSR."
             )
 
     def has_planned_layers(self) -> bool:

@@ -65,7 +65,9 @@ class FixedMasks(SparseAlgorithm):
             ValueError: If the checkpoint has other layers or shapes.
         """
         masks = read_masks(self.checkpoint, shapes)
-        remedy = "Set --sparse.algorithm.checkpoint, or include and exclude as in that run."
+        remedy = (
+            "Set `checkpoint` of the algorithm, or `include` and `exclude` of SparseTrainingCallback as in that run."
+        )
         if shapes.keys() < masks.keys():
             remedy += (
                 " To take the masks of some layers only, save those: rigl_lightning.sparsity.files.masks.read_masks "

@@ -87,12 +87,12 @@ class GraNet(SparseAlgorithm):
             raise SettingError(
                 f"Expected `ramp_end` after the schedule's begin, {schedule.begin}, and before the end of training"
                 f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
-                "Set --sparse.algorithm.ramp_end, for example to a fraction such as 0.5."
+                "Set `ramp_end` of GraNet, for example to a fraction such as 0.5."
             )
         if schedule.end < end:
             raise SettingError(
                 f"Expected updates to go on until the ramp ends, at step {end}, got a schedule that ends at "
-                f"{schedule.end}. Set --sparse.algorithm.schedule.end 1.0, or an earlier --sparse.algorithm.ramp_end."
+                f"{schedule.end}. Set `schedule.end` of GraNet to 1.0, or an earlier `ramp_end` of GraNet."
             )
         return replace(self, schedule=schedule, ramp_end=end)
 

@@ -55,7 +55,7 @@ class LotteryTicket(SparseAlgorithm):
             raise SettingError(
                 f"Expected an algorithm without a structure, got {describe(inner)}: a ticket need not have that "
                 "structure, and its number of connections would change. Leave out "
-                "--sparse.algorithm.algorithm.structure, or the algorithm to keep the ticket's masks."
+                "`algorithm.structure` of LotteryTicket, or `algorithm` to keep the ticket's masks."
             )
         for name in _OF_THE_INNER_ALGORITHM:
             object.__setattr__(self, name, getattr(inner, name))
@@ -91,8 +91,8 @@ class LotteryTicket(SparseAlgorithm):
         known = read_initial_weights(self.checkpoint, layers)
         wrong = [name for name, layer in layers.items() if known.get(name) != weight_checksum(layer.weight)]
         remedy = (
-            "A lottery ticket is its masks and its initialisation. Set --seed_everything (in a loop of your own, "
-            "torch.manual_seed before the model is made) as in that run, or load its initial weights into the model."
+            "A lottery ticket is its masks and its initialisation. Take the seed of that run (seed_everything; in a "
+            "loop of your own torch.manual_seed, before the model is made), or load its initial weights into the model."
         )
         if not known:
             warnings.warn(
@@ -113,6 +113,6 @@ class LotteryTicket(SparseAlgorithm):
 def _refusal(algorithm: SparseAlgorithm) -> ValueError:
     return SettingError(
         "Expected an algorithm that keeps the number of connections from the first step to the last and trains the "
-        f"active ones only, such as RigL or SET, got {type(algorithm).__name__}. Set --sparse.algorithm.algorithm, or "
+        f"active ones only, such as RigL or SET, got {type(algorithm).__name__}. Set `algorithm` of LotteryTicket, or "
         "leave it out to keep the ticket's masks."
     )

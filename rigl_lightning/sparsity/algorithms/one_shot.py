@@ -92,7 +92,7 @@ class OneShotMagnitude(OneShot):
         if self.at == 0 and self.reads_gradient:
             raise SettingError(
                 "Expected a score of the weights alone at the very beginning, where there is no gradient, got "
-                f"{getattr(self.score, '__qualname__', self.score)}. Set --sparse.algorithm.at above 0, or use SNIP."
+                f"{getattr(self.score, '__qualname__', self.score)}. Set `at` of OneShotMagnitude above 0, or use SNIP."
             )
 
     def resolve(self, total_steps: int | None) -> "OneShotMagnitude":
@@ -105,7 +105,7 @@ class OneShotMagnitude(OneShot):
         if total_steps is not None and steps > total_steps:
             raise SettingError(
                 f"Expected pruning before training ends, got at={steps} and {total_steps} steps. Set "
-                "--sparse.algorithm.at, for example to a fraction such as 0.5."
+                "`at` of OneShotMagnitude, for example to a fraction such as 0.5."
             )
         return replace(self, at=steps)
 

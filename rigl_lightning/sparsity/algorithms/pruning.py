@@ -55,8 +55,8 @@ class GradualMagnitudePruning(SparseAlgorithm):
             if not isinstance(self.schedule.end, float):
                 raise SettingError(
                     f"Expected pruning to end before training, got end={schedule.end} and {total_steps} steps: "
-                    "the final sparsity would not be reached. Set --sparse.algorithm.ramp.end, for example to a "
-                    "fraction such as 0.75."
+                    "the final sparsity would not be reached. Set `schedule.end` of GradualMagnitudePruning, for "
+                    "example to a fraction such as 0.75."
                 )
             last = total_steps - 1
             schedule = replace(schedule, begin=min(schedule.begin, last), end=last)

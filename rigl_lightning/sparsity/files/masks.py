@@ -18,7 +18,7 @@ from rigl_lightning.sparsity.files.foreign import find_foreign_masks, fit_to_nam
 from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 
-_REMEDY = "Set --sparse.algorithm.checkpoint."
+_REMEDY = "Set `checkpoint` of the algorithm."
 _OBJECTS = "Of objects of another package save the masks alone, such as {'backward_masks': scheduler.backward_masks}."
 
 
