@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from rigl_lightning import models
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
+from rigl_lightning.sparsity.ramps import SparsityRamp
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
 from rigl_lightning.sparsity.structures import Structure
 from rigl_lightning.trainer.callback import SparseTrainingCallback
@@ -31,6 +32,7 @@ _CLASSES: dict[type, str] = {
     SparseAlgorithm: "sparse.algorithm",
     Distribution: "sparse.algorithm.distribution",
     Structure: "sparse.algorithm.structure",
+    SparsityRamp: "sparse.algorithm.sparsity",
     UpdateSchedule: "sparse.algorithm.schedule",
     InversePower: "sparse.algorithm.decay",
 }

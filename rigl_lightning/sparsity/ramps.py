@@ -40,11 +40,11 @@ class SparsityRamp:
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ("initial", "final"):
-            check_sparsity(getattr(self, name), f"--sparse.algorithm.sparsity.{name}")
+            check_sparsity(getattr(self, name), f"`{name}` of SparsityRamp")
         for name in ("begin", "end"):
             value = getattr(self, name)
             if not is_point(value):
-                raise SettingError(f"Expected `{name}` {A_POINT}, got {value}. Set --sparse.algorithm.sparsity.{name}.")
+                raise SettingError(f"Expected `{name}` {A_POINT}, got {value}. Set `{name}` of SparsityRamp.")
 
     def resolve(self, total_steps: int | None) -> "SparsityRamp":
         """The same ramp with its points in steps; one to the very end of training arrives at its last step.
@@ -59,7 +59,7 @@ class SparsityRamp:
             raise SettingError(
                 f"Expected a ramp of sparsity that ends after its begin, {begin}, and before the end of training"
                 f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
-                "Set --sparse.algorithm.sparsity.end, for example to a fraction such as 0.5."
+                "Set `end` of SparsityRamp, for example to a fraction such as 0.5."
             )
         return replace(self, begin=begin, end=end)
 

@@ -43,7 +43,7 @@ class TransposableNM(NM):
         if self.m > _LARGEST:
             raise SettingError(
                 f"Expected `m` of at most {_LARGEST} for a transposable structure, got {self.m}. "
-                "Set --sparse.algorithm.structure.m."
+                "Set `m` of TransposableNM."
             )
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
@@ -58,8 +58,8 @@ class TransposableNM(NM):
             if sparsity > 0 and units % self.m:
                 raise SettingError(
                     f"Expected the units of {name!r} to be a multiple of m={self.m} for {self}, got {units} of shape "
-                    f"{tuple(shapes[name])}. Add the layer to --sparse.algorithm.distribution.dense or to "
-                    "--sparse.exclude."
+                    f"{tuple(shapes[name])}. Add the layer to `dense` of the distribution, or to "
+                    "`exclude` of SparseTrainingCallback."
                 )
         return found
 

@@ -149,5 +149,5 @@ class TestCHTs:
 
     @pytest.mark.parametrize("name", ["first_softness", "last_softness"])
     def test_a_softness_of_one_is_refused(self, name):
-        with pytest.raises(ValueError, match=rf"`{name}` in \[0, 1\).*--sparse.algorithm.{name}"):
+        with pytest.raises(ValueError, match=rf"`{name}` in \[0, 1\).*Set `{name}` of"):
             CHTs(**{name: 1.0})

@@ -110,12 +110,12 @@ def test_pruning_and_granet_take_other_curves(decay):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Static(SparsityRamp()), "to be a number for Static.*--sparse.algorithm.sparsity"),
+        (lambda: Static(SparsityRamp()), "to be a number for Static.*Set `sparsity` of the algorithm"),
         (lambda: DSR(SparsityRamp()), "to be a number for DSR"),
         (lambda: RigL(SparsityRamp(0.2, 0.5), structure=NM()), "to be a number for NM.*structure"),
         (lambda: RigL(SparsityRamp(), min_fan_in=2), "min_fan_in"),
-        (lambda: SparsityRamp(0.5, 1.0), r"in \[0, 1\), got 1.0. Set --sparse.algorithm.sparsity.final"),
-        (lambda: SparsityRamp(end=1.5), "--sparse.algorithm.sparsity.end"),
+        (lambda: SparsityRamp(0.5, 1.0), r"in \[0, 1\), got 1.0. Set `final` of SparsityRamp"),
+        (lambda: SparsityRamp(end=1.5), "Set `end` of SparsityRamp"),
         (lambda: RigL(SparsityRamp(end=0.9)).resolve(1000), "updates to go on until the ramp.*step 900.*750"),
         (lambda: RigL(SparsityRamp(end=100)).resolve(50), "before the end of training, 50 steps"),
         (lambda: RigL(SparsityRamp(begin=300, end=0.1)).resolve(1000), "ends after its begin, 300.*got 100"),

@@ -148,7 +148,7 @@ class TestACDC:
             ACDC(**settings).resolve(100)
 
     def test_a_phase_of_no_length_is_refused(self):
-        with pytest.raises(ValueError, match=r"`phase` above 0.*--sparse.algorithm.phase"):
+        with pytest.raises(ValueError, match=r"`phase` above 0.*Set `phase` of"):
             ACDC(phase=0)
 
 

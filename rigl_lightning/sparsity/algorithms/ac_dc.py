@@ -60,7 +60,7 @@ class ACDC(TopK):
         if last < warm_up or (total_steps is not None and last >= total_steps):
             raise SettingError(
                 f"Expected `last` from `warm_up`, step {warm_up}, on and before the end of training"
-                f"{'' if total_steps is None else f', {total_steps} steps'}, got {last}. Set --sparse.algorithm.last, "
+                f"{'' if total_steps is None else f', {total_steps} steps'}, got {last}. Set `last` of ACDC, "
                 "for example to a fraction such as 0.85."
             )
         return replace(self, warm_up=warm_up, phase=max(phase, 1), last=last)

@@ -81,7 +81,7 @@ class SparseAlgorithm(ABC):
     def _check_ramp(self) -> None:
         raise SettingError(
             f"Expected `sparsity` to be a number for {type(self).__name__}, got {self.sparsity}: its number of "  # type: ignore[attr-defined]
-            "connections does not follow a ramp. Set --sparse.algorithm.sparsity."
+            "connections does not follow a ramp. Set `sparsity` of the algorithm."
         )
 
     # ---- how many connections ----------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class ConstantSparsity(SparseAlgorithm):
         if not isinstance(self.structure, Unstructured):
             raise SettingError(
                 f"Expected `sparsity` to be a number for {self.structure}, got {self.sparsity}: the structure has one "
-                "number of connections. Set --sparse.algorithm.sparsity, or leave out --sparse.algorithm.structure."
+                "number of connections. Set `sparsity` of the algorithm, or leave out its structure."
             )
 
     def resolve(self, total_steps: int | None) -> SparseAlgorithm:
@@ -274,8 +274,8 @@ class ConstantSparsity(SparseAlgorithm):
         if resolved.schedule.end < ramp.end:
             raise SettingError(
                 f"Expected updates to go on until the ramp of the sparsity ends, at step {ramp.end}, got a schedule "
-                f"that ends at {resolved.schedule.end}. Set the schedule's end to 1.0, or an earlier "
-                "--sparse.algorithm.sparsity.end."
+                f"that ends at {resolved.schedule.end}. Set the schedule's end to 1.0, or an earlier `end` of "
+                "SparsityRamp."
             )
         return resolved.with_ramp(ramp)
 
