@@ -1,11 +1,12 @@
 # %% [markdown]
 # # RigL on your own LightningModule
 #
-# A module that knows nothing of sparsity, one callback, and everything one wants afterwards: what happened, the checkpoint,
-# going on, the plain network.
+# A module that knows nothing of sparsity, one callback, and what one wants afterwards: what happened, the checkpoint,
+# a resumed training, the plain network.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["setup"]
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rigl_lightning import RigL, SparseTrainingCallback, SparsityPlot, UpdateSchedule
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+logger = logging.getLogger("pytorch_lightning")  # shows the tables of the callback, and none of Lightning's other lines
+logger.handlers = [logging.StreamHandler(sys.stdout)]
+logger.handlers[0].addFilter(lambda record: "sparsity" in record.getMessage() or "compute=" in record.getMessage())
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 # %matplotlib inline
@@ -69,8 +72,7 @@ def loaders():
 # %% [markdown]
 # ## Which layers become how sparse
 #
-# Before training the callback prints this table. One can also ask for it: which weights it would take, and the table. The
-# classifier shall stay dense.
+# Before training the callback prints this table. You can also ask for it without training. The classifier shall stay dense.
 
 # %%
 from rigl_lightning import select_parameters
@@ -136,3 +138,10 @@ print("accuracy after two more epochs", float(second.callback_metrics["val/accur
 # %% [markdown]
 # That the window of mask updates did not move is on purpose: a resumed training is the same training. For bitwise equality the
 # data must resume, too, as the data modules of this package do; a plain shuffling loader starts a new order.
+#
+# ## What to try next
+#
+# - `exclude=[]`: the classifier becomes sparse, too. How much accuracy does it cost?
+# - `SparseTrainingCallback(..., strict=True)` checks every promise after every step.
+# - Your own network in the place of `SmallConvNet`: if the table lists a layer that should stay dense, exclude it.
+# - Notebook 03: a criterion of your own.

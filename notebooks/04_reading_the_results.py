@@ -3,7 +3,7 @@
 #
 # Every number that the figures show is a row of `paper/results/`. This notebook reads them; it trains nothing.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["setup"]
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,25 +12,27 @@ import pandas as pd
 import paper
 
 # %matplotlib inline
+
+# %%
 RESULTS = Path(paper.__file__).parent / "results"
 runs = pd.read_csv(RESULTS / "small.csv")
 print(f"{len(runs)} runs")
-runs.groupby(["benchmark", "status"]).size()
+runs.groupby(["benchmark", "status"]).size().to_frame("runs")
 
 # %% [markdown]
 # A row is a run: its settings, how it ended, what it cost, on which device, at which commit.
 
 # %%
-runs.iloc[0]
+runs.iloc[[0]].T
 
 # %% [markdown]
 # ## Accuracy and training FLOPs
 #
-# Mean over the seeds, standard deviation as a bar, n as it is, training FLOPs (those of the dense network are 1) as colour. `read`
-# gives the rows as the figures use them, those of declared runs; `swept` marks the sweeps of mask updates.
+# Mean over the seeds, with the standard deviation as a bar and the training FLOPs (those of the dense network are 1) as colour. n differs
+# between rows and is in the table. `read` gives the rows of declared runs, as the figures use them; `swept` marks the sweeps of mask updates.
 #
-# These are runs of the small scale, which one CPU core can do: what stands for ResNet-50 on ImageNet is a small residual network on
-# CIFAR-10 (`rigl-lightning configs` says it of each), and no accuracy here is one of the paper's benchmark.
+# These are runs of the small scale, which one CPU core can do: `imagenet_resnet50` means a small residual
+# network on CIFAR-10 here (`rigl-lightning configs` describes each), and no accuracy is one of the paper's benchmark.
 
 # %%
 from paper.figures.data import own, read
@@ -125,8 +127,14 @@ axis.axline((0.1, 0.1), (1, 1), color="#222222", linewidth=0.8)
 axis.set(xlabel="published, dense = 1", ylabel="counted, dense = 1", title=f"{len(both)} published multipliers")
 axis.legend(frameon=False)
 both["agrees"] = (both["computed"] - both["published"]).abs() <= 0.011
-both.groupby(["status", "agrees"]).size()
+both.groupby(["status", "agrees"]).size().to_frame("published multipliers")
 
 # %% [markdown]
 # "Contradictory" are published numbers that contradict another published one, or the paper's own formulas; the reason for each
 # is in the same row of `docs/flops.md`.
+#
+# ## What to try next
+#
+# - `paper/README.md` has the verdict on each of the paper's claims, `paper/out/table_claims.csv` all comparisons.
+# - `python paper/launch.py 2 --print` prints the commands of figure 2; run one of them with a seed of your own.
+# - The page `docs/choosing.md` draws advice from these rows.

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jupytext
 from nbclient import NotebookClient
@@ -39,6 +40,17 @@ def execute(source: Path, folder: str) -> tuple[object, float]:
     return notebook, _children() - start
 
 
+def changed(before: Any, after: Any) -> list[int]:
+    """Numbers of the cells whose printed output is another one."""
+    pairs = enumerate(zip(before.cells, after.cells, strict=False), 1)
+    return [number for number, (old, new) in pairs if _text(old) != _text(new)]
+
+
+def _text(cell: Any) -> str:
+    outputs = cell.get("outputs", [])
+    return "".join(str(out.get("text", "")) + str(out.get("data", {}).get("text/plain", "")) for out in outputs)
+
+
 def _children() -> float:
     times = os.times()
     return times.children_user + times.children_system
@@ -60,6 +72,9 @@ def main() -> None:
             notebook, seconds = execute(source, folder)
         print(f"{source.name}: {time.perf_counter() - start:.0f} s, {seconds:.0f} s of processor time", flush=True)
         slow += [source.name] if seconds > LIMIT else []
+        committed = source.with_suffix(".ipynb")
+        if committed.is_file() and (cells := changed(jupytext.read(committed), notebook)):
+            print(f"  output differs from the file in cells {cells} (timings do, and rounding on another processor)")
         if not options.check:
             write_text(source.with_suffix(".ipynb"), jupytext.writes(notebook, fmt="ipynb"))
     if slow:

@@ -18,14 +18,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
-def load_generate():
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-generate = load_generate()
+generate, site_pages = load("generate"), load("site_pages")
 
 
 def nav_pages(nav):
@@ -42,7 +42,36 @@ def anchor(heading):
 
 def test_every_page_has_one_place_in_the_navigation_of_mkdocs_yml():
     nav = list(nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
-    assert sorted(nav) == PAGES
+    made = [path for path in site_pages.generated_pages() if path.endswith(".md")]
+    assert sorted(nav) == sorted([*PAGES, *made])
+
+
+def test_a_notebook_is_a_page_with_its_pictures_and_folded_set_up():
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title"]},
+        {"cell_type": "code", "source": ["import a"], "metadata": {"tags": ["setup"]}, "outputs": []},
+        {
+            "cell_type": "code",
+            "source": ["f()"],
+            "metadata": {},
+            "outputs": [{"text": ["3\n"]}, {"data": {"image/png": "AAAA", "text/plain": "<Figure>"}}],
+        },
+    ]
+    pages = site_pages.notebook_pages("09_name", {"cells": cells})
+    text = pages["notebooks/09_name.md"]
+    assert text.startswith("# Title\n")
+    assert text.index("<details") < text.index("import a") < text.index("</details>") < text.index("f()")
+    assert "```text\n3\n```" in text
+    assert "![output](09_name_1.png)" in text
+    assert pages["notebooks/09_name_1.png"] == b"\0\0\0"
+
+
+def test_set_up_of_notebooks_is_folded_and_each_ends_with_what_to_try_next():
+    for source in SOURCES:
+        text = source.read_text(encoding="utf-8")
+        first = re.split(r"^# %%", text, flags=re.MULTILINE)[2]
+        assert '"source_hidden": true' in first.splitlines()[0], source.name
+        assert "## What to try next" in re.split(r"^# %%", text, flags=re.MULTILINE)[-1], source.name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -22,7 +22,7 @@ def as_markdown(modules: Mapping[int, ModuleType], runs: Mapping[int, str]) -> s
         of_study = getattr(module, "RESULTS", None)
         command = f"paper/studies/{Path(of_study[0]).stem}.py" if of_study else f"paper/launch.py {number}"
         body.append([str(number), title(module), runs.get(number, "a study"), f"`python {command}`"])
-    return markdown(["figure", "shows", "own runs", "rows made by"], body)
+    return markdown(["figure", "shows", "runs done", "rows made by"], body)
 
 
 def title(module: ModuleType) -> str:

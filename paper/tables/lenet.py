@@ -20,7 +20,7 @@ MEANS = ["training", "inference", "kiloflops", "size_bytes"]
 def rows(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """One row a setting, ours first: test error (%), n, FLOPs relative to dense, and the network that is left.
 
-    ``units``, ``kiloflops`` and ``size_bytes`` are those of the network of the inputs and neurons that take part:
+    ``units``, ``kiloflops`` and ``size_bytes`` are those of the network of its remaining units:
     counts of units are medians over the seeds, the others means.
 
     Args:
@@ -84,7 +84,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         ]
         for row in table.itertuples()
     )
-    return markdown([*header, "units that take part", "their KFLOPs", "their bytes"], body)
+    return markdown([*header, "remaining units", "their KFLOPs", "their bytes"], body)
 
 
 def _number(value: float, form: str) -> str:

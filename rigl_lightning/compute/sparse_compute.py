@@ -55,7 +55,7 @@ class SparseCompute:
         storage: "connections": while this is installed, the weights of layers that compute sparsely are vectors of
             their active values, and so are gradients and optimizer state (see `CompactWeight`), wherever an algorithm
             and what hangs on the weight allow it. ``state_dict`` of module and optimizer stay the dense ones. "auto":
-            the same, where sparse was also chosen as the faster way. "dense": weights stay dense.
+            the same, where sparse was also chosen as the faster implementation. "dense": weights stay dense.
         why_dense: Why no weight may be stored as connections, or "".
 
     Raises:
@@ -231,7 +231,7 @@ class LayerCompute:
         return forward
 
     def _compact_call(self, dense: Forward, input: Any, *rest: Any, **named: Any) -> Any:
-        """The layer from values; by torch's operators where the kernels cannot."""
+        """The layer from values; by torch's operators where the kernels do not support the call."""
         self.was_called = True
         refusal = "recorded by a compiler" if recorded() else self._call_refusal(input)
         self.last_refusal = refusal or call_refusal(self.module, input)
@@ -338,7 +338,7 @@ class LayerCompute:
     @property
     def likeness(self) -> tuple[Hashable, ...]:
         """What layers that are alike have in common: all but the numbers in their names."""
-        kind = next((kind.base for kind in KINDS if isinstance(self.module, kind.base)), None)
+        kind = next((kind.base.__name__ for kind in KINDS if isinstance(self.module, kind.base)), "")
         settings = self.module.extra_repr()
         return without_numbers(self.name), kind, settings, self.shapes, self.storage.is_possible()
 

@@ -1,6 +1,6 @@
 """Fusing a network's graph: batch norm, addition and ReLU become part of the convolution or linear layer before them.
 
-The graph is taken by `torch.fx`, which calls ``forward`` with stand-ins. What cannot be taken so (control flow that
+The graph is taken by `torch.fx`, which calls ``forward`` with proxies. What cannot be taken so (control flow that
 depends on numbers, optional arguments) is left as it is, and its submodules are tried.
 """
 
@@ -95,7 +95,7 @@ def _trace(module: nn.Module) -> fx.GraphModule | None:
         for node in graph.nodes:
             node.type = None  # an annotation that is a string cannot be pickled by torch 2.6
         return fx.GraphModule(module, graph, type(module).__name__)
-    except Exception:  # whatever a forward does with stand-ins
+    except Exception:  # whatever a forward does with proxies
         return None
 
 

@@ -27,7 +27,7 @@ _PART = 256
 
 
 class CompactLayer(nn.Module):
-    """What compact layers share: inference only, and a dense way wherever the kernels cannot go.
+    """What compact layers share: inference only, and dense products where the kernels do not support a call.
 
     The kernels take float32 on the CPU. On other devices, in other dtypes, and where a gradient of the input is
     recorded, the dense weight is made for the call, and torch computes.

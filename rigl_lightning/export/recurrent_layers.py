@@ -19,7 +19,7 @@ from rigl_lightning.kernels.tiers import recorded
 class CompactRecurrent(CompactLayer):
     """`torch.nn.GRU` or `torch.nn.LSTM`, called and answering as these.
 
-    A packed sequence, and all that the kernels cannot take, is computed by torch with dense weights.
+    A packed sequence, and whatever else the kernels do not support, is computed by torch with dense weights.
 
     Args:
         rnn: The dense layers.

@@ -106,7 +106,7 @@ def _few_updates_hint(algorithm: SparseAlgorithm, n_updates: int) -> str:
         return " (few: the end is step 1; 1.0 is the whole training)"
     if schedule.interval == 1 or isinstance(algorithm, GradualMagnitudePruning):  # pruning needs no more than one
         return ""
-    return f" (few: a schedule.interval below its {schedule.interval} steps makes more)"
+    return f" (few; for more, set an interval below {schedule.interval} steps)"
 
 
 def _layers_line(algorithm: SparseAlgorithm) -> list[str]:

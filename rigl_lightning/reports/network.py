@@ -82,7 +82,8 @@ class StructuredReading:
     """An unstructured sparse network of fully connected layers, read as the paper's appendix B reads its LeNet-300-100.
 
     Attributes:
-        units: Inputs and neurons that take part, by layer, outputs included: (408, 100, 69, 10) in the paper's table 2.
+        units: Inputs and neurons that have a path to the outputs, by layer, outputs included: (408, 100, 69, 10) in the
+            paper's table 2.
         active: Connections between them.
         sparsity: Of the network of these units.
         kiloflops: Forward FLOPs per sample, in thousands, two for each connection.
@@ -99,8 +100,9 @@ class StructuredReading:
         """One line with all of it."""
         inputs, *neurons = self.units
         return (
-            f"{inputs} inputs and {'-'.join(map(str, neurons))} neurons take part: sparsity {self.sparsity:.3f} among "
-            f"them, {self.active:,} connections, {self.kiloflops:.1f} KFLOPs per sample, {self.size:,.0f} bytes"
+            f"with a path to the outputs: {inputs} inputs and {'-'.join(map(str, neurons))} neurons remain, "
+            f"sparsity {self.sparsity:.3f} among them, {self.active:,} connections, {self.kiloflops:.1f} KFLOPs per "
+            f"sample, {self.size:,.0f} bytes"
         )
 
 

@@ -109,7 +109,7 @@ class NM(Structure):
     In a convolution the inputs are the input channels at one kernel position, as the 2:4 formats of hardware need them
     (weights stored as out, height, width, in). An update drops the lowest-scored connections of the layer, as RigL
     does, and grows as many in the group that lost them. Zhou et al. 2021 (arXiv 2102.04010) train N:M from scratch with
-    another method; drop and grow under the same constraint is ours.
+    another method; drop and grow under the same constraint is new here.
 
     Attributes:
         n: Active connections of a group, in [1, m).
@@ -178,7 +178,7 @@ class Blocks(Structure):
 
     A block spans ``shape[0]`` outputs and ``shape[1]`` inputs; each kernel position of a convolution has blocks of its
     own. Its score is the sum of its members' scores, added in double precision. The idea is that of block-sparse
-    networks (Narang et al. 2017, arXiv 1711.02782), which prune blocks; moving them by drop and grow is ours.
+    networks (Narang et al. 2017, arXiv 1711.02782), which prune blocks; moving them by drop and grow is new here.
 
     Attributes:
         shape: Outputs and inputs of a block, each at least 1 and a divisor of the sparse layers' own.

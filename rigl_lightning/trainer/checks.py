@@ -82,7 +82,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
     meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
     name = meant.__name__ if meant is not None and meant in kinds.values() else "RigL"
     got = f"the class {name}" if meant is algorithm else repr(algorithm)
-    raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set it so.")
+    raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set `algorithm`.")
 
 
 def _refuse_other_pruning(trainer: pl.Trainer) -> None:

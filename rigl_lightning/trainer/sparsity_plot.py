@@ -50,7 +50,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if log_every is not None and log_every < 1:
-            raise SettingError(f"Expected `log_every` of at least 1, got {log_every}. Set it so, or leave it out.")
+            raise SettingError(f"Expected `log_every` of at least 1, got {log_every}. Set SparsityPlot's `log_every`.")
         self.log_every = log_every
         self.path = path
         self.layer = layer
@@ -72,8 +72,8 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
         layers = list(self._sparsifier.masks)
         if self.layer is not None and self.layer not in layers:
             raise SettingError(
-                f"Expected `layer` of SparsityPlot to be one of {', '.join(layers)}, got {self.layer!r}. Set it so, or "
-                "leave it out for the first sparse one."
+                f"Expected `layer` of SparsityPlot to be one of {', '.join(layers)}, got {self.layer!r}. Set it "
+                "to one of them, or leave it out for the first sparse one."
             )
         if not self.history:
             self._note(self._sparsifier)

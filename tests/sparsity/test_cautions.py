@@ -84,7 +84,7 @@ class TestSchedules:
         [
             (UpdateSchedule(100, end=1), "(few: the end is step 1; 1.0 is the whole training)"),
             (UpdateSchedule(1, end=3), "at steps 0, 1, 2"),  # no interval below 1 would make more
-            (UpdateSchedule(100, end=200), "(few: a schedule.interval below its 100 steps makes more)"),
+            (UpdateSchedule(100, end=200), "(few; for more, set an interval below 100 steps)"),
         ],
     )
     def test_the_table_advises_what_can_be_set(self, schedule, hint):

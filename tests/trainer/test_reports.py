@@ -129,10 +129,7 @@ def test_the_table_folds_layers_that_are_alike_and_names_its_settings_and_units(
 
 def test_the_table_says_how_to_have_more_than_a_few_updates():
     table = layer_table(RigL(0.5).resolve(200), {"net.weight": torch.Size((4, 4))})
-    assert (
-        table.splitlines()[1]
-        == "2 mask updates, at steps 0, 100 (few: a schedule.interval below its 100 steps makes more)"
-    )
+    assert table.splitlines()[1] == "2 mask updates, at steps 0, 100 (few; for more, set an interval below 100 steps)"
 
 
 def test_values_reach_other_callbacks():

@@ -1,4 +1,4 @@
-"""What a test says of a network beside its accuracy: counts, FLOPs, bytes, and the neurons that take part."""
+"""What a test says of a network beside its accuracy: counts, FLOPs, bytes, and the neurons that remain."""
 
 from itertools import pairwise
 
@@ -68,7 +68,7 @@ def test_a_lenet_is_read_as_in_the_appendix():
     assert second < 100
     connections = inputs * first + first * second + second * 10
     assert reading.sparsity == pytest.approx(1 - reading.active / connections)
-    assert f"{inputs} inputs and {first}-{second}-10 neurons take part" in str(reading)
+    assert f"{inputs} inputs and {first}-{second}-10 neurons remain" in str(reading)
 
 
 @pytest.mark.parametrize(

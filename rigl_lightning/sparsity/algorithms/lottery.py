@@ -47,7 +47,9 @@ class LotteryTicket(SparseAlgorithm):
         super().__post_init__()
         inner = self._inner
         if not isinstance(inner, SparseAlgorithm):
-            raise SettingError(f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set it so.")
+            raise SettingError(
+                f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set LotteryTicket's."
+            )
         # The last two rank all connections by themselves, whatever masks they are given.
         if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket | OneShot | GraNet):
             raise _refusal(inner)
