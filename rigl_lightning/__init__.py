@@ -9,6 +9,7 @@ Where what is, from the bottom up; a folder imports only from those above it in 
 - ``export/``    networks for deployment
 - ``reports/``   tables and numbers of a sparse network
 - ``trainer/``   all that knows a Trainer: `SparseTrainingCallback`, what it checks, counts and logs
+- ``huggingface/``  `SparseTrainerCallback` for the Trainer of transformers
 - ``cli/``       ``rigl-lightning fit|validate|test|predict|inspect|export|configs``
 - ``modules/``, ``models/``, ``data/``  the benchmarks, which know nothing of sparsity
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rigl_lightning import sparsity
     from rigl_lightning.base.errors import SparseTrainingError as SparseTrainingError
     from rigl_lightning.base.errors import SparseTrainingWarning as SparseTrainingWarning
+    from rigl_lightning.reports.summary import summary as summary
     from rigl_lightning.sparsity import *  # noqa: F403  (its __all__ is the public core)
     from rigl_lightning.trainer.callback import SparseTrainingCallback as SparseTrainingCallback
     from rigl_lightning.trainer.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         "SparseTrainingError",
         "SparseTrainingWarning",
         "SparsityPlot",
+        "summary",
         *sparsity.__all__,
     ]
 
@@ -42,6 +45,7 @@ _HOMES = {
     "SparseTrainingError": "rigl_lightning.base.errors",
     "SparseTrainingWarning": "rigl_lightning.base.errors",
     "SparsityPlot": "rigl_lightning.trainer.sparsity_plot",
+    "summary": "rigl_lightning.reports.summary",
 }
 
 

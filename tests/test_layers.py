@@ -24,6 +24,7 @@ FLOORS = [
     ({"export"}, CORE),
     ({"reports"}, CORE),
     ({"trainer"}, LIGHTNING | {"matplotlib"}),
+    ({"huggingface"}, CORE | {"transformers"}),
     ({"cli", "."}, LIBRARIES),
 ]
 # Beside the floors: benchmarks that know nothing of sparsity. Each room imports itself only; modules train any model.

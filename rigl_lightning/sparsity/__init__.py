@@ -29,6 +29,7 @@ from rigl_lightning.sparsity.algorithms import (
     Static,
     TopKAST,
 )
+from rigl_lightning.sparsity.by_name import algorithm_named, sparsify
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Uniform
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.ramps import SparsityRamp
@@ -78,5 +79,7 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "UpdateSchedule",
+    "algorithm_named",
     "select_parameters",
+    "sparsify",
 ]

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.attachment import check_attachable, follow_steps, torch_optimizer
 from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.divergence import Divergence
@@ -25,7 +27,7 @@ from rigl_lightning.sparsity.layouts import is_inputs_first, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates
-from rigl_lightning.sparsity.parameters import check_weights
+from rigl_lightning.sparsity.parameters import check_weights, select_parameters
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.settings import describe, differences
@@ -121,10 +123,51 @@ class Sparsifier:
         self._optimizer: Optimizer | None = None
         self._has_gradients = False
         self._overflowed: list[str] = []
+        self._hooks: list[RemovableHandle] = []
         if state is not None:
             self.load_state_dict(state)
         else:
             self._begin(beginning)
+
+    @classmethod
+    def attach(
+        cls,
+        model: nn.Module | Mapping[str, nn.Parameter],
+        optimizer: Optimizer,
+        algorithm: SparseAlgorithm,
+        total_steps: int | None = None,
+        **settings: Any,
+    ) -> Sparsifier:
+        """A Sparsifier that hears of every step from the optimizer itself, so that the loop stays untouched.
+
+        Unlike with the three calls, what comes between ``backward`` and ``optimizer.step`` sees dense gradients: the
+        norm by which they are clipped is that of the dense gradient.
+
+        Args:
+            model: For `select_parameters`; or the weights by name.
+            optimizer: Whose ``step`` is called without a closure; those of Accelerate are unwrapped.
+            algorithm: See the class, as for the next one.
+            total_steps: Optimizer steps of the whole training.
+            **settings: Others of the class.
+
+        Raises:
+            ValueError: If the algorithm needs `before_backward` (GraSP), and as the class.
+        """
+        parameters = select_parameters(model) if isinstance(model, nn.Module) else model
+        sparsifier = cls(parameters, algorithm, total_steps, **settings)
+        check_attachable(sparsifier.algorithm)
+        sparsifier.mask_optimizer_state(torch_optimizer(optimizer))
+        sparsifier._hooks = follow_steps(optimizer, sparsifier)
+        return sparsifier
+
+    def detach(self) -> None:
+        """Hear of no more steps of the optimizer; the weights stay as they are."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __repr__(self) -> str:
+        layers = f"{len(self.parameters)} layer{'s' if len(self.parameters) > 1 else ''}"
+        return f"Sparsifier({describe(self.algorithm)}: {layers}, density {self.total_density():.4g}, step {self.step})"
 
     # ---- one step ----------------------------------------------------------------------------------------------
 

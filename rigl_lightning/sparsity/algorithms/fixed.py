@@ -1,13 +1,19 @@
 """Algorithms whose masks never change: dense, random, or taken from an earlier run."""
 
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
-from rigl_lightning.sparsity.files.masks import check_fit, read_masks
+from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, read_masks, unpack_masks
+from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.structures import Structure, Unstructured
 
@@ -52,6 +58,37 @@ class FixedMasks(SparseAlgorithm):
     """
 
     checkpoint: str | Path
+    masks: Mapping[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def from_zeros(
+        cls,
+        module: nn.Module,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> "FixedMasks":
+        """Masks that keep the zeros of a network's weights: fine-tuning one that is pruned already.
+
+        A resumed run has to be given the same zeros, or any network of the same masks.
+
+        Args:
+            module: The pruned network.
+            include: See `select_parameters`; give the same ones to the training.
+            exclude: The same.
+
+        Raises:
+            ValueError: If no weight is zero.
+        """
+        masks = {name: weight.detach() != 0 for name, weight in select_parameters(module, include, exclude).items()}
+        if all(bool(mask.all()) for mask in masks.values()):
+            raise SettingError(
+                f"Expected a pruned network, got one without a zero in {', '.join(masks)}. Load the pruned weights, "
+                "or remove the pruning of torch.nn.utils.prune (prune.remove), before from_zeros."
+            )
+        checksum = zlib.crc32(b"".join(mask.cpu().numpy().tobytes() for mask in masks.values()))
+        fixed = cls(f"zeros of {len(masks)} layers, CRC-32 {checksum:08x}")
+        object.__setattr__(fixed, "masks", pack_masks(masks))
+        return fixed
 
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the checkpoint's masks."""
@@ -64,7 +101,7 @@ class FixedMasks(SparseAlgorithm):
         Raises:
             ValueError: If the checkpoint has other layers or shapes.
         """
-        masks = read_masks(self.checkpoint, shapes)
+        masks = read_masks(self.checkpoint, shapes) if self.masks is None else unpack_masks(self.masks)
         remedy = (
             "Set `checkpoint` of the algorithm, or `include` and `exclude` of SparseTrainingCallback as in that run."
         )

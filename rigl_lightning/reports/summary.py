@@ -1,0 +1,53 @@
+"""summary: what an algorithm will make of a network, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.layouts import shapes_of
+from rigl_lightning.sparsity.parameters import select_parameters
+
+
+def summary(
+    model: nn.Module,
+    algorithm: SparseAlgorithm,
+    total_steps: int | None = None,
+    inputs: Any = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> str:
+    """The table that a training shows before its first step: layers, connections, sparsities, mask updates, FLOPs.
+
+    Args:
+        model: Any module; it is not changed.
+        algorithm: To be shown.
+        total_steps: Optimizer steps of the whole training; needed if the schedule gives fractions of it.
+        inputs: A batch, for the FLOPs: a tensor, a tuple of positional or a dict of named ones; None leaves them out.
+        include: See `select_parameters`, as for the next one.
+        exclude: Patterns of names to leave dense.
+
+    Raises:
+        ValueError: If settings do not fit the model.
+
+    >>> from rigl_lightning import RigL
+    >>> print(summary(nn.Linear(20, 10), RigL(0.9), total_steps=1000).splitlines()[-1].split())
+    ['total', '200', '20', '0.9000']
+    """
+    parameters = select_parameters(model, include, exclude)
+    flops = None
+    if inputs is not None:
+        positional, named = _arguments(inputs)
+        flops = {name: float(n) for name, n in trace_flops(model, *positional, **named).items() if name in parameters}
+    return layer_table(algorithm.resolve(total_steps), shapes_of(parameters), total_steps, flops)
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
