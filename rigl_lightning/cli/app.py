@@ -329,26 +329,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if given[:1] == ["configs"]:
             print(describe_configs(*given[1:2]))
             return
-        _Parser.given = given = with_config_paths(given)
-        if args is None:
-            sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
-        SparseCLI(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            save_config_callback=_SaveFitConfig,
-            parser_class=_Parser,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "rigl-lightning",
-                "version": __version__,
-                "description": HELP,
-            },
-            args=None if args is None else given,
-        )
+        _run_subcommand(with_config_paths(given), is_of_process=args is None)
     except KeyboardInterrupt:  # before or after Lightning's own care for it
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -357,6 +338,26 @@ def main(args: Sequence[str] | None = None) -> None:
         if message is None or os.environ.get(TRACEBACK_VARIABLE):
             raise
         _fail(f"{message} ({TRACEBACK_VARIABLE}=1 shows the traceback.)")
+
+
+def _run_subcommand(given: list[str], is_of_process: bool) -> None:
+    """Fit, validate, test or predict, as the arguments say."""
+    _Parser.given = given
+    if is_of_process:
+        sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
+    SparseCLI(
+        pl.LightningModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_class=Trainer,
+        seed_everything_default=0,
+        save_config_callback=_SaveFitConfig,
+        parser_class=_Parser,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "rigl-lightning", "version": __version__, "description": HELP},
+        args=None if is_of_process else given,
+    )
 
 
 def _silence_what_nobody_can_change() -> None:

@@ -14,10 +14,11 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.compact_weights import Beginning, CompactWeight
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import weight_checksum
-from rigl_lightning.sparsity.masks import random_mask, random_positions
+from rigl_lightning.sparsity.masks import random_mask
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.randomness import layer_generator
+from rigl_lightning.sparsity.selection import random_positions
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import Unstructured
 
@@ -81,18 +82,11 @@ def build_sparse(
 
 
 def _check(algorithm: SparseAlgorithm) -> None:
-    kind, base = type(algorithm), SparseAlgorithm
-    begins_at_random = kind.initial_masks is base.initial_masks and kind.begin is base.begin
-    has_memory = kind.initial_memory is not base.initial_memory
-    if (
-        not begins_at_random
-        or has_memory
-        or algorithm.hides_inactive_weights
-        or type(algorithm.structure) is not Unstructured
-    ):
+    is_plain = type(algorithm.structure) is Unstructured and not algorithm.hides_inactive_weights
+    if not (algorithm.begins_at_random and is_plain):
         raise SettingError(
             f"Expected an algorithm that begins with random masks, such as RigL or Static without a structure, got "
-            f"{kind.__name__}: it looks at the dense weights. Make the network on the CPU instead."
+            f"{type(algorithm).__name__}: it looks at the dense weights. Make the network on the CPU instead."
         )
 
 

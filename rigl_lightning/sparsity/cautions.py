@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rigl_lightning.base.errors import StateError
+from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 
 
@@ -20,22 +19,40 @@ def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str
         algorithm: Resolved.
         total_steps: Length of the training, if it is known.
 
-    >>> from rigl_lightning import RigL
-    >>> schedule_caution(RigL(schedule=UpdateSchedule(100, 0, 1)), 1000)
-    'RigL updates its masks at step 0 only: end=1 is step 1; 1.0 is the whole training. Set its schedule.'
+    >>> from rigl_lightning import RigL, UpdateSchedule
+    >>> schedule_caution(RigL(schedule=UpdateSchedule(100, 0, 0)), None)
+    'RigL never updates its masks: there is no update step in begin=0, end=0. Set its schedule.'
     """
-    schedule, name = algorithm.schedule, type(algorithm).__name__
-    if not isinstance(schedule, UpdateSchedule):
+    schedule = algorithm.schedule
+    if schedule is None or any(total_steps is None or step < total_steps for step in algorithm.update_steps()[:1]):
         return None
-    steps = [step for step in algorithm.update_steps()[:2] if total_steps is None or step < total_steps]
-    if not steps:
-        window = f"begin={schedule.begin}, end={schedule.end}"
-        length = "" if total_steps is None else f" of a training of {total_steps} steps"
-        return f"{name} never updates its masks: there is no update step in {window}{length}. Set its schedule."
-    if len(steps) == 1 and schedule.end == 1 and schedule.begin == 0:
-        at = "at step 0 only: end=1 is step 1; 1.0 is the whole training"
-        return f"{name} updates its masks {at}. Set its schedule."
-    return None
+    window = f"begin={schedule.begin}, end={schedule.end}"
+    length = "" if total_steps is None else f" of a training of {total_steps} steps"
+    name = type(algorithm).__name__
+    return f"{name} never updates its masks: there is no update step in {window}{length}. Set its schedule."
+
+
+def beginning_now(algorithm: SparseAlgorithm, total_steps: int | None) -> SparseAlgorithm:
+    """The algorithm, resolved for a training that begins; refuses a schedule that ends at step 1, an int.
+
+    What is meant is 1.0, all of training. A single update at step 0 can be had with any other end up to the interval.
+
+    Args:
+        algorithm: As it was given, not resolved: a fraction of a short training may be step 1.
+        total_steps: Length of the training, if it is known.
+
+    Raises:
+        ValueError: If it does so.
+    """
+    schedule = algorithm.schedule
+    if schedule is not None and type(schedule.end) is int and schedule.end == 1 and total_steps != 1:
+        word = getattr(algorithm, "outside_words", {}).get("schedule", "schedule")
+        raise SettingError(
+            f"Expected `end` of the schedule of {type(algorithm).__name__} to be a fraction, such as 1.0 for the whole "
+            f"training, or a step of at least 2, got 1, which is step 1: masks would hardly change. Set `end` of "
+            f"`{word}` to 1.0."
+        )
+    return algorithm.resolve(total_steps)
 
 
 def update_left_out(algorithm: SparseAlgorithm, step: int, layers: list[str]) -> str:

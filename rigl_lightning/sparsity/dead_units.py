@@ -28,6 +28,11 @@ class DeadUnits:
         self._told: set[str] = set()
         self._awaited: dict[str, tuple[Tensor, int]] = {}
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an update has read no gradients, and those of the next step are to be looked at."""
+        return bool(self._awaited)
+
     def see_update(self, name: str, layer: Connections, new_mask: Tensor, step: int) -> None:
         """Look at an update before it is made.
 

@@ -18,11 +18,7 @@ __all__ = ["Distribution", "ErdosRenyi", "Shapes", "Uniform", "active_counts", "
 
 
 def check_sparsity(sparsity: float, setting: str = "`sparsity` of the algorithm") -> None:
-    """Refuse a sparsity outside [0, 1).
-
-    Raises:
-        ValueError: Naming what was expected, what came, and where to set it.
-    """
+    """Raise a ValueError for a sparsity outside [0, 1)."""
     if not 0 <= sparsity < 1:
         raise SettingError(f"Expected `sparsity` in [0, 1), got {sparsity}. Set {setting}.")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.kernels.grouped import all_finite
+from rigl_lightning.sparsity.gradients import gradients_of
 
 _NEVER = 2**62
 _REMEDY = (
@@ -64,15 +66,16 @@ class Divergence:
         """What the step before has seen is over; a GradScaler may have skipped it."""
         self._suspects = False
 
-    def see_gradients(self, gradients: Sequence[Tensor]) -> None:
+    def see_gradients(self, optimizer: Optimizer) -> None:
         """Look at the smallest gradient of a step: a loss that is not finite reaches nearly all of them.
 
         Args:
-            gradients: All that the optimizer is about to use, masked. Those of other devices are passed over.
+            optimizer: Is about to use them, masked. Those of other devices are passed over.
         """
         if self._gradients_are_told:
             return
         # Plain tensors only: reading one of another class may ask other processes.
+        gradients = gradients_of(optimizer)
         plain = (g for g in gradients if g.device.type == "cpu" and type(g) is Tensor and g.layout == torch.strided)
         smallest = min(filter(Tensor.numel, plain), key=Tensor.numel, default=None)
         self._suspects = smallest is not None and not all_finite([smallest])

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import all_finite, average_in_
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.compact_weights import CompactWeights
+from rigl_lightning.sparsity.plain_state import plain_state
 
 Mean = Callable[[Tensor], Tensor]
 """Averages a tensor over all processes, in place or not."""
@@ -28,6 +30,8 @@ class Gradients:
         averages: Exponential averages of the dense gradients, by name, in float32.
         kept: Dense gradients of this step, for an update that follows the gradient step.
         hessian: Products of the loss's Hessian and gradient at this step, by name.
+        are_there: Whether the optimizer has any gradient to step by.
+        overflowed: Names of the layers whose gradients are not finite, and kept an update from being made.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], compact: CompactWeights) -> None:
@@ -36,6 +40,28 @@ class Gradients:
         self.averages: dict[str, Tensor] = {}
         self.kept: dict[str, Tensor] = {}
         self.hessian: dict[str, Tensor] = {}
+        self.are_there = False
+        self.overflowed: list[str] = []
+
+    def begin_step(self, optimizer: Optimizer, average_decay: float | None) -> None:
+        """Look at the gradients that the optimizer is about to use, and average them in if there is a decay."""
+        self.are_there, self.overflowed = bool(gradients_of(optimizer)), []
+        if not self.are_there:
+            self.clear()  # the step is skipped
+        if average_decay is not None:
+            self.add_to_averages(average_decay)
+
+    def refuse_unseen(self) -> None:
+        """The optimizer has stepped without gradients, as far as is known.
+
+        Raises:
+            RuntimeError: If there are some.
+        """
+        if self.of_parameters():
+            raise StateError(
+                "Expected `before_step` before every optimizer.step. In Lightning's manual optimization, step the "
+                "optimizers of self.optimizers(), without use_pl_optimizer=False."
+            )
 
     def of_parameters(self) -> dict[str, Tensor]:
         """Gradients of the parameters as they are stored; one that the batch did not use has none."""
@@ -49,12 +75,22 @@ class Gradients:
         both = {**own, **self._compact.gradients}
         return {name: both[name] for name in self._parameters if name in both}
 
-    def overflowed(self) -> list[str]:
-        """Names of the layers whose dense gradient is not finite."""
+    def are_usable(self, algorithm: SparseAlgorithm, step: int) -> bool:
+        """Whether masks can be updated by them: all are finite. If not, `overflowed` says where.
+
+        Raises:
+            RuntimeError: See `check_hessian_products`.
+        """
         dense = self.dense()
-        if not all_finite(dense.values()):
-            return [name for name, grad in dense.items() if not all_finite([grad])]
-        return [name for name, update in self._compact.updates.items() if not update.is_finite]
+        if all_finite(dense.values()):
+            self.overflowed = [name for name, update in self._compact.updates.items() if not update.is_finite]
+        else:
+            self.overflowed = [name for name, grad in dense.items() if not all_finite([grad])]
+        if self.overflowed:
+            self.clear()  # this step will be skipped, and its products are not those of the next
+        elif algorithm.needs_hessian_gradient(step):
+            self.check_hessian_products(step, type(algorithm).__name__)
+        return not self.overflowed
 
     def keep(self) -> None:
         """Keep the gradients of now until `clear`."""
@@ -112,7 +148,7 @@ class Gradients:
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, as CPU tensors; all else lasts no longer than a step."""
-        return {"grad_averages": {name: average.to("cpu", copy=True) for name, average in self.averages.items()}}
+        return {"grad_averages": plain_state(self.averages)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What an earlier `state_dict` returned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import GroupedMasks, all_finite
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
+from rigl_lightning.sparsity.gradients import gradients_of
 from rigl_lightning.sparsity.network_masks import NetworkMasks
+from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.weights import Weights
 
@@ -65,9 +67,10 @@ class HiddenWeights(Weights):
         grads = {name: self._parameters[name].grad for name in self._learning or {}}
         self._grouped.zero_inactive_({name: grad for name, grad in grads.items() if grad is not None})
 
-    def before_step(self, gradients: Sequence[Tensor]) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
         """The inactive weights into the parameters, unless a GradScaler is going to skip the step."""
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
+        gradients = gradients_of(optimizer)
         if gradients and all_finite(gradients):
             self.swap_in_all()
 
@@ -120,9 +123,8 @@ class HiddenWeights(Weights):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain CPU tensors."""
-        weights = {name: weight.to("cpu", copy=True) for name, weight in self.weights.items()}
         learning = None if self._learning is None else pack_masks(self._learning)
-        return {"hidden": {"weights": weights, "learning": learning}}
+        return {"hidden": {"weights": plain_state(self.weights), "learning": learning}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What an earlier `state_dict` returned, for the same parameters."""

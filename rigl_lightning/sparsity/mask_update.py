@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
@@ -89,10 +90,10 @@ class MaskUpdater:
         """
         names = list(self._parameters)
         # One layer after the other where dense weights and masks have to be made for it.
-        alone = bool(self._compact) and algorithm.updates_layers_alone()
+        alone = algorithm.updates_layers_alone and algorithm.structure.treats_layers_alone and algorithm.ramp is None
         grown: list[tuple[int, int]] = []
         self.grown = {}
-        for group in [[name] for name in names] if alone else [names]:
+        for group in [[name] for name in names] if alone and self._compact else [names]:
             streamed = self._compact.updates.get(group[0])
             if streamed is not None:
                 new = self._move(optimizer, group[0], streamed.positions(), None)
@@ -109,18 +110,18 @@ class MaskUpdater:
         self, algorithm: SparseAlgorithm, optimizer: Optimizer, layer: Connections, name: str, mask: Tensor, step: int
     ) -> tuple[int, int]:
         """Make ``mask`` the layer's mask; returns the numbers of grown and of blindly grown connections."""
-        if mask is not layer.mask and (layer.dense_grad is not None or not algorithm.hides_inactive_weights):
+        if mask is layer.mask:
+            return 0, 0
+        if layer.dense_grad is not None or not algorithm.hides_inactive_weights:
             self._dead_units.see_update(name, layer, mask, step)
         if name in self._compact:
-            same = mask is layer.mask
-            active = self._compact[name].positions() if same else positions(mask)
-            grown = active[:0] if same else self._move(optimizer, name, active, algorithm.grow_init(layer))
+            grown = self._move(optimizer, name, positions(mask), _initial(algorithm, layer))
         else:
             change = self._network.change(name, mask)
             if change is None:
                 return 0, 0
             if not algorithm.hides_inactive_weights:
-                _reset(optimizer, self._parameters[name], change, layer.mask, algorithm.grow_init(layer))
+                _reset(optimizer, self._parameters[name], change, layer.mask, _initial(algorithm, layer))
             grown = self.grown[name] = self._network.move(name, mask, change)
         n_blindly = 0 if layer.dense_grad is None else count_active(layer.dense_grad.reshape(-1)[grown] == 0)
         return grown.numel(), n_blindly
@@ -133,7 +134,8 @@ class MaskUpdater:
 
     def see_gradients(self) -> None:
         """Look at the gradients of a step, masked, after an update that read none; see `DeadUnits`."""
-        self._dead_units.see_gradients(self._gradient_sizes)
+        if self._dead_units.is_waiting and not is_captured(self._parameters):
+            self._dead_units.see_gradients(self._gradient_sizes)
 
     def _gradient_sizes(self, name: str) -> Tensor | None:
         """Mean magnitude of the gradient of each unit's active connections, (units,); None without a gradient."""
@@ -148,6 +150,10 @@ class MaskUpdater:
         inputs_first = is_inputs_first(self._parameters[name])
         size, mask = (rows_are_units(t, inputs_first).flatten(1) for t in (size, self._network.masks[name]))
         return size.sum(1) / mask.sum(1)
+
+
+def _initial(algorithm: SparseAlgorithm, layer: Connections) -> Tensor | None:
+    return None if algorithm.grow_init is None else algorithm.grow_init(layer)
 
 
 def _choose(

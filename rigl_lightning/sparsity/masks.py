@@ -10,15 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.selection import count_active, largest, smallest
-
-_PERMUTED_UP_TO = 1 << 27
-"""Connections up to which all are shuffled; more would take minutes."""
+from rigl_lightning.sparsity.selection import count_active, largest, random_positions, smallest
 
 
 def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
@@ -42,23 +38,6 @@ def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator)
     mask = torch.zeros(numel, dtype=torch.bool)
     mask[random_positions(numel, n_active, generator)] = True
     return mask.view(*shape)
-
-
-def random_positions(numel: int, n_active: int, generator: torch.Generator) -> Tensor:
-    """The positions of `random_mask`: int64, ascending. Beyond 2**27 connections in memory that goes with the active.
-
-    >>> random_positions(10, 3, torch.Generator().manual_seed(0)).numel()
-    3
-    """
-    if numel <= _PERMUTED_UP_TO or n_active > numel // 2:
-        # Half the bytes of int64, and the same permutation.
-        return torch.randperm(numel, generator=generator, dtype=torch.int32)[:n_active].long().sort().values
-    drawn = np.empty(0, dtype=np.int64)
-    while drawn.size < n_active:
-        more = n_active - drawn.size + n_active // 64 + 64
-        drawn = np.concatenate([drawn, torch.randint(numel, (more,), generator=generator).numpy()])
-        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # the first of equal ones stays
-    return torch.from_numpy(np.sort(drawn[:n_active]))
 
 
 def topk_mask(score: Tensor, n_active: int, candidates: Tensor | None = None) -> Tensor:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, check_sparsity
 from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, stretched_point
 from rigl_lightning.sparsity.schedules import Decay, cubic
 from rigl_lightning.sparsity.settings import check_settings
+from rigl_lightning.sparsity.structures import Unstructured
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,30 @@ class SparsityRamp:
 
 Sparsity = float | SparsityRamp
 """A setting: one number for the whole training, or one that changes."""
+
+
+def check_sparsity_setting(settings: Any) -> None:
+    """Refuse the sparsity of an algorithm if it is no number in [0, 1), and no ramp where that is possible.
+
+    Args:
+        settings: Has ``takes_ramp``, ``structure`` and perhaps a ``sparsity``.
+
+    Raises:
+        ValueError: Saying which is expected.
+    """
+    sparsity = getattr(settings, "sparsity", 0.0)
+    if not isinstance(sparsity, SparsityRamp):
+        check_sparsity(sparsity)
+    elif not settings.takes_ramp:
+        raise SettingError(
+            f"Expected `sparsity` to be a number for {type(settings).__name__}, got {sparsity}: its number of "
+            "connections does not follow a ramp. Set `sparsity` of the algorithm."
+        )
+    elif not isinstance(settings.structure, Unstructured):
+        raise SettingError(
+            f"Expected `sparsity` to be a number for {settings.structure}, got {sparsity}: the structure has one "
+            "number of connections. Set `sparsity` of the algorithm, or leave out its structure."
+        )
 
 
 def on_the_way(initial: Mapping[str, float], final: Mapping[str, float], left: float) -> dict[str, float]:

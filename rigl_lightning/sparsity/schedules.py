@@ -27,7 +27,7 @@ class UpdateSchedule:
         interval: Delta T, in optimizer steps, at least 1.
         begin: First update step, an int, or a fraction in [0, 1].
         end: T_end, an int, or a fraction in (0, 1]. Drop-and-grow updates stop before it; pruning reaches its
-            final sparsity at it.
+            final sparsity at it. The int 1 is step 1, and no training begins with it: all of training is 1.0.
 
     >>> schedule = UpdateSchedule(interval=10, end=0.75).resolve(total_steps=40)
     >>> schedule.end, [step for step in range(40) if schedule.is_update(step)]
@@ -45,18 +45,13 @@ class UpdateSchedule:
                 f"Expected `interval` to be a whole number of steps, at least 1, got {self.interval}. "
                 "Set the schedule's interval."
             )
-        for name, value in (("begin", self.begin), ("end", self.end)):
-            if not is_point(value):
+        for name in ("begin", "end"):
+            if not is_point(value := getattr(self, name)):
                 raise SettingError(f"Expected `{name}` {A_POINT}, got {value}. Set the schedule's {name}.")
         if isinstance(self.begin, float) == isinstance(self.end, float) and self.begin > self.end:
             raise SettingError(
                 f"Expected `begin` before `end`, got {self.begin} and {self.end}. Set the schedule's begin and end."
             )
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether begin and end are steps already."""
-        return not isinstance(self.begin, float) and not isinstance(self.end, float)
 
     def resolve(self, total_steps: int | None) -> "UpdateSchedule":
         """The same schedule with begin and end in steps of a training of ``total_steps``.
@@ -64,8 +59,6 @@ class UpdateSchedule:
         Raises:
             ValueError: If a fraction is to be resolved and the length of training is not known.
         """
-        if self.is_resolved:
-            return self
         begin, end = (resolved_point(point, total_steps) for point in (self.begin, self.end))
         return replace(self, begin=begin, end=end)
 
@@ -73,7 +66,6 @@ class UpdateSchedule:
         """The same schedule for a training that is ``factor`` times as long: begin and end move, the interval stays.
 
         As in the paper (section 4: the anchors of the learning rate and T_end are multiplied, Delta T is not).
-        Fractions stretch by themselves.
 
         >>> UpdateSchedule(interval=100, begin=200, end=0.75).stretched(5)
         UpdateSchedule(interval=100, begin=1000, end=0.75)
@@ -98,9 +90,9 @@ class UpdateSchedule:
         return range(begin, end, self.interval)
 
     def _window(self) -> tuple[int, int]:
-        if not self.is_resolved:
+        if isinstance(self.begin, float) or isinstance(self.end, float):
             raise SettingError(f"Expected a resolved schedule, got {self}. Call resolve(total_steps) first.")
-        return int(self.begin), int(self.end)
+        return self.begin, self.end
 
 
 def cosine(progress: float) -> float:

@@ -47,12 +47,7 @@ class Connections:
 
     @property
     def grad(self) -> Tensor:
-        """Gradient of the loss at all connections, active or not.
-
-        Raises:
-            ValueError: If there is none: the algorithm said that it needs no dense gradient at this step, or the loss
-                did not depend on the layer.
-        """
+        """Gradient of the loss at all connections, active or not; a ValueError if there is none."""
         if self.dense_grad is None:
             raise SettingError(
                 "This score reads the dense gradient, and there is none: either the algorithm does not ask for it at "
@@ -63,11 +58,7 @@ class Connections:
 
     @property
     def grad_average(self) -> Tensor:
-        """Exponential average of the dense gradients.
-
-        Raises:
-            ValueError: If the algorithm keeps no average (`grad_average_decay` is None).
-        """
+        """Exponential average of the dense gradients; a ValueError if the algorithm keeps none."""
         if self.dense_grad_average is None:
             raise SettingError(
                 "This score reads an average of dense gradients: set `grad_average_decay`, as SNFS does."
@@ -142,10 +133,7 @@ def gradient_flow(c: Connections) -> Tensor:
     """``w · Hg``, H the loss's Hessian and g its gradient: the score of GraSP (Wang et al. 2020, arXiv 2002.07376).
 
     Removing a connection changes ``|g|^2 / 2`` by ``-w · Hg`` to first order, so keeping the largest keeps, or even
-    adds to, the gradient that training lives on.
-
-    Raises:
-        ValueError: If the algorithm does not ask for the product (see `needs_hessian_gradient`).
+    adds to, the gradient that training lives on. The algorithm has to ask for it (`needs_hessian_gradient`).
     """
     if c.hessian_gradient is None:
         raise SettingError(
@@ -161,18 +149,13 @@ def random(c: Connections) -> Tensor:
 
 
 def evaluate(score: Score, layer: Connections) -> Tensor:
-    """Scores of a layer, checked.
-
-    Raises:
-        ValueError: If they are not numbers of the weight's shape.
-    """
+    """Scores of a layer; a ValueError unless they are numbers of the weight's shape."""
     values = score(layer)
     if not isinstance(values, Tensor) or values.shape != layer.weight.shape or values.dtype == torch.bool:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        dtype = f" of {values.dtype}" if isinstance(values, Tensor) else ""
+        got = f"{tuple(values.shape)} of {values.dtype}" if isinstance(values, Tensor) else type(values).__name__
         raise SettingError(
             f"Expected score {getattr(score, '__qualname__', score)!r} to return numbers of the weight's shape "
-            f"{tuple(layer.weight.shape)}, got {got}{dtype}. Set another score, or correct this one."
+            f"{tuple(layer.weight.shape)}, got {got}. Set another score, or correct this one."
         )
     return values
 

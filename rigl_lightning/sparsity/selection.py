@@ -21,6 +21,8 @@ from rigl_lightning.base.errors import SettingError
 
 _SAMPLED_FROM = 1 << 15  # below this length sampling costs more than it saves
 _STRIDE = 64
+_PERMUTED_UP_TO = 1 << 27
+"""Connections up to which all are shuffled; more would take minutes."""
 
 
 def count_active(mask: Tensor) -> int:
@@ -41,6 +43,23 @@ def positions(mask: Tensor) -> Tensor:
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.reshape(-1).nonzero().view(-1)
+
+
+def random_positions(numel: int, n_active: int, generator: torch.Generator) -> Tensor:
+    """Random positions: int64, ascending. Beyond 2**27 connections in memory that goes with the active ones.
+
+    >>> random_positions(10, 3, torch.Generator().manual_seed(0)).numel()
+    3
+    """
+    if numel <= _PERMUTED_UP_TO or n_active > numel // 2:
+        # Half the bytes of int64, and the same permutation.
+        return torch.randperm(numel, generator=generator, dtype=torch.int32)[:n_active].long().sort().values
+    drawn = np.empty(0, dtype=np.int64)
+    while drawn.size < n_active:
+        more = n_active - drawn.size + n_active // 64 + 64
+        drawn = np.concatenate([drawn, torch.randint(numel, (more,), generator=generator).numpy()])
+        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # the first of equal ones stays
+    return torch.from_numpy(np.sort(drawn[:n_active]))
 
 
 def largest(score: Tensor, count: int, candidates: Tensor | None = None) -> Tensor:

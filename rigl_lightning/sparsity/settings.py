@@ -167,6 +167,19 @@ def differences(settings: Any, saved: str) -> str:
     return ", ".join(f"{w} {old} there and {new} here" for w, (old, new) in {**known, **unknown}.items() if old != new)
 
 
+def check_same(settings: Any, saved: str) -> None:
+    """Refuse to resume with another algorithm.
+
+    Raises:
+        ValueError: Unless ``saved`` is what `describe` makes of the settings.
+    """
+    if describe(settings) != saved:
+        raise SettingError(
+            f"Expected the algorithm of the run that is resumed, {saved}, got {describe(settings)}: "
+            f"{differences(settings, saved)}. Set the algorithm as in that run, or start a new run."
+        )
+
+
 def _split(text: str) -> dict[str, str]:
     """The settings in the brackets of a description, by name."""
     depth, entries = 0, [""]

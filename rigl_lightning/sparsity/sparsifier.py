@@ -12,25 +12,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.attachment import check_attachable, follow_steps, torch_optimizer
-from rigl_lightning.sparsity.cautions import refuse_capture, schedule_caution, update_left_out
+from rigl_lightning.sparsity.cautions import beginning_now, refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.divergence import Divergence
 from rigl_lightning.sparsity.files.masks import weight_checksum
-from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores, gradients_of
+from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores
 from rigl_lightning.sparsity.hidden_weights import ForgottenWeights, HiddenWeights
 from rigl_lightning.sparsity.layouts import is_inputs_first, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates
 from rigl_lightning.sparsity.parameters import check_weights, select_parameters
+from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.settings import describe, differences
+from rigl_lightning.sparsity.settings import check_same, describe
 from rigl_lightning.sparsity.weights import Weights
 
 __all__ = ["MaskUpdate", "Sparsifier"]
@@ -58,9 +59,8 @@ class Sparsifier:
 
     Attributes:
         network: The masks, and what is known of them: counts, first masks, what was explored.
-        masks: Boolean tensor by name, True where a connection is active. Changed in place.
-        explored: The same, True where one ever was.
-        n_active: Active connections by name.
+        masks: Boolean tensor by name, True where a connection is active; ``explored``: where one ever was. Changed in
+            place. ``n_active``: active connections by name.
         weights: The weights, however they are kept: in the parameters, hidden, or the active ones alone (``compact``).
         gradients: What is kept of gradients for the algorithm.
         step: Optimizer steps completed.
@@ -102,7 +102,7 @@ class Sparsifier:
         self.parameters = dict(parameters)
         self.seed = int(seed)
         self.total_steps = None if total_steps is None else int(total_steps)
-        self.algorithm = algorithm if state is not None else algorithm.resolve(self.total_steps)
+        self.algorithm = algorithm if state is not None else beginning_now(algorithm, self.total_steps)
         self.step = 0
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}
@@ -119,10 +119,8 @@ class Sparsifier:
         self.gradients = Gradients(self.parameters, self.compact)
         self.warm_up = AdamWarmUp(self.parameters, self.algorithm, adam_warm_up)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
-        self._divergence = Divergence()
+        self.divergence = Divergence()
         self._optimizer: Optimizer | None = None
-        self._has_gradients = False
-        self._overflowed: list[str] = []
         self._hooks: list[RemovableHandle] = []
         if state is not None:
             self.load_state_dict(state)
@@ -169,16 +167,11 @@ class Sparsifier:
         layers = f"{len(self.parameters)} layer{'s' if len(self.parameters) > 1 else ''}"
         return f"Sparsifier({describe(self.algorithm)}: {layers}, density {self.total_density():.4g}, step {self.step})"
 
-    # ---- one step ----------------------------------------------------------------------------------------------
-
     def before_backward(self, loss: Tensor, mean_over_ranks: Mean | None = None) -> None:
         """Call before ``loss.backward`` if the algorithm reads the Hessian's product with the gradient (GraSP).
 
-        With gradient accumulation the products of the parts are added up. With every algorithm the first loss that is
-        not finite is a warning, see `note_loss`.
-
         Args:
-            loss: Scalar, with its graph; the graph is kept for the backward pass.
+            loss: Scalar, with its graph, which is kept; see `note_loss`, too. Products of several losses are added up.
             mean_over_ranks: Averages a tensor over all processes, in place or not; None for a single process.
 
         Raises:
@@ -193,17 +186,10 @@ class Sparsifier:
         """Look whether a loss is finite; the first that is not is a warning that names the step.
 
         On the CPU at once. No other device is waited for: there it is told at the next mask update, or by
-        `warn_of_loss`.
-
-        Args:
-            loss: Scalar, not scaled by a GradScaler.
+        `Divergence.warn_of_loss`. ``loss`` is a scalar that no GradScaler has scaled.
         """
         if not is_captured(self.parameters):
-            self._divergence.see_loss(loss, self.step)
-
-    def warn_of_loss(self) -> None:
-        """Say so if a loss was not finite and nobody has been told yet. A device is waited for."""
-        self._divergence.warn_of_loss()
+            self.divergence.see_loss(loss, self.step)
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
@@ -214,32 +200,23 @@ class Sparsifier:
         No update is made from gradients that are not finite; under a GradScaler, which skips that step, the update
         is made at the next one.
 
-        Args:
-            optimizer: The optimizer of the sparse parameters.
-
         Raises:
-            ValueError: If it has not all of them.
+            ValueError: If the optimizer has not all of the sparse weights.
             RuntimeError: If the algorithm needs `before_backward`, which was not called, or its products overflowed.
         """
         if optimizer is not self._optimizer:
             self.mask_optimizer_state(optimizer)
-        self.compact.follow(optimizer)
-        gradients = gradients_of(optimizer)
-        self._has_gradients, self._overflowed = bool(gradients), []
-        self._divergence.begin_step()
-        if not gradients:
-            self.gradients.clear()  # the step is skipped
         algorithm = self.algorithm
-        if algorithm.grad_average_decay is not None:
-            self.gradients.add_to_averages(algorithm.grad_average_decay)
-        is_due = self._has_gradients and algorithm.is_update(self.step)
-        captured = is_captured(self.parameters)
-        if captured:
+        self.compact.follow(optimizer)
+        self.divergence.begin_step()
+        self.gradients.begin_step(optimizer, algorithm.grad_average_decay)
+        is_due = self.gradients.are_there and algorithm.is_update(self.step)
+        if is_captured(self.parameters):
             refuse_capture(algorithm, self.step, is_due)
         if is_due:
-            self.warn_of_loss()  # an update reads the device anyway
+            self.divergence.warn_of_loss()  # an update reads the device anyway
         if is_due and algorithm.replaces_step:
-            if self._can_update():
+            if self.gradients.are_usable(algorithm, self.step):
                 if not self.has_dropped_gradients:  # a closure may be evaluated twice
                     self._update_masks(optimizer, self.gradients.dense())
                 self.compact.forget_gradients()
@@ -247,13 +224,14 @@ class Sparsifier:
                 return
         elif is_due and algorithm.needs_dense_gradient(self.step) and algorithm.grad_average_decay is None:
             self.gradients.keep()
-        self._add_penalties()
+        if algorithm.penalty_gradient is not None:
+            for name, layer in self._layers({}, self.gradients.of_parameters()).items():
+                self.weights.add_to_gradient(name, algorithm.penalty_gradient(layer))
         self.weights.mask_gradients()
-        self._divergence.see_gradients(gradients)
-        if not captured:
-            self._updater.see_gradients()
+        self.divergence.see_gradients(optimizer)
+        self._updater.see_gradients()
         self.warm_up.before_step()
-        self.weights.before_step(gradients)
+        self.weights.before_step(optimizer)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
@@ -262,41 +240,36 @@ class Sparsifier:
         Updates the masks on an update step of an algorithm that follows the gradient step, zeroes what leaked into
         inactive connections, and counts the step. A step without any gradient does not count.
 
-        Args:
-            optimizer: As in `before_step`.
-
         Raises:
             RuntimeError: If there are gradients that `before_step` has not seen.
         """
-        if not self._has_gradients:
-            if self.gradients.of_parameters():
-                raise StateError(
-                    "Expected `before_step` before every optimizer.step. In Lightning's manual optimization, step the "
-                    "optimizers of self.optimizers(), without use_pl_optimizer=False."
-                )
+        algorithm = self.algorithm
+        if not self.gradients.are_there:
+            self.gradients.refuse_unseen()
             return
         self.weights.after_step()
         self.warm_up.after_step(optimizer)
-        self._adjust_weights(optimizer)
-        if not self.algorithm.replaces_step and self.algorithm.is_update(self.step):
+        if algorithm.adjust_weights is not None:
+            layers, rates = self._layers({}, moment=f"{self.step}/adjust"), learning_rates(optimizer, self.parameters)
+            for name, weight in algorithm.adjust_weights(layers, self.step, rates, self.memory).items():
+                self.weights.set_to(name, weight)
+        if not algorithm.replaces_step and algorithm.is_update(self.step):
             self._update_masks(optimizer, self.gradients.kept)
-        elif self._overflowed:
-            caution = update_left_out(self.algorithm, self.step, self._overflowed)
+        elif self.gradients.overflowed:
+            caution = update_left_out(algorithm, self.step, self.gradients.overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
-            self._divergence.note_told()
-        self._divergence.warn_of_gradients(self.gradients.of_parameters(), self.step)
+            self.divergence.note_told()
+        self.divergence.warn_of_gradients(self.gradients.of_parameters(), self.step)
         self.weights.apply_masks()
         self.compact.forget_gradients()
-        self._has_gradients = False
+        self.gradients.are_there = False
         self.step += 1
 
     @property
     def has_dropped_gradients(self) -> bool:
         """Whether `before_step` has updated the masks instead of the step, and `after_step` has not been called yet."""
         updated_now = self.last_update is not None and self.last_update.step == self.step
-        return self._has_gradients and self.algorithm.replaces_step and updated_now
-
-    # ---- outside of steps --------------------------------------------------------------------------------------
+        return self.gradients.are_there and self.algorithm.replaces_step and updated_now
 
     @torch.no_grad()
     def apply_masks(self) -> None:
@@ -310,13 +283,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def mask_optimizer_state(self, optimizer: Optimizer) -> None:
-        """Reset the optimizer's state of inactive connections, as when momenta of a dense training were loaded.
-
-        Later masked gradients keep it where it belongs.
-
-        Raises:
-            ValueError: If the optimizer has not all of the sparse weights.
-        """
+        """Reset the optimizer's state of inactive connections, as when momenta of a dense training were loaded."""
         check_owner(optimizer, self.parameters)
         self.warm_up.check(optimizer)
         self._optimizer = optimizer
@@ -343,11 +310,9 @@ class Sparsifier:
         """CRC-32 of each layer's mask, equal on every process that has the same masks."""
         return self.network.checksums()
 
-    # ---- checkpoints -------------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """All that an exact continuation needs: plain numbers and CPU tensors, masks at one bit a connection."""
-        own = {name: _plain(getattr(self, name)) for name in _REMEMBERED}
+        own = {name: plain_state(getattr(self, name)) for name in _REMEMBERED}
         parts = (self.network, self.gradients, self.weights, self.warm_up)
         of_parts = {key: value for part in parts for key, value in part.state_dict().items()}
         return {**own, **of_parts, "algorithm": describe(self.algorithm)}
@@ -359,27 +324,20 @@ class Sparsifier:
             ValueError: If it is that of other layers or of another algorithm.
         """
         algorithm = self.algorithm.resolve(state["total_steps"])
-        if describe(algorithm) != state["algorithm"]:
-            raise SettingError(
-                f"Expected the algorithm of the run that is resumed, {state['algorithm']}, got "
-                f"{describe(algorithm)}: {differences(algorithm, state['algorithm'])}. Set the algorithm as in that "
-                "run, or start a new run."
-            )
+        check_same(algorithm, state["algorithm"])
         for part in (self.network, self.gradients, self.weights, self.warm_up):
             part.load_state_dict(state)
         self.algorithm = algorithm
         for name in _REMEMBERED:  # older checkpoints have no initial weights and no last update
-            setattr(self, name, _plain(state.get(name, getattr(self, name))))
+            setattr(self, name, plain_state(state.get(name, getattr(self, name))))
         self.last_update = MaskUpdate(*self.last_update) if self.last_update else None
         self.apply_masks()
-
-    # ---- parts -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _begin(self, beginning: Beginning | None) -> None:
         caution = schedule_caution(self.algorithm, self.total_steps)
         if caution is not None:
-            warnings.warn(caution, stacklevel=3, category=SparseTrainingWarning)
+            warnings.warn(caution, stacklevel=4, category=SparseTrainingWarning)
         if beginning is not None:
             self.initial_weights = dict(beginning.checksums)
             self.network.start_from(beginning.masks)
@@ -388,12 +346,12 @@ class Sparsifier:
             self.memory = self.algorithm.initial_memory(shapes, lambda name: generator(name, "memory"))
             self.initial_weights = {name: weight_checksum(parameter) for name, parameter in self.parameters.items()}
             self.network.start_from(self.algorithm.initial_masks(shapes, lambda name: generator(name, "initial")))
-            self.network.start_from(self.algorithm.begin(self._layers({}, "begin"), self.memory))
+            self.network.start_from(self.algorithm.begin(self._layers({}, moment="begin"), self.memory))
         self.weights.follow_update(lambda: self.algorithm.learning_masks(self._layers({})))
         self.apply_masks()
 
     def _layers(
-        self, dense_gradients: Mapping[str, Tensor], moment: str | None = None, names: Iterable[str] | None = None
+        self, dense_gradients: Mapping[str, Tensor], names: Iterable[str] | None = None, moment: str | None = None
     ) -> dict[str, Connections]:
         """What an algorithm may see of all layers, or of some; ``moment`` tells random numbers of one step apart."""
         return {
@@ -406,50 +364,12 @@ class Sparsifier:
                 hessian_gradient=self.gradients.hessian.get(name),
                 inputs_first=is_inputs_first(self.parameters[name]),
             )
-            for name in names or self.parameters
+            for name in (self.parameters if names is None else names)
         }
 
-    def _can_update(self) -> bool:
-        """Whether the gradients are such that masks can be updated by them."""
-        self._overflowed = self.gradients.overflowed()
-        if self._overflowed:
-            self.gradients.clear()  # this step will be skipped, and its products are not those of the next
-            return False
-        if self.algorithm.needs_hessian_gradient(self.step):
-            self.gradients.check_hessian_products(self.step, type(self.algorithm).__name__)
-        return True
-
     def _update_masks(self, optimizer: Optimizer, dense: Mapping[str, Tensor]) -> None:
-        def see(names: Iterable[str]) -> dict[str, Connections]:
-            return self._layers(dense, names=names)
-
+        see = partial(self._layers, dense)
         self.last_update = self._updater.make(self.algorithm, optimizer, see, self.step, self.memory)
         self.warm_up.note_growth(self._updater.grown, self.masks, optimizer)
         self.weights.follow_update(lambda: self.algorithm.learning_masks(self._layers(dense)))
         self.gradients.clear()
-
-    def _adjust_weights(self, optimizer: Optimizer) -> None:
-        if self.algorithm.adjust_weights is None:
-            return
-        rates = learning_rates(optimizer, self.parameters)
-        layers = self._layers({}, f"{self.step}/adjust")
-        for name, weight in self.algorithm.adjust_weights(layers, self.step, rates, self.memory).items():
-            self.weights.set_to(name, weight)
-
-    def _add_penalties(self) -> None:
-        if self.algorithm.penalty_gradient is None:
-            return
-        for name, layer in self._layers({}).items():
-            has_gradient = self.parameters[name].grad is not None
-            penalty = self.algorithm.penalty_gradient(layer) if has_gradient else None
-            if penalty is not None:
-                self.weights.add_to_gradient(name, penalty)
-
-
-def _plain(value: Any) -> Any:
-    """The value as a checkpoint keeps it: copies of tensors on the CPU, and containers of Python's own."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_plain(entry) for entry in value)
-    return value.to("cpu", copy=True) if isinstance(value, Tensor) else value

@@ -21,13 +21,13 @@ def can_stream(algorithm: SparseAlgorithm) -> bool:
     """
     return (
         isinstance(algorithm, DropGrow)
+        and algorithm.follows_scores
         and algorithm.replaces_step
         and algorithm.min_fan_in == 0
         and algorithm.ramp is None
         and (algorithm.drop_score, algorithm.grow_score) == (scores.weight_magnitude, scores.gradient_magnitude)
         and type(algorithm.structure) is Unstructured
-        and type(algorithm).update_masks is DropGrow.update_masks
-        and type(algorithm).grow_init is SparseAlgorithm.grow_init
+        and algorithm.grow_init is None
     )
 
 

@@ -13,12 +13,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import masks
+from rigl_lightning.sparsity.claims import Claiming
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
 from rigl_lightning.sparsity.names import matching_names
@@ -29,8 +31,15 @@ _ROUNDING = 1e-6
 _REMEDY = "Add the layer to `dense` of the distribution, or to `exclude` of SparseTrainingCallback"
 
 
-class Structure(ABC):
-    """Base of the structures. A subclass is a frozen dataclass of settings."""
+class Structure(Claiming, ABC):
+    """Base of the structures. A subclass is a frozen dataclass of settings.
+
+    Attributes:
+        treats_layers_alone: What becomes of one layer does not depend on the others.
+    """
+
+    claims: ClassVar[Mapping[str, tuple[str, ...]]] = {"treats_layers_alone": ("ablated_layers",)}
+    treats_layers_alone = True
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,10 +52,10 @@ class Weights:
         else:
             self._parameters[name].copy_(weight)
 
-    def add_to_gradient(self, name: str, addition: Tensor) -> None:
-        """Add a tensor of the dense shape to the gradient of a layer that has one."""
+    def add_to_gradient(self, name: str, addition: Tensor | None) -> None:
+        """Add a tensor of the dense shape, or nothing, to the gradient of a layer that has one."""
         grad = self._parameters[name].grad
-        if grad is not None:
+        if grad is not None and addition is not None:
             values = self.compact[name].gather(addition) if name in self.compact else addition
             grad.add_(values.to(grad.dtype))
 
@@ -65,8 +65,8 @@ class Weights:
         """Set the gradients of connections that do not learn to zero."""
         self._network.zero_inactive_({name: parameter.grad for name, parameter in self._parameters.items()})
 
-    def before_step(self, gradients: Sequence[Tensor]) -> None:
-        """The optimizer is about to step, with these gradients."""
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The optimizer is about to step."""
 
     def after_step(self) -> None:
         """The optimizer has changed the weights, also those of inactive connections. `apply_masks` comes next."""

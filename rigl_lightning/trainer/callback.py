@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.compute import Compute, Storage
-from rigl_lightning.reports.network import describe_network
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.files.masks import unpack_masks
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer import averages, beginning, checks, distributed, finders, metrics, optimizers, precision
 from rigl_lightning.trainer.computing import FitCompute
 from rigl_lightning.trainer.flavours import callback_flavours
-from rigl_lightning.trainer.flop_meter import FlopMeter, example_flops
+from rigl_lightning.trainer.flop_meter import FlopMeter
 from rigl_lightning.trainer.settings import Settings
 
 
@@ -61,8 +58,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             rounding; "dense" if deterministic, compiled or on a GPU. "dense": masked dense products.
         storage: "connections": layers that compute sparsely keep active weights, gradients and optimizer state only.
             Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
-        adam_warm_up: None, as the authors: Adam's first step of a grown connection is up to 3.2 times the learning
-            rate. n: Adam and AdamW correct its moments by its own age, and its step grows over n steps (0: at once).
+        adam_warm_up: None, as the authors have it, or n: Adam and AdamW correct the moments of a grown connection by
+            its own age, and its step grows over n steps (0: at once); else its first is up to 3.2 times the rate.
     """
 
     def __init__(
@@ -145,7 +142,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self.mask_log.is_behind():
             self._bring_into_line(trainer)
         metrics.log_now(trainer, self.metrics())
-        self._active().warn_of_loss()
+        self._active().divergence.warn_of_loss()
         checks.warn_of_missed_updates(self._active())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,14 +198,13 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             checks.check_invariants(self._active(), self.optimizer)
         if self.mask_log.is_news(trainer, self._active().last_update):
             self._bring_into_line(trainer)
-            values, density = self.metrics(), f"{self.settings.prefix}density"
-            metrics.log_now(trainer, values)
-            pl_module.log(density, values[density], prog_bar=True, logger=False)
+            metrics.log_now(trainer, self.metrics())
+            pl_module.log(f"{self.settings.prefix}density", self._active().total_density(), prog_bar=True, logger=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the values available to other callbacks."""
         averages.mask_averages(trainer, self._step_hook)
-        self._active().warn_of_loss()
+        self._active().divergence.warn_of_loss()
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -239,9 +235,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """Beside the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
         state = self._restored or self.state_dict()
         if "masks" in state:
-            values, text = describe_network(pl_module, unpack_masks(state["masks"]), example_flops(pl_module))
-            pl_module.log_dict({f"{self.settings.prefix}{k}": v for k, v in values.items()}, sync_dist=True)
-            rank_zero_info(f"\n{text}")
+            metrics.log_network(pl_module, state["masks"], self.settings.prefix)
 
     def _active(self) -> Sparsifier:
         if self.sparsifier is None:
@@ -259,10 +253,9 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """What a finder of learning rate or batch size tries: the network with the masks of now, or of the start."""
         with self.computing.dense_weights():
             parameters = self.settings.select(pl_module)
-            if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
-                masks = self._active().masks
-            else:
-                masks = beginning.first_masks(trainer, parameters, self.algorithm, self.settings, self._restored)
+            goes_on = self._restored is None and beginning.is_same_network(self.sparsifier, parameters)
+            start = (trainer, parameters, self.algorithm, self.settings, self._restored)
+            masks = self._active().masks if goes_on else beginning.first_masks(*start)
             with finders.held_sparse(parameters, masks, optimizers.optimizer_of(trainer, parameters), self._step_hook):
                 yield
 

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
+from rigl_lightning.reports.network import describe_network
+from rigl_lightning.sparsity.files.masks import unpack_masks
 from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
+from rigl_lightning.trainer.flop_meter import example_flops
 
 
 def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, float]:
@@ -49,6 +53,19 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
         for key, values in {**layers, "dead_units": dead}.items():
             metrics.update({f"{key}/{name}": float(value) for name, value in values.items()})
     return metrics
+
+
+def log_network(pl_module: pl.LightningModule, masks: Mapping[str, Any], prefix: str) -> None:
+    """Log density, FLOPs and bytes of a tested network, and show them in one line.
+
+    Args:
+        pl_module: Tested now.
+        masks: Packed, as in a checkpoint.
+        prefix: Of the names of the metrics.
+    """
+    values, text = describe_network(pl_module, unpack_masks(masks), example_flops(pl_module))
+    pl_module.log_dict({f"{prefix}{key}": value for key, value in values.items()}, sync_dist=True)
+    rank_zero_info(f"\n{text}")
 
 
 def _mean(values: Mapping[str, float], weights: Mapping[str, int]) -> float:

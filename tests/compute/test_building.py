@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from rigl_lightning import DNW, NM, DeepR, RigL, Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.compute import SparseCompute, build_sparse
-from rigl_lightning.sparsity import masks
+from rigl_lightning.sparsity import masks, selection
 
 RIGL = RigL(0.8, Uniform(first_layer_dense=False, dense=("last.weight",)), UpdateSchedule(3, end=20))
 
@@ -86,14 +86,14 @@ def test_a_module_that_cannot_draw_its_weights_is_refused():
 
 
 def test_positions_of_very_large_layers_are_distinct_and_those_of_the_mask(monkeypatch):
-    monkeypatch.setattr(masks, "_PERMUTED_UP_TO", 100)
+    monkeypatch.setattr(selection, "_PERMUTED_UP_TO", 100)
     for n_active in (0, 1, 400, 1000, 1001):
-        found = masks.random_positions(2001, n_active, torch.Generator().manual_seed(5))
+        found = selection.random_positions(2001, n_active, torch.Generator().manual_seed(5))
         assert found.unique().numel() == n_active == found.numel()
         mask = masks.random_mask((3, 667), n_active, torch.Generator().manual_seed(5))
         assert torch.equal(mask.view(-1).nonzero().view(-1), found)
     counts = torch.zeros(200)
     for seed in range(300):
-        counts[masks.random_positions(200, 60, torch.Generator().manual_seed(seed))] += 1
+        counts[selection.random_positions(200, 60, torch.Generator().manual_seed(seed))] += 1
     assert counts.min() > 50
     assert counts.max() < 130  # 90 expected, standard deviation 8

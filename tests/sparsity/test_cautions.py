@@ -10,6 +10,7 @@ from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.compute import SparseCompute
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import (
+    DNW,
     SET,
     SNFS,
     SNIP,
@@ -39,8 +40,6 @@ class TestSchedules:
             (SET(schedule=UpdateSchedule(10, 50, 50)), None, "SET never updates its masks"),
             (RigL(schedule=UpdateSchedule(10, 200, 300)), 100, "begin=200, end=300 of a training of 100 steps"),
             (RigL(schedule=UpdateSchedule(end=0.001)), 100, "never updates"),
-            (SNFS(schedule=UpdateSchedule(100, end=1)), 1000, r"step 0 only: end=1 is step 1; 1\.0 is the whole"),
-            (RigL(schedule=UpdateSchedule(1, end=1)), 1000, "end=1 is step 1"),
         ],
     )
     def test_masks_that_will_not_change_are_said_with_a_warning(self, algorithm, total, words):
@@ -64,6 +63,30 @@ class TestSchedules:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             sparsify(small_network(), algorithm, total_steps=100)
+
+    @pytest.mark.parametrize(
+        ("algorithm", "setting"),
+        [
+            (SNFS(schedule=UpdateSchedule(100, end=1)), "`end` of `schedule` to 1.0"),
+            (RigL(schedule=UpdateSchedule(1, end=1)), "`end` of `schedule` to 1.0"),
+            (DNW(schedule=UpdateSchedule(1, end=1)), "`end` of `renewal` to 1.0"),
+            (GradualMagnitudePruning(schedule=UpdateSchedule(1, 0.5, end=1)), "`end` of `ramp` to 1.0"),
+        ],
+    )
+    def test_an_end_at_step_one_is_refused(self, algorithm, setting):
+        for total in (1000, None):
+            with pytest.raises(ValueError, match=f"1.0 for the whole training, .*, got 1, which is step 1.*{setting}"):
+                sparsify(small_network(), algorithm, total_steps=total)
+
+    def test_a_fraction_that_is_step_one_and_a_training_of_one_step_are_not(self):
+        assert len(sparsify(small_network(), RigL(schedule=UpdateSchedule(end=0.01)), total_steps=100).masks) == 2
+        assert len(sparsify(small_network(), RigL(schedule=UpdateSchedule(end=1)), total_steps=1).masks) == 2
+
+    def test_a_run_that_began_with_it_is_resumed(self):
+        state = sparsify(small_network(), RigL(schedule=UpdateSchedule(100, end=2)), total_steps=1000).state_dict()
+        state["algorithm"] = state["algorithm"].replace("end=2", "end=1")
+        resumed = sparsify(small_network(), RigL(schedule=UpdateSchedule(100, end=1)), state=state)
+        assert list(resumed.algorithm.update_steps()) == [0]
 
     def test_nothing_is_said_when_a_run_is_resumed(self):
         algorithm = RigL(schedule=UpdateSchedule(10, 0, 0))

@@ -176,4 +176,4 @@ def test_a_loss_that_is_not_finite_is_told_at_the_next_update_and_nothing_waits_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sparsifier.before_backward(loss * torch.inf)
-        sparsifier.warn_of_loss()  # once is enough
+        sparsifier.divergence.warn_of_loss()  # once is enough

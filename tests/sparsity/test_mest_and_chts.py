@@ -115,7 +115,7 @@ class TestCHTs:
         # Units 0 and 1 share input 0; unit 1 has input 1 too: the path 0 - 0 - 1 - 1 asks for (0, 1) alone.
         mask, weight = "1...11......", [[1.0, 0.0, 0.0, 0.0], [9.0, 9.0, 0.0, 0.0], [0.0] * 4]
         layer = Connections(torch.tensor(weight), flags(mask).view(3, 4), torch.Generator().manual_seed(0))
-        drop, grow = CHTs(0.75, EVERYWHERE, WINDOW)._scores(layer, 0, 0)
+        drop, grow = CHTs(0.75, EVERYWHERE, WINDOW).update_scores(layer, 0, 0)
         assert torch.equal(drop.isfinite(), torch.ones(3, 4, dtype=torch.bool))
         inactive = grow.masked_fill(layer.mask, -torch.inf)
         assert inactive.argmax().item() == 1
@@ -134,7 +134,7 @@ class TestCHTs:
         kept = torch.zeros(4)
         for seed in range(300):
             layer = seen("1111....", (0.1, 0.1, 0.4, 0.4, 0.0, 0.0, 0.0, 0.0), seed=seed)
-            drop, _ = CHTs(0.5, EVERYWHERE, WINDOW)._scores(layer, 0, 2)
+            drop, _ = CHTs(0.5, EVERYWHERE, WINDOW).update_scores(layer, 0, 2)
             kept[drop[0, :4].topk(2).indices] += 1 / 300
         assert kept[2:].min() > kept[:2].max() + 0.2
 

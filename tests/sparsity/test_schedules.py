@@ -55,8 +55,9 @@ class TestFractions:
 
     def test_resolved_once_it_does_not_move_again(self):
         resolved = UpdateSchedule(end=0.5).resolve(100)
-        assert resolved.is_resolved
-        assert not UpdateSchedule(end=0.5).is_resolved
+        assert (type(resolved.begin), type(resolved.end)) == (int, int)
+        with pytest.raises(ValueError, match="Expected a resolved schedule"):
+            UpdateSchedule(end=0.5).is_update(0)
         assert resolved.resolve(200) == UpdateSchedule(end=50)
         assert resolved.resolve(None).end == 50
 

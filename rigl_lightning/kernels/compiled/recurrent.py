@@ -98,9 +98,7 @@ def backward(
         grad_other=grad_states[1] if is_lstm else grad_hidden,
     )
     run(lstm_backward_job if is_lstm else gru_backward_job, width // tile, settings)
-    values = ordered_by_column(gather(weights.weight_ih, patterns.ih), patterns.ih)
-    transposed = Matrix(patterns.ih.column_parts, _places(patterns.ih, units), width)
-    grad_x = multiply(grad_gates, values, transposed, None)
+    grad_x = _input_gradient(grad_gates, weights.weight_ih, patterns.ih, units, width)
     return Gradients(
         unpack(grad_x, batch, batch_first(x), x.dtype),
         [state[:, :batch].t().contiguous() for state in grad_states],
@@ -109,6 +107,11 @@ def backward(
         _bias_gradient(grad_gates, units),
         _bias_gradient(grad_hidden, units),
     )
+
+
+def _input_gradient(grads: Tensor, weight: Tensor, pattern: SparsePattern, units: int, width: int) -> Tensor:
+    values = ordered_by_column(gather(weight, pattern), pattern)
+    return multiply(grads, values, Matrix(pattern.column_parts, _places(pattern, units), width), None)
 
 
 def _weight_gradient(

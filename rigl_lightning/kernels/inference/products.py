@@ -153,10 +153,9 @@ def _convolution(shape: tuple[int, int, int, int], p: Product, g: Geometry, with
     t, h, w = tables(g), g.height, g.width
     offsets = t.taps.index_select(0, p.columns)
     floats, n_out = g.channels * g.phases * g.plane, h.outputs * w.outputs
-    count = max(1, min(shape[0], _CACHE_FLOATS // max(1, floats)))
+    count, row = max(1, min(shape[0], _CACHE_FLOATS // max(1, floats))), max(WIDTH, h.outputs * w.plane)
     # A vector more: an image smaller than a vector is read beyond its end.
     packed = zeroed(("inference", g), count * floats + WIDTH)
-    row = max(WIDTH, h.outputs * w.plane)
     wide = scratch("wide", count, g.outputs, row)
     bare = p.unbounded() if with_addend else p
     found = []

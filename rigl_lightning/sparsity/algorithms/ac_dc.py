@@ -65,10 +65,6 @@ class ACDC(TopK):
             )
         return replace(self, warm_up=warm_up, phase=max(phase, 1), last=last)
 
-    def has_planned_layers(self) -> bool:
-        """Not with a global ranking."""
-        return not self.global_ranking
-
     def further_updates(self) -> Sequence[int]:
         """The steps after which the phases change: to compressed, to decompressed, and so on."""
         if any(isinstance(getattr(self, name), float) for name in self.points):

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.distributions import Distribution, Shapes, active_counts, check_sparsity
+from rigl_lightning.sparsity.claims import Claiming
+from rigl_lightning.sparsity.distributions import Distribution, Shapes, active_counts
 from rigl_lightning.sparsity.points import stretched_point
-from rigl_lightning.sparsity.ramps import Sparsity, SparsityRamp
-from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.ramps import SparsityRamp, check_sparsity_setting
+from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, constant
 from rigl_lightning.sparsity.scores import Connections, needs_gradient
 from rigl_lightning.sparsity.settings import check_settings
 from rigl_lightning.sparsity.structures import Structure, Unstructured
@@ -36,21 +36,30 @@ LearningRates = Mapping[str, float]
 """Of each layer, as the optimizer has it now."""
 
 
-class SparseAlgorithm(ABC):
+class SparseAlgorithm(Claiming, ABC):
     """Base of all algorithms. A subclass is a frozen dataclass of settings; what it does not override never happens.
 
     Attributes:
         structure: Which connections of a layer go together.
+        takes_ramp: Whether the sparsity may be a ramp.
         schedule: When masks are updated; None for never, but see `further_updates`.
+        drop_fraction: Fraction of the active connections that the first update drops.
+        decay: Factor on it over the schedule's window.
+        global_ranking: Connections of all layers are ranked together, so that a layer's share is not known before.
         replaces_step: The mask update is made instead of the gradient step (RigL, SNIP: paper, Algorithm 1), or
             after it (SET, SNFS, pruning), as in the reference (sparse_optimizers_base.py:118-146, 487-521).
         grad_average_decay: beta of the exponential average of dense gradients to keep, or None for none.
         hides_inactive_weights: Inactive weights keep their values and may learn; the network computes without them.
             Scores then see all weights, and the first masks are those of an update at step 0.
         forgets_inactive_weights: With them hidden: at an update those that are inactive then become zero.
+        begins_at_random: The first masks are random, and there is no memory.
+        updates_layers_alone: `update_masks` makes of each layer by itself what it makes of all together.
+        updates_by_schedule: There are no `further_updates`. ``all_weights_learn``: if inactive ones are hidden.
         costs_alike: A step costs the same with and without an update, as far as is known in advance.
         ranked_by: Settings that are scores.
         points: Settings that are points in the training, steps as int and fractions as float, beside its schedules.
+        grow_init: None, or a method ``layer -> tensor or None``: values of newly grown connections, of the weight's
+            shape; else zero.
         penalty_gradient: None, or a method ``layer -> tensor or None``: what a regulariser adds to the gradient of
             the layer's weights before the optimizer's step. Weights that do not learn (see `learning_masks`) get
             nothing, whatever it says of them.
@@ -58,33 +67,42 @@ class SparseAlgorithm(ABC):
             layers that the algorithm moves itself, right after the gradient step and before an update.
     """
 
+    sparsity: float | SparsityRamp
+    distribution: Distribution
+    takes_ramp: ClassVar[bool] = False
     structure: Structure = Unstructured()
     schedule: UpdateSchedule | None = None
+    drop_fraction: float = 0.0
+    decay: Decay = staticmethod(constant)
+    global_ranking: bool = False
     replaces_step = False
     grad_average_decay: float | None = None
     hides_inactive_weights = False
     forgets_inactive_weights = False
     costs_alike = False
+    claims: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "begins_at_random": ("initial_masks", "initial_memory", "begin"),
+        "updates_layers_alone": ("update_masks",),
+        "updates_by_schedule": ("further_updates",),
+        "all_weights_learn": ("learning_masks",),
+    }
+    begins_at_random = updates_by_schedule = all_weights_learn = True
+    updates_layers_alone = False
     ranked_by: ClassVar[tuple[str, ...]] = ()
     points: ClassVar[tuple[str, ...]] = ()
+    grow_init: Callable[[Connections], Tensor | None] | None = None
     penalty_gradient: Callable[[Connections], Tensor | None] | None = None
     adjust_weights: Callable[[Mapping[str, Connections], int, LearningRates, Memory], dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
-        sparsity = getattr(self, "sparsity", 0.0)
-        if isinstance(sparsity, SparsityRamp):
-            self._check_ramp()
-        else:
-            check_sparsity(sparsity)
+        check_sparsity_setting(self)
 
-    def _check_ramp(self) -> None:
-        raise SettingError(
-            f"Expected `sparsity` to be a number for {type(self).__name__}, got {self.sparsity}: its number of "  # type: ignore[attr-defined]
-            "connections does not follow a ramp. Set `sparsity` of the algorithm."
-        )
-
-    # ---- how many connections ----------------------------------------------------------------------------------
+    @property
+    def ramp(self) -> SparsityRamp | None:
+        """How the sparsity moves; None if it does not."""
+        sparsity = getattr(self, "sparsity", None)
+        return sparsity if isinstance(sparsity, SparsityRamp) else None
 
     @abstractmethod
     def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
@@ -100,10 +118,8 @@ class SparseAlgorithm(ABC):
         return self.layer_sparsities(shapes, max(self.update_steps(), default=0) + 1)
 
     def has_planned_layers(self) -> bool:
-        """Whether `layer_sparsities` holds for each layer, not only for their total (DSR, a ranking of all layers)."""
-        return True
-
-    # ---- when they change --------------------------------------------------------------------------------------
+        """Whether `layer_sparsities` holds for each layer, not only for their total."""
+        return not self.global_ranking
 
     def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
@@ -125,11 +141,8 @@ class SparseAlgorithm(ABC):
         if not is_dataclass(self):
             return self
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        changes: dict[str, Any] = {
-            name: value.stretched(factor)
-            for name, value in settings.items()
-            if isinstance(value, UpdateSchedule | SparsityRamp | SparseAlgorithm)
-        }
+        kinds = (UpdateSchedule, SparsityRamp, SparseAlgorithm)
+        changes: dict[str, Any] = {n: s.stretched(factor) for n, s in settings.items() if isinstance(s, kinds)}
         changes |= {name: stretched_point(settings[name], factor) for name in self.points}
         return replace(self, **changes) if changes else self
 
@@ -153,17 +166,10 @@ class SparseAlgorithm(ABC):
 
     def drop_fraction_at(self, step: int) -> float:
         """Fraction of the active connections that an update at ``step`` drops."""
-        return 0.0
-
-    # ---- which connections -------------------------------------------------------------------------------------
+        return 0.0 if self.schedule is None else self.drop_fraction * self.decay(self.schedule.progress(step))
 
     def initial_masks(self, shapes: Shapes, generator: GeneratorOf) -> Masks:
-        """Masks at step 0: random ones with exact counts.
-
-        Args:
-            shapes: Shape of each sparse layer by name, in the order of the network.
-            generator: Layer name -> CPU generator.
-        """
+        """Masks at step 0: random ones with exact counts; ``shapes`` as in `layer_sparsities`."""
         counts = active_counts(shapes, self.layer_sparsities(shapes, 0))
         return {
             name: self.structure.random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()
@@ -184,10 +190,6 @@ class SparseAlgorithm(ABC):
             return self.update_masks(layers, 0, memory)
         return {name: layer.mask for name, layer in layers.items()}
 
-    def updates_layers_alone(self) -> bool:
-        """Whether `update_masks` makes of each layer by itself what it makes of all together."""
-        return False
-
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """New masks of all layers. A layer that had no gradient, because the batch did not use it, has None there.
 
@@ -195,27 +197,15 @@ class SparseAlgorithm(ABC):
             layers: What may be seen of each sparse layer, by name.
             step: Optimizer steps completed.
             memory: See `initial_memory`.
-
-        Raises:
-            NotImplementedError: If the algorithm never updates.
         """
         raise NotImplementedError(f"{type(self).__name__} has no mask updates.")
 
     def learning_masks(self, layers: Mapping[str, Connections]) -> Masks | None:
-        """If inactive weights are hidden: those that learn, active ones included; None for all.
+        """If inactive weights are hidden, those that learn, active ones included; None for all.
 
-        Asked at the beginning and after each update.
-
-        Args:
-            layers: As in `update_masks`, with the new masks.
+        Asked at the beginning and after each update; ``layers`` as in `update_masks`, with the new masks.
         """
         return None
-
-    def grow_init(self, layer: Connections) -> Tensor | None:
-        """Values of the layer's newly grown connections as a tensor of the weight's shape; None for zero."""
-        return None
-
-    # ---- which gradients are read, and what a step costs -------------------------------------------------------
 
     @property
     def reads_gradient(self) -> bool:
@@ -236,76 +226,5 @@ class SparseAlgorithm(ABC):
 
     def cost_changes(self) -> Sequence[int]:
         """Steps from which on a step may cost another amount than the step before, beside step 0."""
-        return () if self.costs_alike else sorted({n for step in self.update_steps() for n in (step, step + 1)})
-
-
-class ConstantSparsity(SparseAlgorithm):
-    """Base of algorithms that move connections, and keep their number unless their sparsity is a ramp.
-
-    Attributes:
-        sparsity: Total fraction of inactive connections, in [0, 1).
-        distribution: How it is shared among the layers.
-        takes_ramp: Whether the sparsity may be a ramp.
-    """
-
-    sparsity: Sparsity
-    distribution: Distribution
-    takes_ramp: ClassVar[bool] = False
-
-    def _check_ramp(self) -> None:
-        if not self.takes_ramp:
-            super()._check_ramp()
-        if not isinstance(self.structure, Unstructured):
-            raise SettingError(
-                f"Expected `sparsity` to be a number for {self.structure}, got {self.sparsity}: the structure has one "
-                "number of connections. Set `sparsity` of the algorithm, or leave out its structure."
-            )
-
-    def resolve(self, total_steps: int | None) -> SparseAlgorithm:
-        """As in the base; a ramp of the sparsity is resolved, too.
-
-        Raises:
-            ValueError: If updates end before a ramp does.
-        """
-        resolved = super().resolve(total_steps)
-        if self.ramp is None or not isinstance(resolved, ConstantSparsity) or resolved.schedule is None:
-            return resolved
-        ramp = self.ramp.resolve(total_steps)
-        if resolved.schedule.end < ramp.end:
-            raise SettingError(
-                f"Expected updates to go on until the ramp of the sparsity ends, at step {ramp.end}, got a schedule "
-                f"that ends at {resolved.schedule.end}. Set the schedule's end to 1.0, or an earlier `end` of "
-                "SparsityRamp."
-            )
-        return resolved.with_ramp(ramp)
-
-    @property
-    def ramp(self) -> SparsityRamp | None:
-        """How the sparsity moves; None if it does not."""
-        return self.sparsity if isinstance(self.sparsity, SparsityRamp) else None
-
-    def with_ramp(self, ramp: SparsityRamp) -> "ConstantSparsity":
-        """The same with another ramp."""
-        return replace(self, sparsity=ramp)  # type: ignore[type-var]
-
-    def layer_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
-        """Those of the distribution and the structure; of a ramp, as at the last update before ``step``."""
-        if self.ramp is not None:
-            update = self.last_update_before(step)
-            return self.ramp.layer_sparsities(self.distribution, shapes, 0 if update is None else update)
-        assert not isinstance(self.sparsity, SparsityRamp)
-        return self.structure.layer_sparsities(shapes, self.distribution(shapes, self.sparsity))
-
-    def further_updates(self) -> Sequence[int]:
-        """The end of a ramp."""
-        return () if self.ramp is None else (int(self.ramp.end),)
-
-    def cost_changes(self) -> Sequence[int]:
-        """As in the base; with a ramp every update may change the costs."""
-        if self.costs_alike and self.ramp is None:
-            return ()
-        return sorted({n for step in self.update_steps() for n in (step, step + 1)})
-
-    @abstractmethod
-    def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
-        """As in the base."""
+        is_constant = self.costs_alike and self.ramp is None
+        return () if is_constant else sorted({n for step in self.update_steps() for n in (step, step + 1)})

@@ -47,7 +47,8 @@ class CHTs(DropGrow):
         first, last = (softness / (1 - softness) for softness in (self.first_softness, self.last_softness))
         return first + (last - first) * self.schedule.progress(step)
 
-    def _scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
+    def update_scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
+        """Orders that are drawn in proportion to strength and paths."""
         strength = scores.evaluate(self.drop_score, layer).double() ** self.power_at(step)
         drop = soft_order(strength, layer.generator)
         survivors = layer.mask.clone().reshape(-1)

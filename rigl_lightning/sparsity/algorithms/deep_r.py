@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, GeneratorOf, LearningRates, Masks, Memory
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, LearningRates, Masks, Memory
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import drop_and_grow
 from rigl_lightning.sparsity.schedules import UpdateSchedule
@@ -82,14 +83,9 @@ class DeepR(ConstantSparsity):
             layer, key = layers[name], _sign_of(name)
             if count_active(layer.mask) < layer.mask.numel():
                 memory[key] = memory[key].to(layer.weight.device)  # it comes from the CPU when a run is resumed
-                adjusted[name] = self._walk(layer, torch.where(memory[key], 1.0, -1.0), learning_rate)
+                drift, noise = learning_rate * self.l1, math.sqrt(2 * learning_rate * self.temperature)
+                adjusted[name] = _walk(layer, torch.where(memory[key], 1.0, -1.0), drift, noise)
         return adjusted
-
-    def _walk(self, layer: Connections, sign: Tensor, learning_rate: float) -> Tensor:
-        noise = torch.randn(layer.weight.shape, generator=layer.generator).to(layer.weight.device)
-        step = math.sqrt(2 * learning_rate * self.temperature) * noise - learning_rate * self.l1
-        theta = (sign * layer.weight + step).clamp(min=0)
-        return torch.where(layer.mask, sign * theta, 0.0)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Move the active connections without a weight to random places of their layer."""
@@ -98,6 +94,12 @@ class DeepR(ConstantSparsity):
 
 def _sign_of(name: str) -> str:
     return f"positive/{name}"
+
+
+def _walk(layer: Connections, sign: Tensor, drift: float, noise: float) -> Tensor:
+    step = noise * torch.randn(layer.weight.shape, generator=layer.generator).to(layer.weight.device) - drift
+    theta = (sign * layer.weight + step).clamp(min=0)
+    return torch.where(layer.mask, sign * theta, 0.0)
 
 
 def _rewire(layer: Connections) -> Tensor:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import masks, scores
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, active_counts
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
+from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi
 from rigl_lightning.sparsity.fan_in import with_minimum_fan_in
 from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.ramps import Sparsity
@@ -40,6 +43,9 @@ class DropGrow(ConstantSparsity):
             channel dies; 0, as the authors have it, for no such rule. Not with a structure, which has its own.
     """
 
+    claims: ClassVar = {**ConstantSparsity.claims, "follows_scores": ("update_masks", "update_scores")}
+    follows_scores = True  # an update is `drop_and_grow` by the two scores, and may be made so elsewhere
+    updates_layers_alone = True
     ranked_by = ("drop_score", "grow_score")
     takes_ramp = True
 
@@ -56,49 +62,34 @@ class DropGrow(ConstantSparsity):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.drop_fraction <= 1, self, "drop_fraction", "in [0, 1]")
-        plain = isinstance(self.structure, Unstructured) and self.ramp is None
-        has_rule = self.min_fan_in == 0 or plain
-        whole = isinstance(self.min_fan_in, int) and not isinstance(self.min_fan_in, bool) and self.min_fan_in >= 0
+        fits = self.min_fan_in == 0 or (isinstance(self.structure, Unstructured) and self.ramp is None)
         rule = "to be a whole number, at least 0, and 0 with a structure or a ramp of the sparsity"
-        require(whole and has_rule, self, "min_fan_in", rule)
-
-    def drop_fraction_at(self, step: int) -> float:
-        """``alpha · decay(progress)``: f_decay of the paper (section 3)."""
-        return self.drop_fraction * self.decay(self.schedule.progress(step))
+        require(type(self.min_fan_in) is int and self.min_fan_in >= 0 and fits, self, "min_fan_in", rule)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Drop and grow in each layer."""
         planned = self._planned_counts(layers, step)
         return {name: self._update_mask(layer, step, planned.get(name)) for name, layer in layers.items()}
 
-    def updates_layers_alone(self) -> bool:
-        """Unless neurons may be lost, which the layers after them feel."""
-        may_ablate = type(self.structure).ablated_layers is not Structure.ablated_layers
-        is_constant = self.ramp is None
-        return type(self).update_masks is DropGrow.update_masks and is_constant and not may_ablate
-
     def _planned_counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
         """Connections that layers are to have after this update, where their masks of now do not tell.
 
         A ramp moves them; and a layer that may lose neurons may have fewer than its share.
         """
-        is_ramp = self.ramp is not None
-        names = list(layers) if is_ramp else self.structure.ablated_layers(list(layers))
-        if not names:
-            return {}
-        shapes = {name: layer.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+        names = self.structure.ablated_layers(list(layers)) if self.ramp is None else list(layers)
+        counts = planned_counts(self, layers, step + 1) if names else {}
         return {name: counts[name] for name in names}
 
     def _update_mask(self, layer: Connections, step: int, planned: int | None) -> Tensor:
         n_now = count_active(layer.mask)
         n_next = n_now if planned is None or self.ramp is None else planned
         n_regrown = n_update(min(n_now, n_next), self.drop_fraction_at(step))
-        if n_next == n_now and (n_regrown == 0 or n_now == layer.mask.numel() or self._misses_gradient(layer)):
+        is_unused = _misses_gradient(self, layer)
+        if n_next == n_now and (n_regrown == 0 or n_now == layer.mask.numel() or is_unused):
             return layer.mask
-        layer = _with_gradients(layer) if self._misses_gradient(layer) else layer
+        layer = _with_gradients(layer) if is_unused else layer
         n_drop, n_grow = n_now - min(n_now, n_next) + n_regrown, n_next - min(n_now, n_next) + n_regrown
-        drop_score, grow_score = self._scores(layer, step, n_drop)
+        drop_score, grow_score = self.update_scores(layer, step, n_drop)
         if self.ramp is not None:
             return masks.drop_and_grow(layer.mask, drop_score, grow_score, n_drop, n_grow)
         if self.min_fan_in:
@@ -107,14 +98,15 @@ class DropGrow(ConstantSparsity):
             return rows_are_units(chosen, layer.inputs_first)
         return moved(self.structure, layer.mask, drop_score, grow_score, n_drop, planned, layer.inputs_first)
 
-    def _scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
+    def update_scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
         """Drop and grow scores of a layer, of which ``n_drop`` connections will be dropped."""
         return scores.evaluate(self.drop_score, layer), scores.evaluate(self.grow_score, layer)
 
-    def _misses_gradient(self, layer: Connections) -> bool:
-        """Whether the batch did not use the layer, so that there is nothing to grow by."""
-        misses_average = self.grad_average_decay is not None and layer.dense_grad_average is None
-        return (self.reads_gradient and layer.dense_grad is None) or misses_average
+
+def _misses_gradient(algorithm: SparseAlgorithm, layer: Connections) -> bool:
+    """Whether the batch did not use the layer, so that there is nothing to grow by."""
+    misses_average = algorithm.grad_average_decay is not None and layer.dense_grad_average is None
+    return (algorithm.reads_gradient and layer.dense_grad is None) or misses_average
 
 
 def _with_gradients(layer: Connections) -> Connections:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, GeneratorOf, Masks, Memory
+from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
@@ -45,6 +46,7 @@ class DSR(ConstantSparsity):
     """
 
     costs_alike = True
+    global_ranking = True  # one threshold for all layers
 
     sparsity: float = 0.9
     distribution: Distribution = field(default_factory=ErdosRenyi)
@@ -67,10 +69,6 @@ class DSR(ConstantSparsity):
                 f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
                 "every update would prune all connections. Lower `target_fraction` of DSR."
             )
-
-    def has_planned_layers(self) -> bool:
-        """The training decides."""
-        return False
 
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """The threshold."""

@@ -11,7 +11,8 @@ from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
+from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.points import A_POINT, is_point
 from rigl_lightning.sparsity.ramps import on_the_way
@@ -103,24 +104,16 @@ class GraNet(SparseAlgorithm):
         dense = dict.fromkeys(shapes, 0.0)
         initial = self.distribution(shapes, self.initial_sparsity) if self.initial_sparsity > 0 else dense
         update = self.last_update_before(step)
-        progress = 0.0 if update is None else self._ramp_progress(update)
+        progress = 0.0 if update is None else replace(self.schedule, end=self.ramp_end).progress(update)
         return on_the_way(initial, final, self.ramp_decay(progress))
-
-    def has_planned_layers(self) -> bool:
-        """Not with a global ranking."""
-        return not self.global_ranking
 
     def further_updates(self) -> Sequence[int]:
         """The end of the ramp."""
         return (int(self.ramp_end),)
 
-    def drop_fraction_at(self, step: int) -> float:
-        """``drop_fraction · decay(progress)``, as in `DropGrow`."""
-        return self.drop_fraction * self.decay(self.schedule.progress(step))
-
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Prune, then regrow in each layer that had a gradient."""
-        counts = self._counts(layers, step)
+        counts = planned_counts(self, layers, step + 1)
         ranked = {name: scores.evaluate(self.drop_score, layer) for name, layer in layers.items()}
         if self.global_ranking:
             pruned = _prune_together(ranked, {n: layer.mask for n, layer in layers.items()}, sum(counts.values()))
@@ -128,25 +121,21 @@ class GraNet(SparseAlgorithm):
             pruned = {n: _prune(ranked[n], layer.mask, counts[n]) for n, layer in layers.items()}
         # A layer's share may be rounded up after it was rounded down at the last update: then one more is grown.
         wanted = {n: count_active(mask) for n, mask in pruned.items()} if self.global_ranking else counts
-        fraction = self.drop_fraction_at(step)
-        return {n: self._regrow(layer, pruned[n], ranked[n], fraction, wanted[n]) for n, layer in layers.items()}
+        regrow = partial(_regrow, grow_score=self.grow_score, fraction=self.drop_fraction_at(step))
+        return {n: regrow(layer, pruned[n], ranked[n], wanted[n]) for n, layer in layers.items()}
 
-    def _counts(self, layers: Mapping[str, Connections], step: int) -> dict[str, int]:
-        shapes = {name: layer.weight.shape for name, layer in layers.items()}
-        return active_counts(shapes, self.layer_sparsities(shapes, step + 1))
 
-    def _ramp_progress(self, step: int) -> float:
-        return replace(self.schedule, end=self.ramp_end).progress(step)
-
-    def _regrow(self, layer: Connections, mask: Tensor, drop_score: Tensor, fraction: float, n_wanted: int) -> Tensor:
-        n_active = count_active(mask)
-        n_drop = int(np.float32(n_active) * np.float32(fraction))
-        n_grow = n_wanted - (n_active - n_drop)
-        unused = scores.needs_gradient(self.grow_score) and layer.dense_grad is None
-        if unused or n_grow == 0 or n_active == mask.numel():
-            return mask
-        survivors = topk_mask(drop_score, n_active - n_drop, mask)
-        return survivors | topk_mask(scores.evaluate(self.grow_score, layer), n_grow, ~survivors)
+def _regrow(
+    layer: Connections, mask: Tensor, drop_score: Tensor, n_wanted: int, grow_score: Score, fraction: float
+) -> Tensor:
+    n_active = count_active(mask)
+    n_drop = int(np.float32(n_active) * np.float32(fraction))
+    n_grow = n_wanted - (n_active - n_drop)
+    unused = scores.needs_gradient(grow_score) and layer.dense_grad is None
+    if unused or n_grow == 0 or n_active == mask.numel():
+        return mask
+    survivors = topk_mask(drop_score, n_active - n_drop, mask)
+    return survivors | topk_mask(scores.evaluate(grow_score, layer), n_grow, ~survivors)
 
 
 def _prune(score: Tensor, mask: Tensor, n_active: int) -> Tensor:

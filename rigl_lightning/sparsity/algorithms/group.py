@@ -13,7 +13,7 @@ from rigl_lightning.sparsity.scores import Connections
 _Value = TypeVar("_Value")
 _ONE_FOR_ALL = ("replaces_step", "grad_average_decay", "hides_inactive_weights", "forgets_inactive_weights")
 """What the step asks of the whole network: members that update their masks must have it alike."""
-_WITHOUT_NAMES = ("penalty_gradient", "grow_init", "learning_masks")
+_WITHOUT_NAMES = ("penalty_gradient", "grow_init")
 """Questions that are asked of a layer without its name."""
 
 
@@ -58,13 +58,13 @@ class Group(SparseAlgorithm):
     def _check_member(pattern: str, member: Any) -> None:
         if not isinstance(member, SparseAlgorithm):
             raise SettingError(f"Expected an algorithm for {pattern!r}, got {member!r}. Set one such as RigL().")
-        for name in _WITHOUT_NAMES:
-            if getattr(type(member), name) is not getattr(SparseAlgorithm, name):
-                raise SettingError(
-                    f"Expected algorithms that know their layers by name for a Group, got {type(member).__name__} for "
-                    f"{pattern!r}: its {name.replace('_', ' ')} would be that of all layers. Use it for the whole "
-                    "network, or another one."
-                )
+        asked = [name for name in _WITHOUT_NAMES if getattr(member, name) is not None]
+        for name in asked if member.all_weights_learn else [*asked, "learning_masks"]:
+            raise SettingError(
+                f"Expected algorithms that know their layers by name for a Group, got {type(member).__name__} for "
+                f"{pattern!r}: its {name.replace('_', ' ')} would be that of all layers. Use it for the whole "
+                "network, or another one."
+            )
 
     # ---- which layer is whose ----------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Group(SparseAlgorithm):
 
 
 def _moves(member: SparseAlgorithm) -> bool:
-    return member.schedule is not None or type(member).further_updates is not SparseAlgorithm.further_updates
+    return member.schedule is not None or not member.updates_by_schedule
 
 
 def _keep(memory: Memory, pattern: str, own: Memory) -> None:

@@ -45,7 +45,7 @@ class LotteryTicket(SparseAlgorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inner = self._inner
+        inner = _inner(self)
         if not isinstance(inner, SparseAlgorithm):
             raise SettingError(
                 f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set LotteryTicket's."
@@ -62,10 +62,6 @@ class LotteryTicket(SparseAlgorithm):
         for name in _OF_THE_INNER_ALGORITHM:
             object.__setattr__(self, name, getattr(inner, name))
 
-    @property
-    def _inner(self) -> SparseAlgorithm:
-        return Dense() if self.algorithm is None else self.algorithm  # Dense never changes a mask
-
     def resolve(self, total_steps: int | None) -> "LotteryTicket":
         """The same algorithm with its update window in steps."""
         return self if self.algorithm is None else replace(self, algorithm=self.algorithm.resolve(total_steps))
@@ -80,36 +76,42 @@ class LotteryTicket(SparseAlgorithm):
         Raises:
             ValueError: If the ticket does not fit the model, or the inner algorithm is one that starts dense.
         """
-        if self._inner.layer_sparsities(shapes, 0) != self._inner.final_sparsities(shapes):
-            raise _refusal(self._inner)
+        inner = _inner(self)
+        if inner.layer_sparsities(shapes, 0) != inner.final_sparsities(shapes):
+            raise _refusal(inner)
         return FixedMasks(self.checkpoint).initial_masks(shapes, generator)
 
     def begin(self, layers: Mapping[str, Connections], memory: Memory) -> Masks:
         """Compare the weights with those the ticket began with."""
-        self._warn_of_other_weights(layers)
-        return self._inner.begin(layers, memory)
+        _warn_of_other_weights(self.checkpoint, layers)
+        return _inner(self).begin(layers, memory)
 
-    def _warn_of_other_weights(self, layers: Mapping[str, Connections]) -> None:
-        known = read_initial_weights(self.checkpoint, layers)
-        wrong = [name for name, layer in layers.items() if known.get(name) != weight_checksum(layer.weight)]
-        remedy = (
-            "A lottery ticket is its masks and its initialisation. Take the seed of that run (seed_everything; in a "
-            "loop of your own torch.manual_seed, before the model is made), or load its initial weights into the model."
+
+def _inner(ticket: LotteryTicket) -> SparseAlgorithm:
+    return Dense() if ticket.algorithm is None else ticket.algorithm  # Dense never changes a mask
+
+
+def _warn_of_other_weights(checkpoint: str | Path, layers: Mapping[str, Connections]) -> None:
+    known = read_initial_weights(checkpoint, layers)
+    wrong = [name for name, layer in layers.items() if known.get(name) != weight_checksum(layer.weight)]
+    remedy = (
+        "A lottery ticket is its masks and its initialisation. Take the seed of that run (seed_everything; in a "
+        "loop of your own torch.manual_seed, before the model is made), or load its initial weights into the model."
+    )
+    if not known:
+        warnings.warn(
+            f"Nobody can tell whether the model starts from the initial weights of {checkpoint}: an older "
+            f"version or another package, which noted no checksums, saved it. {remedy}",
+            stacklevel=2,
+            category=SparseTrainingWarning,
         )
-        if not known:
-            warnings.warn(
-                f"Nobody can tell whether the model starts from the initial weights of {self.checkpoint}: an older "
-                f"version or another package, which noted no checksums, saved it. {remedy}",
-                stacklevel=2,
-                category=SparseTrainingWarning,
-            )
-        elif wrong:
-            warnings.warn(
-                f"Expected the initial weights of the run that left {self.checkpoint}, got others in layer "
-                f"{wrong[0]!r} ({len(wrong)} of {len(layers)} layers differ): this is no lottery ticket. {remedy}",
-                stacklevel=2,
-                category=SparseTrainingWarning,
-            )
+    elif wrong:
+        warnings.warn(
+            f"Expected the initial weights of the run that left {checkpoint}, got others in layer "
+            f"{wrong[0]!r} ({len(wrong)} of {len(layers)} layers differ): this is no lottery ticket. {remedy}",
+            stacklevel=2,
+            category=SparseTrainingWarning,
+        )
 
 
 def _refusal(algorithm: SparseAlgorithm) -> ValueError:

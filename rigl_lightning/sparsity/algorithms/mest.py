@@ -51,6 +51,7 @@ class MEST(DropGrow):
         """Unless lambda is 0."""
         return self.gradient_weight > 0 or super().reads_gradient
 
-    def _scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
-        drop, grow = super()._scores(layer, step, n_drop)
+    def update_scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
+        """As in the base, the drop score with the gradient's part."""
+        drop, grow = super().update_scores(layer, step, n_drop)
         return (drop + self.gradient_weight * layer.grad.abs() if self.gradient_weight > 0 else drop), grow

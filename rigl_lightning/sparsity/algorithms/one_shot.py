@@ -11,7 +11,8 @@ from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
-from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
+from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
+from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point
 from rigl_lightning.sparsity.scores import Connections, Score
@@ -47,28 +48,24 @@ class OneShot(SparseAlgorithm):
         final = self.distribution(shapes, self.sparsity)
         return dict.fromkeys(shapes, 0.0) if step <= self.ranking_step else final
 
-    def has_planned_layers(self) -> bool:
-        """Not with a global ranking."""
-        return not self.global_ranking
-
     def further_updates(self) -> Sequence[int]:
         """The step of the ranking."""
         return (self.ranking_step,)
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored connections."""
-        shapes = {name: layer.weight.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
-        ranked = {name: self._rank(layer) for name, layer in layers.items()}
+        counts = planned_counts(self, layers, step + 1)
+        ranked = {name: _rank(self.score, layer) for name, layer in layers.items()}
         if self.global_ranking:
             return topk_of_all_layers(ranked, sum(counts.values()))
         return {name: topk_mask(score, counts[name]) for name, score in ranked.items()}
 
-    def _rank(self, layer: Connections) -> Tensor:
-        # A layer that the batch did not use has gradient zero.
-        if layer.dense_grad is None and scores.needs_gradient(self.score):
-            return torch.zeros_like(layer.weight)
-        return scores.evaluate(self.score, layer)
+
+def _rank(score: Score, layer: Connections) -> Tensor:
+    # A layer that the batch did not use has gradient zero.
+    if layer.dense_grad is None and scores.needs_gradient(score):
+        return torch.zeros_like(layer.weight)
+    return scores.evaluate(score, layer)
 
 
 @dataclass(frozen=True)

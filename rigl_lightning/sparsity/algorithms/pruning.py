@@ -9,7 +9,8 @@ from torch import Tensor
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform, active_counts
+from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
+from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.ramps import on_the_way
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cubic
@@ -75,8 +76,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored of the connections that are still active."""
-        shapes = {name: layer.weight.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+        counts = planned_counts(self, layers, step + 1)
         return {name: _prune(layer, scores.evaluate(self.score, layer), counts[name]) for name, layer in layers.items()}
 
 

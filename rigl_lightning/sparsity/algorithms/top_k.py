@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
-from rigl_lightning.sparsity.distributions import active_counts
+from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
 from rigl_lightning.sparsity.fan_in import topk_with_minimum_fan_in
 from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.masks import topk_mask
@@ -43,8 +44,7 @@ class TopK(ConstantSparsity):
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """The largest weights of each layer, or of all layers."""
-        shapes = {name: layer.shape for name, layer in layers.items()}
-        counts = active_counts(shapes, self.layer_sparsities(shapes, step + 1))
+        counts = planned_counts(self, layers, step + 1)
         if self.global_ranking:
             return topk_of_all_layers({n: layer.weight.abs() for n, layer in layers.items()}, sum(counts.values()))
         return {name: self._largest(layer, counts[name]) for name, layer in layers.items()}

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rigl_lightning.sparsity.algorithms.base import ConstantSparsity, Masks, Memory
+from rigl_lightning.sparsity.algorithms.base import Masks, Memory
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes, active_counts
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
