@@ -7,6 +7,7 @@ DOCS_READY := $(VENV)/.docs-ready
 NOTEBOOKS_READY := $(VENV)/.notebooks-ready
 RAY_READY := $(VENV)/.ray-ready
 WHEEL := .venv-wheel
+EXTRA := .venv-extra
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= 3.10
 BOLTS := .venv-bolts
@@ -14,7 +15,7 @@ BOLTS_READY := $(BOLTS)/.ready
 export JSONARGPARSE_DEPRECATION_WARNINGS := off
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sparse test-gpu test-fast test-bolts test-ray test-wheel test-oldest test-notebooks docs lint figures figures-smoke tables
+.PHONY: help setup demo test test-all test-sparse test-gpu test-fast test-bolts test-ray test-wheel test-extras test-oldest test-notebooks docs lint figures figures-smoke tables
 .PHONY: bench clean
 
 help:  ## show this list
@@ -72,12 +73,16 @@ $(RAY_READY): $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[ray]'
 	@touch $@
 
-test-wheel: $(READY)  ## build the wheel, install it in an environment of its own, use it there without this folder
+test-wheel: $(READY)  ## build sdist and wheel, check both, install the wheel in an environment of its own, use it there
 	rm -rf build/wheel build/lib
-	$(BIN)/uv build --quiet --wheel --out-dir build/wheel .
+	$(BIN)/uv build --quiet --out-dir build/wheel .
+	$(BIN)/uv tool run --quiet twine check --strict build/wheel/*
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(BIN)/uv pip install --quiet --python $(WHEEL)/bin/python "rigl-lightning[fast] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	cd build/wheel && $(CURDIR)/$(WHEEL)/bin/python $(CURDIR)/tests/check_wheel.py $(CURDIR)
+
+test-extras: $(READY)  ## install every extra by itself in an environment of its own, and import what it brings
+	$(BIN)/python tests/check_extras.py $(BIN)/uv $(EXTRA)
 
 test-oldest: $(READY)  ## the quick tests with the oldest versions that pyproject.toml allows
 	@echo "Python $(OLDEST_PYTHON); where uv neither finds nor may download it: make $@ OLDEST_PYTHON=/path/to/python3.10"
@@ -130,4 +135,4 @@ bench: $(READY)  ## measure mask updates, step overhead, throughput, sparse laye
 	$(BIN)/python benchmarks/sparse_inference.py --batches 1
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(BOLTS) $(WHEEL) $(OLDEST) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BOLTS) $(WHEEL) $(EXTRA) $(OLDEST) build *.egg-info demo_out .pytest_cache .mypy_cache .ruff_cache

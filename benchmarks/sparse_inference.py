@@ -2,7 +2,7 @@
 
     python benchmarks/sparse_inference.py [--threads 1] [--rounds 7] [--batches 1 32] [--networks ResNet-50 ...]
 
-Dense rivals: the module as it is (eager), and the strong one, `torch.jit.optimize_for_inference` of the frozen trace,
+Dense baselines: the module as it is (eager), and the strong one, `torch.jit.optimize_for_inference` of the frozen trace,
 which folds batch norms and runs oneDNN's fused operators (``--compile`` adds torch.compile with freezing, which needs a
 C++ compiler). Ratios of times within one run, interleaved; with one thread the CPU time of the process, which other
 processes disturb less. Weights are random with random masks. Uniform is the same sparsity in every layer, but the first
@@ -68,7 +68,7 @@ def sparse_network(build: Callable[[], nn.Module], sparsity: float, shared: str,
     return model.eval()
 
 
-def rivals(model: nn.Module, x: Tensor, compiled: bool) -> dict[str, Callable[[], object]]:
+def baselines(model: nn.Module, x: Tensor, compiled: bool) -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {"eager": lambda: model(x)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,11 +108,11 @@ def print_case(name: str, distribution: str, sparsity: float, batch: int, rounds
     x = inputs(batch)
     model = sparse_network(build, sparsity, distribution, x[:8] if batch > 1 else inputs(2))
     small = compact(model, x)
-    times = measure({**rivals(model, x, compiled), "compact": lambda: small(x)}, rounds)
+    times = measure({**baselines(model, x, compiled), "compact": lambda: small(x)}, rounds)
     ratios = {
-        rival: with_spread([a / b for a, b in zip(times[rival], times["compact"], strict=True)])
-        for rival in times
-        if rival != "compact"
+        baseline: with_spread([a / b for a, b in zip(times[baseline], times["compact"], strict=True)])
+        for baseline in times
+        if baseline != "compact"
     }
     milliseconds = {key: 1e3 * statistics.median(seconds) for key, seconds in times.items()}
     print(
