@@ -2,7 +2,7 @@
 
     python benchmarks/sparse_inference.py [--threads 1] [--rounds 7] [--batches 1 32] [--networks ResNet-50 ...]
 
-Dense baselines: the module as it is (eager), and the strong one, `torch.jit.optimize_for_inference` of the frozen trace,
+Dense baselines: the module itself (eager), and the stronger, `torch.jit.optimize_for_inference` of the frozen trace,
 which folds batch norms and runs oneDNN's fused operators (``--compile`` adds torch.compile with freezing, which needs a
 C++ compiler). Ratios of times within one run, interleaved; with one thread the CPU time of the process, which other
 processes disturb less. Weights are random with random masks. Uniform is the same sparsity in every layer, but the first
