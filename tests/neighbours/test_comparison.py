@@ -1,4 +1,4 @@
-"""What docs/migration.md says of torch.nn.utils.prune and Lightning's ModelPruning, seen in those installed."""
+"""What docs/migration.md says of torch.nn.utils.prune, ModelPruning and sparselab, seen in those installed."""
 
 import pytest
 import pytorch_lightning as pl
@@ -120,3 +120,35 @@ class TestAResumedRun:
 
         _, path = fit(tmp_path, callback(), 1)
         assert 0.4 < fit(tmp_path, callback(), 2, path)[0] <= 0.5
+
+
+class TestSparselab:
+    @pytest.fixture
+    def trained(self):
+        sparselab = pytest.importorskip("sparselab")
+        torch.manual_seed(0)
+        layer = sparselab.SparseLinear(64, 32, sparsity=0.8)
+        optimizer = torch.optim.SGD(layer.parameters(), 0.01, momentum=0.9)
+        rigl = sparselab.RigL(sparsity=0.8, drop_fraction=0.3, update_freq=3)
+        layer.apply(rigl)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.randn(8, 64, requires_grad=True)).square().sum().backward()
+            optimizer.step()
+            places = torch.tensor(layer._csr.col_indices)
+            rigl.step()
+        return sparselab, layer, optimizer, places
+
+    def test_moves_connections_and_leaves_momenta_in_their_places(self, trained):
+        _, layer, optimizer, places = trained
+        changed = places != torch.tensor(layer._csr.col_indices)
+        momenta = optimizer.state[layer._values]["momentum_buffer"]
+        assert changed.any()
+        assert (momenta[changed] != 0).any()
+
+    def test_saves_values_without_their_places(self, trained):
+        sparselab, layer, _, _ = trained
+        assert layer.state_dict().keys() == {"_values", "bias"}
+        with pytest.raises(RuntimeError, match="_values|Missing"):
+            nn.Linear(64, 32).load_state_dict(layer.state_dict())
+        assert not hasattr(sparselab, "SparseConv2d")
