@@ -49,7 +49,7 @@ class SparseTrainerCallback(TrainerCallback):
         sparsifier: That of the last training; None before.
 
     >>> from rigl_lightning import RigL
-    >>> callback = SparseTrainerCallback(RigL(sparsity=0.9), exclude=["lm_head"])  # Trainer(..., callbacks=[callback])
+    >>> callback = SparseTrainerCallback(RigL(sparsity=0.9), exclude=["*.attn"])  # Trainer(..., callbacks=[callback])
     """
 
     def __init__(
