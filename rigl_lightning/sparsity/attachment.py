@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.parameters import select_parameters
 
 
 class Follower(Protocol):
     """What is told of every step."""
+
+    algorithm: SparseAlgorithm
+
+    def mask_optimizer_state(self, optimizer: Optimizer) -> None:
+        """Before the first step."""
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Between ``backward`` and the step."""
@@ -22,7 +30,12 @@ class Follower(Protocol):
 
 
 def follow_steps(optimizer: Optimizer, follower: Follower) -> list[RemovableHandle]:
-    """Have every `Optimizer.step` tell the follower, before and after; removing the handles ends it."""
+    """Have every `Optimizer.step` tell the follower, before and after; removing the handles ends it.
+
+    Raises:
+        ValueError: If the algorithm needs more than that (GraSP), or there is no optimizer of torch.
+    """
+    check_attachable(follower.algorithm)
 
     def before(stepped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(value) for value in (*args, *kwargs.values())):
@@ -37,6 +50,7 @@ def follow_steps(optimizer: Optimizer, follower: Follower) -> list[RemovableHand
         follower.after_step(stepped)
 
     own = torch_optimizer(optimizer)
+    follower.mask_optimizer_state(own)
     return [own.register_step_pre_hook(before), own.register_step_post_hook(after)]
 
 
@@ -68,3 +82,48 @@ def check_attachable(algorithm: SparseAlgorithm) -> None:
             f"Expected an algorithm that needs gradients only, got {type(algorithm).__name__}, which differentiates "
             "the loss twice. Call `before_backward`, `before_step` and `after_step` in your loop instead of attaching."
         )
+
+
+_Made = TypeVar("_Made", bound="Attachable")
+
+
+class Attachable:
+    """What is told of every step by the optimizer itself, from `attach` to `detach`."""
+
+    def __init__(self) -> None:
+        self._hooks: list[RemovableHandle] = []
+
+    @classmethod
+    def attach(
+        cls: type[_Made],
+        model: nn.Module | Mapping[str, nn.Parameter],
+        optimizer: Optimizer,
+        algorithm: SparseAlgorithm,
+        total_steps: int | None = None,
+        **settings: Any,
+    ) -> _Made:
+        """A Sparsifier that hears of every step from the optimizer itself, so that the loop stays untouched.
+
+        Unlike with the three calls, what comes between ``backward`` and ``optimizer.step`` sees dense gradients: the
+        norm by which they are clipped is that of the dense gradient.
+
+        Args:
+            model: For `select_parameters`; or the weights by name.
+            optimizer: Whose ``step`` is called without a closure; those of Accelerate are unwrapped.
+            algorithm: See the class, as for the next one.
+            total_steps: Optimizer steps of the whole training.
+            **settings: Others of the class.
+
+        Raises:
+            ValueError: If the algorithm needs `before_backward` (GraSP), and as the class.
+        """
+        parameters = select_parameters(model) if isinstance(model, nn.Module) else model
+        made: Any = cls
+        sparsifier = made(parameters, algorithm, total_steps, **settings)
+        sparsifier._hooks = follow_steps(optimizer, sparsifier)
+        return sparsifier
+
+    def detach(self) -> None:
+        """Hear of no more steps of the optimizer; the weights stay as they are."""
+        while self._hooks:
+            self._hooks.pop().remove()

@@ -233,6 +233,33 @@ class NetworkMasks:
         self.masked_layers = [name for name in self.sparse_layers if name not in self.compact]
 
 
+class MaskReadings:
+    """What can be read of masks, for a class that holds a ``network`` of them."""
+
+    network: NetworkMasks
+
+    @torch.no_grad()
+    def apply_masks_to(self, module: nn.Module) -> None:
+        """Mask a copy of the model, such as an average of its weights, see `NetworkMasks.apply_to`."""
+        self.network.apply_to(module)
+
+    def density(self) -> dict[str, float]:
+        """Density of each layer, in [0, 1]."""
+        return self.network.density()
+
+    def total_density(self) -> float:
+        """Density of all layers together, in [0, 1]."""
+        return self.network.total_density()
+
+    def exploration(self) -> float:
+        """Fraction of all connections that have been active at any time, in [0, 1]."""
+        return self.network.exploration()
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 of each layer's mask, equal on every process that has the same masks."""
+        return self.network.checksums()
+
+
 def _add_to(explored: Tensor, grown: Tensor) -> int:
     """Note positions as explored; returns how many are new."""
     flat = explored.view(-1) if explored.is_contiguous() else explored.reshape(-1)

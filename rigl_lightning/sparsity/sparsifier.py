@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.attachment import check_attachable, follow_steps, torch_optimizer
+from rigl_lightning.sparsity.attachment import Attachable
 from rigl_lightning.sparsity.cautions import beginning_now, refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.divergence import Divergence
@@ -25,9 +24,9 @@ from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores
 from rigl_lightning.sparsity.hidden_weights import ForgottenWeights, HiddenWeights
 from rigl_lightning.sparsity.layouts import is_inputs_first, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
-from rigl_lightning.sparsity.network_masks import NetworkMasks
+from rigl_lightning.sparsity.network_masks import MaskReadings, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates
-from rigl_lightning.sparsity.parameters import check_weights, select_parameters
+from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
@@ -40,7 +39,7 @@ _REMEMBERED = ("step", "total_steps", "seed", "memory", "initial_weights", "last
 """Attributes that go into checkpoints under their own names, beside what the parts of a Sparsifier write."""
 
 
-class Sparsifier:
+class Sparsifier(Attachable, MaskReadings):
     """Masks of a set of parameters, and everything that has to follow them.
 
     Weights and gradients are masked in place, so the model stays the plain model: ``state_dict``, optimizer and
@@ -96,6 +95,7 @@ class Sparsifier:
         beginning: Beginning | None = None,
         adam_warm_up: int | None = None,
     ) -> None:
+        super().__init__()
         check_weights(parameters)
         if not isinstance(algorithm, SparseAlgorithm):
             raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
@@ -121,47 +121,10 @@ class Sparsifier:
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
         self.divergence = Divergence()
         self._optimizer: Optimizer | None = None
-        self._hooks: list[RemovableHandle] = []
         if state is not None:
             self.load_state_dict(state)
         else:
             self._begin(beginning)
-
-    @classmethod
-    def attach(
-        cls,
-        model: nn.Module | Mapping[str, nn.Parameter],
-        optimizer: Optimizer,
-        algorithm: SparseAlgorithm,
-        total_steps: int | None = None,
-        **settings: Any,
-    ) -> Sparsifier:
-        """A Sparsifier that hears of every step from the optimizer itself, so that the loop stays untouched.
-
-        Unlike with the three calls, what comes between ``backward`` and ``optimizer.step`` sees dense gradients: the
-        norm by which they are clipped is that of the dense gradient.
-
-        Args:
-            model: For `select_parameters`; or the weights by name.
-            optimizer: Whose ``step`` is called without a closure; those of Accelerate are unwrapped.
-            algorithm: See the class, as for the next one.
-            total_steps: Optimizer steps of the whole training.
-            **settings: Others of the class.
-
-        Raises:
-            ValueError: If the algorithm needs `before_backward` (GraSP), and as the class.
-        """
-        parameters = select_parameters(model) if isinstance(model, nn.Module) else model
-        sparsifier = cls(parameters, algorithm, total_steps, **settings)
-        check_attachable(sparsifier.algorithm)
-        sparsifier.mask_optimizer_state(torch_optimizer(optimizer))
-        sparsifier._hooks = follow_steps(optimizer, sparsifier)
-        return sparsifier
-
-    def detach(self) -> None:
-        """Hear of no more steps of the optimizer; the weights stay as they are."""
-        while self._hooks:
-            self._hooks.pop().remove()
 
     def __repr__(self) -> str:
         layers = f"{len(self.parameters)} layer{'s' if len(self.parameters) > 1 else ''}"
@@ -183,11 +146,7 @@ class Sparsifier:
             self.gradients.add_hessian_products(loss, mean_over_ranks, type(self.algorithm).__name__)
 
     def note_loss(self, loss: Tensor) -> None:
-        """Look whether a loss is finite; the first that is not is a warning that names the step.
-
-        On the CPU at once. No other device is waited for: there it is told at the next mask update, or by
-        `Divergence.warn_of_loss`. ``loss`` is a scalar that no GradScaler has scaled.
-        """
+        """Warn of the first loss that is not finite, see `Divergence`. It is a scalar that no GradScaler has scaled."""
         if not is_captured(self.parameters):
             self.divergence.see_loss(loss, self.step)
 
@@ -288,27 +247,6 @@ class Sparsifier:
         self.warm_up.check(optimizer)
         self._optimizer = optimizer
         self.weights.reset_inactive_state(optimizer)
-
-    @torch.no_grad()
-    def apply_masks_to(self, module: nn.Module) -> None:
-        """Mask a copy of the model, such as an average of its weights, see `NetworkMasks.apply_to`."""
-        self.network.apply_to(module)
-
-    def density(self) -> dict[str, float]:
-        """Density of each layer, in [0, 1]."""
-        return self.network.density()
-
-    def total_density(self) -> float:
-        """Density of all layers together, in [0, 1]."""
-        return self.network.total_density()
-
-    def exploration(self) -> float:
-        """Fraction of all connections that have been active at any time, in [0, 1]."""
-        return self.network.exploration()
-
-    def checksums(self) -> dict[str, int]:
-        """CRC-32 of each layer's mask, equal on every process that has the same masks."""
-        return self.network.checksums()
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact continuation needs: plain numbers and CPU tensors, masks at one bit a connection."""

@@ -134,10 +134,7 @@ class SparseAlgorithm(Claiming, ABC):
         return updates[n_done - 1] if n_done else None
 
     def stretched(self, factor: float) -> "SparseAlgorithm":
-        """The same algorithm for a training ``factor`` times as long: what is set in steps moves along, see `points`.
-
-        Intervals and drop fractions stay, as in the paper (section 4).
-        """
+        """The same for a training ``factor`` times as long: begins, ends and `points` in steps move along."""
         if not is_dataclass(self):
             return self
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -201,10 +198,7 @@ class SparseAlgorithm(Claiming, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no mask updates.")
 
     def learning_masks(self, layers: Mapping[str, Connections]) -> Masks | None:
-        """If inactive weights are hidden, those that learn, active ones included; None for all.
-
-        Asked at the beginning and after each update; ``layers`` as in `update_masks`, with the new masks.
-        """
+        """If inactive weights are hidden, those that learn until the next update, active ones too; None for all."""
         return None
 
     @property

@@ -130,25 +130,6 @@ class SET(DropGrow):
 
 
 @dataclass(frozen=True)
-class SNFS(DropGrow):
-    """Drop by magnitude, grow by the averaged dense gradient (Dettmers & Zettlemoyer 2019, arXiv 1907.04840).
-
-    As in the paper's comparison (section 2) there is no redistribution among layers; the average is kept at every
-    step, without bias correction (reference: sparse_optimizers.py:126-214), so every step needs the dense gradient.
-
-    Attributes:
-        grad_average_decay: beta of ``m = beta · m + (1 - beta) · g``, in [0, 1).
-    """
-
-    grow_score: Score = scores.gradient_average_magnitude
-    grad_average_decay: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.grad_average_decay < 1, self, "grad_average_decay", "in [0, 1)")
-
-
-@dataclass(frozen=True)
 class RigL(DropGrow):
     """Drop by magnitude, grow by gradient magnitude, instead of the gradient step (the paper, Algorithm 1)."""
 
