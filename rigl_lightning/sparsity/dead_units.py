@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +22,24 @@ MAGNIFIED = 20.0
 """Gradients of units without connections that are so many times those of others are called magnified."""
 
 
+class _Growth(NamedTuple):
+    """Units without a connection that an update has grown into, and how much larger gradients are there."""
+
+    units: Tensor
+    step: int
+    factor: Tensor
+
+
 class DeadUnits:
-    """Watches mask updates, and the gradients of the next step where an update reads none."""
+    """Watches mask updates, and the gradients of the next step where an update reads none.
+
+    That step waits for no device: what was measured there is told at the next update.
+    """
 
     def __init__(self) -> None:
         self._told: set[str] = set()
         self._awaited: dict[str, tuple[Tensor, int]] = {}
+        self._noted: dict[str, _Growth] = {}
 
     @property
     def is_waiting(self) -> bool:
@@ -42,6 +55,7 @@ class DeadUnits:
             new_mask: What the update makes of its mask.
             step: Of the update.
         """
+        self._tell(name)
         if name in self._told or layer.weight.ndim < 2:
             return
         mask, new_mask = (rows_are_units(tensor, layer.inputs_first) for tensor in (layer.mask, new_mask))
@@ -53,7 +67,8 @@ class DeadUnits:
             self._awaited[name] = grown_into, step
             return
         sizes = rows_are_units(layer.dense_grad, layer.inputs_first).abs().flatten(1).mean(1)
-        self._compare(name, sizes, grown_into, ~dead, step)
+        self._noted[name] = _Growth(grown_into, step, _factor(sizes, grown_into, ~dead))
+        self._tell(name)
 
     def see_gradients(self, sizes_of: Callable[[str], Tensor | None]) -> None:
         """Look at the gradients of the layers that an update grew in without reading any.
@@ -65,19 +80,28 @@ class DeadUnits:
         for name, (grown_into, step) in awaited.items():
             sizes = sizes_of(name)
             if sizes is not None:
-                self._compare(name, sizes, grown_into, ~grown_into & sizes.isfinite(), step)
+                factor = _factor(sizes, grown_into, ~grown_into & sizes.isfinite())
+                self._noted[name] = _Growth(grown_into, step, factor)
+                if sizes.device.type == "cpu":
+                    self._tell(name)
 
-    def _compare(self, name: str, sizes: Tensor, grown_into: Tensor, others: Tensor, step: int) -> None:
-        smallest = torch.finfo(sizes.dtype).tiny
-        factor = float(sizes[grown_into].mean() / sizes[others].mean().clamp(min=smallest))
-        if not MAGNIFIED < factor < math.inf:
+    def _tell(self, name: str) -> None:
+        """Say what was measured of a layer; a device is waited for."""
+        growth = self._noted.pop(name, None)
+        if growth is None or not MAGNIFIED < float(growth.factor) < math.inf:
             return
         self._told.add(name)
         warnings.warn(
-            f"The mask update at step {step} grows into {int(grown_into.sum())} units of layer {name!r} that have no "
-            f"connection, and gradients {factor:.0f} times those of others, as batch norm makes them. Their first "
-            "steps will be as large: clip the gradients, or set a larger eps in the batch norm "
+            f"The mask update at step {growth.step} grows into {int(growth.units.sum())} units of layer {name!r} that "
+            f"have no connection, and gradients {float(growth.factor):.0f} times those of others, as batch norm makes "
+            "them. Their first steps will be as large: clip the gradients, or set a larger eps in the batch norm "
             "(docs/troubleshooting.md).",
             stacklevel=2,
             category=SparseTrainingWarning,
         )
+
+
+def _factor(sizes: Tensor, units: Tensor, others: Tensor) -> Tensor:
+    """Mean of some of the sizes, divided by that of others; all are (units,), and none is read."""
+    mean, of_others = (torch.where(which, sizes, 0).sum() / which.sum() for which in (units, others))
+    return mean / of_others.clamp(min=torch.finfo(sizes.dtype).tiny)

@@ -36,6 +36,8 @@ class Divergence:
         self._loss_is_told = False
         self._gradients_are_told = False
         self._suspects = False
+        self._n_gradients = -1
+        self._smallest: int | None = None  # its place, until there are more or fewer gradients
 
     def see_loss(self, loss: Tensor, step: int) -> None:
         """Look at the loss of a step.
@@ -74,11 +76,12 @@ class Divergence:
         """
         if self._gradients_are_told:
             return
-        # Plain tensors only: reading one of another class may ask other processes.
         gradients = gradients_of(optimizer)
-        plain = (g for g in gradients if g.device.type == "cpu" and type(g) is Tensor and g.layout == torch.strided)
-        smallest = min(filter(Tensor.numel, plain), key=Tensor.numel, default=None)
-        self._suspects = smallest is not None and not all_finite([smallest])
+        if len(gradients) != self._n_gradients:
+            sizes = {place: g.numel() for place, g in enumerate(gradients) if _is_readable(g)}
+            self._n_gradients, self._smallest = len(gradients), min(sizes, key=sizes.__getitem__, default=None)
+        smallest = None if self._smallest is None else gradients[self._smallest]
+        self._suspects = smallest is not None and _is_readable(smallest) and not all_finite([smallest])
 
     def warn_of_gradients(self, gradients: Mapping[str, Tensor], step: int) -> None:
         """Say which layers have a gradient that is not finite, if one was seen, after the step was really taken.
@@ -110,3 +113,9 @@ class Divergence:
             stacklevel=4,
             category=SparseTrainingWarning,
         )
+
+
+def _is_readable(gradient: Tensor) -> bool:
+    """Whether reading it makes nobody wait: no device, and no other process, which tensors of other classes may ask."""
+    is_plain = type(gradient) is Tensor and gradient.layout == torch.strided
+    return is_plain and gradient.device.type == "cpu" and gradient.numel() > 0

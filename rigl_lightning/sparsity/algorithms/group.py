@@ -41,7 +41,7 @@ class Group(SparseAlgorithm):
         if not isinstance(self.algorithms, Mapping) or not self.algorithms:
             raise SettingError(
                 'Expected `algorithms` to be patterns with algorithms, such as {"*.mlp.*": RigL(0.9)}, got '
-                f"{self.algorithms!r}. Set --sparse.algorithm.algorithms."
+                f"{self.algorithms!r}. Set `algorithms` of {type(self).__name__}."
             )
         for pattern, member in self.algorithms.items():
             self._check_member(pattern, member)
@@ -82,13 +82,13 @@ class Group(SparseAlgorithm):
             if not found[pattern]:
                 raise SettingError(
                     f"Expected a layer for each pattern, got none that is left for {pattern!r}: patterns before it "
-                    "name all of its layers. Set --sparse.algorithm.algorithms in another order, or leave it out."
+                    "name all of its layers. Set `algorithms` of Group in another order, or leave it out."
                 )
             left = [name for name in left if name not in matched]
         if left:
             raise SettingError(
                 f"Expected an algorithm for every sparse layer, got none for {', '.join(left[:5])}. Add a pattern to "
-                '--sparse.algorithm.algorithms, at last "*" for all others.'
+                '`algorithms` of Group, at last "*" for all others.'
             )
         return found
 
@@ -203,5 +203,5 @@ def _refusal(name: str, values: Mapping[str, Any], algorithms: Mapping[str, Spar
     got = ", ".join(f"{type(algorithms[p]).__name__} for {p!r} ({value})" for p, value in values.items())
     return SettingError(
         f"Expected algorithms that can share a step in a Group, got {got}: `{name}` holds for the whole network. "
-        "Set --sparse.algorithm.algorithms to ones that are alike in it, or to Static."
+        "Set `algorithms` of Group to ones that are alike in it, or to Static."
     )
