@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning import Sparsifier, Static, UpdateSchedule, select_parameters
+from rigl_lightning import Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.kernels import grouped
-from rigl_lightning.sparsity.algorithms import SNFS, RigL
+from rigl_lightning.sparsity.algorithms import SET, SNFS, RigL
 from rigl_lightning.sparsity.invariants import violations
 from tests.helpers.emulated_device import DEVICE, Elsewhere, Emulation, put_elsewhere
 from tests.helpers.every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
@@ -177,3 +177,28 @@ def test_a_loss_that_is_not_finite_is_told_at_the_next_update_and_nothing_waits_
         warnings.simplefilter("error")
         sparsifier.before_backward(loss * torch.inf)
         sparsifier.divergence.warn_of_loss()  # once is enough
+
+
+def test_growth_at_random_into_dead_units_is_told_at_the_next_update_and_nothing_waits_before(emulation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    nn.init.ones_(model[1].bias)
+    model = put_elsewhere(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    algorithm = SET(0.5, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 9), drop_fraction=0.3)
+    sparsifier = Sparsifier({"0.weight": model[0].weight}, algorithm)
+    mask = torch.ones(8, 16, dtype=torch.bool)
+    mask[:, ::2] = mask[3] = False
+    sparsifier.network.start_from({"0.weight": mask})
+    sparsifier.apply_masks()
+    for step in range(3):
+        optimizer.zero_grad()
+        model(Elsewhere(torch.randn(32, 16))).square().mean().backward()
+        emulation.forget()
+        sparsifier.before_step(optimizer)
+        assert step != 1 or not emulation.waits
+        optimizer.step()
+        if step < 2:
+            sparsifier.after_step(optimizer)
+    with pytest.warns(UserWarning, match=r"update at step 0 grows into 1 units of layer '0\.weight'"):
+        sparsifier.after_step(optimizer)
