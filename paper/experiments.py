@@ -70,6 +70,8 @@ METHODS: Mapping[str, Sequence[str]] = {
     "CHTs": _method("CHTs"),
     "CHTss": _method("CHTs", *_ramp("sigmoid")),
     "RigL, ramp": _method("RigL", *_ramp("cubic")),
+    "RigL, scaled init": (*_method("RigL"), "--sparse.by_density.init=true"),
+    "RigL, rate by density": (*_method("RigL"), "--sparse.by_density.learning_rate=0.5"),
     "RigL, blocks 2x4": _method("RigL", "structure=Blocks", "structure.shape=[2, 4]"),
     "SRigL": _method("RigL", "structure=ConstantFanIn"),
     **{

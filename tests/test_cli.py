@@ -358,7 +358,8 @@ def test_a_run_of_a_version_that_had_fewer_settings_is_found(capsys):
     run("--trainer.max_steps", "10")
     config = Path("runs/digits/version_0/config.yaml")
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    del settings["sparse"]["storage"], settings["sparse"]["adam_warm_up"]
+    for later in ("storage", "adam_warm_up", "by_density"):
+        del settings["sparse"][later]
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     run("--ckpt_path", "last", "--trainer.max_steps", "10", command="test")
     assert "Expected a checkpoint for test" in error(

@@ -42,7 +42,7 @@ def test_the_tests_that_the_guide_names_exist():
     for path in re.findall(r"`(tests/\S+?\.py)`", GUIDE):
         assert (root / path).is_file(), path
     assert len(FILES) == 2
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize(

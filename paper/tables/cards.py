@@ -26,7 +26,7 @@ CARDS = {
     "LotteryTicket": ["Lottery, static", "Lottery, RigL", "RigL"],
     "MEST": ["MEST", "SET"],
     "OneShotMagnitude": ["One-shot"],
-    "RigL": ["RigL", "RigL, ramp", "RigL, blocks 2x4", "SRigL"],
+    "RigL": ["RigL", "RigL, ramp", "RigL, scaled init", "RigL, rate by density", "RigL, blocks 2x4", "SRigL"],
     "RigLITOP": ["RigL-ITOP", "RigL"],
     "SET": ["SET"],
     "SETITOP": ["SET-ITOP", "SET"],

@@ -30,6 +30,7 @@ from rigl_lightning.sparsity.algorithms import (
     TopKAST,
 )
 from rigl_lightning.sparsity.by_name import algorithm_named, sparsify
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Uniform
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.ramps import SparsityRamp
@@ -51,6 +52,7 @@ __all__ = [
     "SRSTE",
     "AnnealedTopK",
     "Blocks",
+    "ByDensity",
     "CHTs",
     "ConstantFanIn",
     "DeepR",

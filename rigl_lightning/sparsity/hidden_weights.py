@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import GroupedMasks, all_finite
+from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
 from rigl_lightning.sparsity.gradients import gradients_of
@@ -143,3 +144,10 @@ class ForgottenWeights(HiddenWeights):
         for name, mask in self._network.masks.items():
             self.weights[name].masked_fill_(~mask, 0)
         super().follow_update(learning_masks)
+
+
+def kind_of_weights(algorithm: SparseAlgorithm) -> type[Weights]:
+    """How the inactive weights of an algorithm are kept."""
+    if not algorithm.hides_inactive_weights:
+        return Weights
+    return ForgottenWeights if algorithm.forgets_inactive_weights else HiddenWeights

@@ -170,12 +170,3 @@ def sigmoid(progress: float) -> float:
     [1.0, 0.851, 0.5, 0.0]
     """
     return (1 - math.tanh(3 * (progress - 0.5)) / math.tanh(1.5)) / 2
-
-
-def cubic_sparsity(progress: float, final: float) -> float:
-    """Sparsity of gradual pruning: ``final · (1 - (1 - progress)^3)`` (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
-
-    >>> [cubic_sparsity(p, 0.8) for p in (0.0, 0.5, 1.0)]
-    [0.0, 0.7000000000000001, 0.8]
-    """
-    return final * (1 - cubic(progress))

@@ -18,10 +18,11 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.attachment import Attachable
 from rigl_lightning.sparsity.cautions import beginning_now, refuse_capture, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
+from rigl_lightning.sparsity.density_scaling import ByDensity, DensityScaling
 from rigl_lightning.sparsity.divergence import Divergence
 from rigl_lightning.sparsity.files.masks import weight_checksum
 from rigl_lightning.sparsity.gradients import Gradients, Mean, for_scores
-from rigl_lightning.sparsity.hidden_weights import ForgottenWeights, HiddenWeights
+from rigl_lightning.sparsity.hidden_weights import kind_of_weights
 from rigl_lightning.sparsity.layouts import is_inputs_first, shapes_of
 from rigl_lightning.sparsity.mask_update import MaskUpdate, MaskUpdater
 from rigl_lightning.sparsity.network_masks import MaskReadings, NetworkMasks
@@ -31,7 +32,6 @@ from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.settings import check_same, describe
-from rigl_lightning.sparsity.weights import Weights
 
 __all__ = ["MaskUpdate", "Sparsifier"]
 
@@ -55,6 +55,7 @@ class Sparsifier(Attachable, MaskReadings):
             own states may be loaded before or after.
         adam_warm_up: None, as in the reference: under Adam the first step of a grown connection is up to 3.2 times the
             learning rate. A number n: Adam and AdamW correct its moments by its own age, see `AdamWarmUp`.
+        by_density: First weights and learning rates by the density of a layer, see `ByDensity`; None for neither.
 
     Attributes:
         network: The masks, and what is known of them: counts, first masks, what was explored.
@@ -94,16 +95,16 @@ class Sparsifier(Attachable, MaskReadings):
         state: Mapping[str, Any] | None = None,
         beginning: Beginning | None = None,
         adam_warm_up: int | None = None,
+        by_density: ByDensity | None = None,
     ) -> None:
         super().__init__()
         check_weights(parameters)
         if not isinstance(algorithm, SparseAlgorithm):
             raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
         self.parameters = dict(parameters)
-        self.seed = int(seed)
+        self.seed, self.step = int(seed), 0
         self.total_steps = None if total_steps is None else int(total_steps)
         self.algorithm = algorithm if state is not None else beginning_now(algorithm, self.total_steps)
-        self.step = 0
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}
         self.initial_weights: dict[str, int] = {}
@@ -112,12 +113,11 @@ class Sparsifier(Attachable, MaskReadings):
         self.masks: Mapping[str, Tensor] = self.network.masks
         self.explored: Mapping[str, Tensor] = self.network.explored
         self.n_active = self.network.n_active
-        hidden = ForgottenWeights if self.algorithm.forgets_inactive_weights else HiddenWeights
-        kind = hidden if self.algorithm.hides_inactive_weights else Weights
-        self.weights = kind(self.parameters, self.network, compact)
+        self.weights = kind_of_weights(self.algorithm)(self.parameters, self.network, compact)
         self.compact = self.weights.compact
         self.gradients = Gradients(self.parameters, self.compact)
         self.warm_up = AdamWarmUp(self.parameters, self.algorithm, adam_warm_up)
+        self.scaling = DensityScaling(self.parameters, self.network, by_density)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
         self.divergence = Divergence()
         self._optimizer: Optimizer | None = None
@@ -125,6 +125,7 @@ class Sparsifier(Attachable, MaskReadings):
             self.load_state_dict(state)
         else:
             self._begin(beginning)
+            self.scaling.begin(self.algorithm, self.weights)
 
     def __repr__(self) -> str:
         layers = f"{len(self.parameters)} layer{'s' if len(self.parameters) > 1 else ''}"
@@ -191,6 +192,7 @@ class Sparsifier(Attachable, MaskReadings):
         self._updater.see_gradients()
         self.warm_up.before_step()
         self.weights.before_step(optimizer)
+        self.scaling.before_step()
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
@@ -206,8 +208,9 @@ class Sparsifier(Attachable, MaskReadings):
         if not self.gradients.are_there:
             self.gradients.refuse_unseen()
             return
-        self.weights.after_step()
         self.warm_up.after_step(optimizer)
+        self.scaling.after_step()
+        self.weights.after_step()
         if algorithm.adjust_weights is not None:
             layers, rates = self._layers({}, moment=f"{self.step}/adjust"), learning_rates(optimizer, self.parameters)
             for name, weight in algorithm.adjust_weights(layers, self.step, rates, self.memory).items():

@@ -131,5 +131,12 @@ def _sparsifier(
     state: Mapping[str, Any] | None,
 ) -> Sparsifier:
     steps = None if state else total_steps(trainer) or None
-    seed, warm_up = settings.seed_now(), settings.adam_warm_up
-    return Sparsifier(parameters, algorithm, steps, seed, state or None, adam_warm_up=warm_up)
+    return Sparsifier(
+        parameters,
+        algorithm,
+        steps,
+        settings.seed_now(),
+        state or None,
+        adam_warm_up=settings.adam_warm_up,
+        by_density=settings.by_density,
+    )

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.compute import Compute, Storage
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer import averages, beginning, checks, distributed, finders, metrics, optimizers, precision
 from rigl_lightning.trainer.computing import FitCompute
@@ -60,6 +61,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
         adam_warm_up: None, as the authors have it, or n: Adam and AdamW correct the moments of a grown connection by
             its own age, and its step grows over n steps (0: at once); else its first is up to 3.2 times the rate.
+        by_density: First weights and learning rates that go by the density of a layer, see `ByDensity`.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         compute: Compute = "auto",
         storage: Storage = "auto",
         adam_warm_up: int | None = None,
+        by_density: ByDensity | None = None,
     ) -> None:
         super().__init__()
         checks.refuse_other_than_algorithm(algorithm)
         self.algorithm = algorithm
-        self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name, adam_warm_up)
+        self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name, adam_warm_up, by_density)
         self.sparsifier: Sparsifier | None = None
         self.flops = FlopMeter()
         self.computing = FitCompute(compute, storage)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.parameters import frozen_parameters, select_parameters
 
 
@@ -23,6 +24,7 @@ class Settings:
     strict: bool
     name: str
     adam_warm_up: int | None = None
+    by_density: ByDensity | None = None
 
     @property
     def key(self) -> str:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule, constant, cosine, cubic_sparsity, linear
+from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule, constant, cosine, cubic, linear
 
 
 class TestWindow:
@@ -115,7 +115,7 @@ class TestErrors:
         (linear, [1, 0.75, 0.5, 0.25, 0]),
         (InversePower(1), [1, 0.75, 0.5, 0.25, 0]),
         (InversePower(3), [1, 27 / 64, 1 / 8, 1 / 64, 0]),
-        (lambda progress: cubic_sparsity(progress, 0.8), [0, 0.4625, 0.7, 0.7875, 0.8]),
+        (lambda progress: 0.8 * (1 - cubic(progress)), [0, 0.4625, 0.7, 0.7875, 0.8]),
     ],
     ids=["cosine", "constant", "linear", "power 1", "power 3", "cubic"],
 )
@@ -124,5 +124,5 @@ def test_curves_by_hand(decay, expected):
 
 
 def test_the_pruning_ramp_ends_at_its_final_sparsity_exactly():
-    assert cubic_sparsity(1.0, 0.9) == 0.9
-    assert cubic_sparsity(0.0, 0.9) == 0.0
+    assert cubic(1.0) == 0.0
+    assert cubic(0.0) == 1.0
