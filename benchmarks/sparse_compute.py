@@ -132,6 +132,8 @@ def sparse_step(
         optimizer.step()
         sparsifier.after_step(optimizer)
 
+    while compute.trial is not None and not compute.trial.is_over:
+        step()
     return step, compute
 
 

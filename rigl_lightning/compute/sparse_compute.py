@@ -16,6 +16,7 @@ from rigl_lightning.base.errors import SettingError
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
+from rigl_lightning.compute.step_trial import StepTrial
 from rigl_lightning.compute.storage import LayerStorage, Storage
 from rigl_lightning.compute.stored_layers import StoredTensors, call_refusal, compute_stored
 from rigl_lightning.compute.timed_choice import SAMPLED, Choice, decide, decide_without_timing, pooled
@@ -48,7 +49,8 @@ class SparseCompute:
         module: Any module.
         sparsifier: Of its weights.
         compute: "sparse": wherever the kernels can. "auto": where they are also faster, which is measured on the first
-            inputs, of layers that are alike together, and again when a density has changed by a quarter. Under
+            inputs, of layers that are alike together, and again when a density has changed by a quarter. Where layers
+            gain little, twelve of the first steps tell whether whole steps gain (`StepTrial`). Under
             `torch.use_deterministic_algorithms` "auto" is dense: what is faster may differ from run to run.
             "dense": nowhere.
         choices: What an earlier `state_dict` returned: layers are computed as they were, without timing them again.
@@ -93,6 +95,9 @@ class SparseCompute:
             if compute == "auto" and layer.name in (choices or {}):
                 layer.choice = Choice(*(choices or {})[layer.name])
         self.pools: dict[Hashable, Choice] = {}
+        self.trial: StepTrial | None = None
+        if compute == "auto" and storage != "connections" and not choices:
+            self.trial = StepTrial(sparsifier, self.layers)
         self._installed: list[LayerCompute] = []
         self._step, self._needs_dense = -1, False
 
@@ -208,6 +213,8 @@ class LayerCompute:
         owner_stores = self.owner.storage != "dense"
 
         def forward(input: Any, *rest: Any, **named: Any) -> Any:
+            if self.owner.trial is not None and not self.owner.trial.is_over and not recorded():
+                self.owner.trial.begin_call()
             if self.is_on and owner_stores:
                 self.storage.begin_call()
                 if self.storage.is_compact:
@@ -219,16 +226,34 @@ class LayerCompute:
             self.is_sparse = self._wants_sparse(input)
             if not self.is_sparse:
                 return dense(input, *rest, **named)
-            if owner_stores and self.storage.is_possible():
-                self.storage.compact()
-                for name in self._weights.values():
-                    self.owner.patterns.forget(name)
+            if self._compact():
                 return self._compact_call(dense, input, *rest, **named)
             tensors, patterns = self._tensors(), self._patterns()
             dense_grad = self.owner.needs_dense_gradient()
             return self._kind.sparse(self.module, input, tensors, patterns, dense_grad, *rest, **named)
 
         return forward
+
+    def set_dense(self, dense: bool) -> None:
+        """Compute and store it densely, or as it was chosen."""
+        self.is_on = not dense
+        if dense:
+            self.storage.pause()
+            return
+        self.storage.is_paused = False
+        if self.choice is not None and self.choice.is_sparse:
+            self._compact()
+
+    def _compact(self) -> bool:
+        """Store the active connections only where that is asked for and possible; whether it is so now."""
+        if self.storage.is_compact:
+            return True
+        if self.owner.storage == "dense" or not self.storage.is_possible():
+            return False
+        self.storage.compact()
+        for name in self._weights.values():
+            self.owner.patterns.forget(name)
+        return True
 
     def _compact_call(self, dense: Forward, input: Any, *rest: Any, **named: Any) -> Any:
         """The layer from values; by torch's operators where the kernels do not support the call."""
@@ -328,7 +353,7 @@ class LayerCompute:
         clear = decide_without_timing(density, 2 * vectors * connections)
         if clear is not None:
             return clear
-        pool = (*self.likeness, tuple(x.shape), x.dtype, x.requires_grad)
+        pool = (*self.likeness, tuple(x.shape), x.dtype, x.requires_grad, torch.is_autocast_enabled("cpu"))
         found = self.owner.pools.get(pool)
         if found is None or not found.holds_at(density):
             timed = [layer._timed(x) for layer in self._sampled(density)]

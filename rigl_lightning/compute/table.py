@@ -92,6 +92,16 @@ def _total(layers: Sequence[LayerCompute]) -> list[str]:
     return [f"the {len(timed)} timed {layers_in_words} in one step: {times}"]
 
 
+def whole_step_line(compute: SparseCompute) -> str:
+    """What whole steps took, dense and with the layers as chosen; "" if it was not measured."""
+    if compute.trial is None or compute.trial.result is None:
+        return ""
+    dense, chosen = compute.trial.result
+    found = "the layers stay as chosen" if chosen <= dense else "all layers are dense from now on"
+    times = f"{1e3 * dense:.2f} ms dense, {1e3 * chosen:.2f} ms as chosen, {dense / chosen:.2f} times as fast"
+    return f"whole steps, medians of five: {times}; {found}"
+
+
 def _aligned(rows: Sequence[Row]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

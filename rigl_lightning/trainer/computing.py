@@ -20,6 +20,7 @@ from rigl_lightning.compute import (
     compute_table,
     dense_layers,
     densely_stored,
+    whole_step_line,
 )
 from rigl_lightning.sparsity.compact_weights import is_elementwise
 from rigl_lightning.trainer.compiled import is_compiled
@@ -49,6 +50,7 @@ class FitCompute:
         self.running: SparseCompute | None = None
         self._choices: dict[str, Any] = {}
         self._shown: dict[str, bool] | None = None
+        self._whole_shown = False
 
     def start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, hook: StepHook) -> None:
         """Have the layers of the module computed and stored as asked for, from the first forward pass on."""
@@ -75,6 +77,10 @@ class FitCompute:
         running = self.running
         if running is None or running.compute == "dense":
             return
+        whole = whole_step_line(running)
+        if whole and not self._whole_shown:
+            self._whole_shown = True
+            rank_zero_info(whole)
         now = {layer.name: layer.is_sparse for layer in running.layers if layer.was_called}
         if now == self._shown:
             return
@@ -97,7 +103,7 @@ class FitCompute:
         if self.running is not None:
             self._choices = self.running.state_dict()
             self.running.remove()
-        self.running, self._shown = None, None
+        self.running, self._shown, self._whole_shown = None, None, False
 
     def state_dict(self) -> dict[str, Any]:
         """The choices made so far."""
@@ -108,7 +114,13 @@ class FitCompute:
         self._choices = dict(state.get("compute_choices", {}))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "running": None, "_shown": None, "_choices": self.state_dict()["compute_choices"]}
+        return {
+            **vars(self),
+            "running": None,
+            "_shown": None,
+            "_whole_shown": False,
+            "_choices": self.state_dict()["compute_choices"],
+        }
 
 
 def _why_dense(trainer: pl.Trainer, optimizer: Optimizer, storage: Storage) -> str:
