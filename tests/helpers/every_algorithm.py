@@ -89,12 +89,17 @@ ALGORITHMS |= {
     "SET that grows": lambda file: SET(SparsityRamp(0.9, 0.6, 0, 0.7, exponential), schedule=EVERY_FOURTH),
     "SNFS from dense": lambda file: SNFS(SparsityRamp(0.0, 0.7), schedule=EVERY_FOURTH, drop_fraction=0.5),
     "CHTs with a sigmoid": lambda file: CHTs(SparsityRamp(0.5, 0.7, decay=sigmoid), schedule=EVERY_FOURTH),
-    "Group": lambda file: Group({"0.weight": Static(0.5), "4": RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)}),
+    "Group": lambda file: Group(
+        {"*[0v].weight": Static(0.5), "*": RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)}
+    ),
     "Group that moves": lambda file: Group(
-        {"0": SET(0.5, schedule=EVERY_FOURTH, drop_fraction=0.5), "*": DeepR(0.7, l1=0.03, temperature=0.001)}
+        {
+            "*[0v].weight": SET(0.5, schedule=EVERY_FOURTH, drop_fraction=0.5),
+            "*": DeepR(0.7, l1=0.03, temperature=0.001),
+        }
     ),
     "Group between layers": lambda file: Group(
-        {"4": DSR(0.7, schedule=EVERY_FOURTH, target_fraction=0.1, threshold=0.05), "*": Dense()}
+        {"*[0v].weight": Dense(), "*": DSR(0.7, schedule=EVERY_FOURTH, target_fraction=0.1, threshold=0.05)}
     ),
     "DNW with a ramp": lambda file: DNW(SparsityRamp(0.2, 0.7), schedule=EVERY_STEP),
 }
