@@ -278,3 +278,11 @@ def test_the_char_gru_has_the_steps_of_the_paper():
         {"interval": 100, "end": 1.0},
     )
     assert (model["learning_rate"], model["weight_decay"]) == (7e-4, 5e-4)
+
+
+def test_threads_are_those_that_are_asked_for(command, capsys):
+    torch.set_num_threads(2)
+    command("inspect", "char_gru")
+    assert torch.get_num_threads() == 2
+    command("inspect", "digits")
+    assert torch.get_num_threads() == 1

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
-from jsonargparse.typing import PositiveFloat
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_info
@@ -206,7 +207,7 @@ class SparseCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the group ``sparse``, and the training multiplier."""
+        """Add the group ``sparse``, the training multiplier and the threads."""
         parser.add_lightning_class_args(SparseTrainingCallback, "sparse")
         parser.add_argument(
             "--training_multiplier",
@@ -215,11 +216,19 @@ class SparseCLI(LightningCLI):
             help="Factor on the length of training: steps and epochs, and with them learning-rate milestones, T_end "
             "and pruning windows, whether given in steps or as fractions. Update intervals stay (paper, section 4).",
         )
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads of torch in each process; null is torch's choice. Small networks are fastest with 1.",
+        )
 
     def before_instantiate_classes(self) -> None:
-        """Find what ``--ckpt_path last`` means; see that a network that is tested is a trained one."""
+        """Set the threads, find what ``--ckpt_path last`` means, see that a network that is tested is a trained one."""
         command = str(self.subcommand)
         settings = self.config.get(command)
+        if settings.get("threads") is not None:
+            torch.set_num_threads(settings.threads)
         given = settings.get("ckpt_path")
         if given == UNTRAINED:
             settings.ckpt_path = None

@@ -23,7 +23,7 @@ settings (the same names in a YAML file and on the command line):
   --sparse.*                 algorithm, include, exclude, compute, ...
   --model.*, --data.*        a class and its arguments; your own by dotted path: --model mine.MyModule
   --trainer.*                Lightning's Trainer
-  --seed_everything, --training_multiplier
+  --seed_everything, --training_multiplier, --threads
 
 `rigl-lightning COMMAND --help` explains them; `rigl-lightning fit --config NAME --print_config` shows all.
 
