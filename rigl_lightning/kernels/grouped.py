@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rigl_lightning.kernels.masking import INTEGER_OF_SIZE, zero_inactive_
+from rigl_lightning.kernels.masking import INTEGER_OF_SIZE, MasksTogether
 
 _DEVICES = frozenset({"cuda", "xpu"})
 _Kind = tuple[torch.device, torch.dtype]
@@ -38,7 +38,7 @@ class GroupedMasks:
     Where there are grouped kernels, the bits of the numbers are multiplied by integers of their size, 0 or 1: exact,
     and zero times an infinite or undefined number is zero, as it is not in floating point. These integers take the room
     of the weights once more. They are changed in place, so that a CUDA graph that reads them sees every mask update.
-    Elsewhere tensors are masked one by one (`zero_inactive_`).
+    On the CPU the fast tier masks all in one call (`MasksTogether`).
 
     Args:
         masks: Boolean tensor by name, which others change in place.
@@ -52,18 +52,21 @@ class GroupedMasks:
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         self._masks = masks
+        self._together = MasksTogether(masks)
         self._integers: dict[tuple[str, torch.dtype], tuple[Tensor, int]] = {}
 
-    @torch.no_grad()
     def zero_inactive_(self, tensors: Mapping[str, Tensor]) -> None:
         """Set tensors to zero where their masks are False, in place.
 
         Args:
             tensors: By the names of the masks, each of its mask's shape and device.
         """
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self.zero_inactive_(tensors)
+            return
         if not are_grouped([*tensors.values()]):
-            for name, tensor in tensors.items():
-                zero_inactive_(tensor, self._masks[name])
+            self._together.zero_inactive_(tensors)
             return
         kinds: dict[_Kind, tuple[list[Tensor], list[Tensor]]] = {}
         for name, tensor in tensors.items():

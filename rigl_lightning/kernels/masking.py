@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Mapping
 from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.tiers import has_fast_tier, is_plain
+from rigl_lightning.kernels.tiers import has_fast_tier, is_fast_tier_on, is_plain
 
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 17
@@ -31,7 +33,7 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
     if tensor.numel() < _LEAST or not tensor.is_cpu or not _alike_in_memory(tensor, mask):
         return tensor.masked_fill_(~mask, 0)
     if has_fast_tier(tensor):
-        _fast()(tensor, mask)
+        _compiled().zero_inactive(tensor, mask)
         torch.autograd.graph.increment_version(tensor)
         return tensor
     integer = INTEGER_OF_SIZE.get(tensor.element_size())
@@ -43,6 +45,72 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
     for piece, active in zip(bits.split(_CHUNK), flags.split(_CHUNK), strict=True):
         piece.bitwise_and_(all_or_no_bits[: active.numel()].copy_(active).neg_())  # -1 has all bits set
     return tensor
+
+
+class MasksTogether:
+    """Masks of many tensors on the CPU, which the fast tier holds to them in one call.
+
+    Asking each tensor whether the fast tier can read it costs more than masking a small layer, so what is known of the
+    masks is kept.
+
+    Args:
+        masks: Boolean tensor by name, which others change in place.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self._masks = masks
+        self._known: dict[str, _Known] = {}
+        self._blocks: tuple[list[Tensor], Any] = [], None
+
+    def zero_inactive_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set tensors to zero where their masks are False, in place."""
+        together = {name: t for name, t in tensors.items() if self._takes(name, t)} if is_fast_tier_on() else {}
+        for name, tensor in tensors.items():
+            if name not in together:
+                zero_inactive_(tensor, self._masks[name])
+        if not together:
+            return
+        masks = [self._known[name].mask for name in together]
+        before, blocks = self._blocks
+        if len(before) != len(masks) or not all(map(operator.is_, before, masks)):
+            blocks = _compiled().MaskedBlocks(masks)
+            self._blocks = masks, blocks
+        blocks.zero_inactive([*together.values()])
+        for tensor in together.values():
+            torch.autograd.graph.increment_version(tensor)
+
+    def _takes(self, name: str, tensor: Tensor) -> bool:
+        mask, known = self._masks[name], self._known.get(name)
+        if known is None or known.mask is not mask:
+            known = self._known[name] = _Known.of(mask)
+            self._blocks = [], None
+        return (
+            known.is_plain
+            and tensor.dtype is torch.float32
+            and tensor.shape == known.shape
+            and is_plain(tensor)
+            and not tensor.is_neg()
+            and (
+                (known.is_contiguous and tensor.is_contiguous())
+                or (known.is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+
+
+class _Known(NamedTuple):
+    """What is known of a mask that only changes in place."""
+
+    mask: Tensor
+    shape: torch.Size
+    is_plain: bool
+    is_contiguous: bool
+    is_channels_last: bool
+
+    @staticmethod
+    def of(mask: Tensor) -> _Known:
+        plain = is_plain(mask) and mask.dtype == torch.bool and mask.numel() > 0
+        last = mask.ndim == 4 and mask.is_contiguous(memory_format=torch.channels_last)
+        return _Known(mask, mask.shape, plain, mask.is_contiguous(), last)
 
 
 def _alike_in_memory(tensor: Tensor, mask: Tensor) -> bool:
@@ -61,7 +129,7 @@ def _in_memory_order(tensor: Tensor) -> Tensor:
 
 
 @cache
-def _fast() -> Callable[[Tensor, Tensor], None]:
-    from rigl_lightning.kernels.compiled.masking import zero_inactive
+def _compiled() -> Any:
+    from rigl_lightning.kernels.compiled import masking
 
-    return zero_inactive
+    return masking

@@ -92,7 +92,12 @@ def are_readable(grads: Iterable[Tensor | None]) -> bool:
 
 def has_fast_tier(x: Tensor) -> bool:
     """Whether the fast tier takes this tensor here; says nothing of what is missing."""
-    return x.dtype == torch.float32 and _NUMBA and (not _forced or _forced[-1] == "fast") and is_plain(x)
+    return x.dtype == torch.float32 and is_fast_tier_on() and is_plain(x)
+
+
+def is_fast_tier_on() -> bool:
+    """Whether the fast tier may compute what it can."""
+    return _NUMBA and (not _forced or _forced[-1] == "fast")
 
 
 @contextmanager

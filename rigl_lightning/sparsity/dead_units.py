@@ -17,6 +17,7 @@ from torch import Tensor
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.statistics import live_units
 
 MAGNIFIED = 20.0
 """Gradients of units without connections that are so many times those of others are called magnified."""
@@ -59,8 +60,8 @@ class DeadUnits:
         if name in self._told or layer.weight.ndim < 2:
             return
         mask, new_mask = (rows_are_units(tensor, layer.inputs_first) for tensor in (layer.mask, new_mask))
-        dead = ~mask.flatten(1).any(1)
-        grown_into = dead & new_mask.flatten(1).any(1)
+        dead = ~live_units(mask)
+        grown_into = dead & live_units(new_mask)
         if not bool(grown_into.any()) or bool(dead.all()):
             return
         if layer.dense_grad is None:  # a random growth, say: the connections begin at zero, so the next step tells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -83,17 +83,17 @@ class Divergence:
         smallest = None if self._smallest is None else gradients[self._smallest]
         self._suspects = smallest is not None and _is_readable(smallest) and not all_finite([smallest])
 
-    def warn_of_gradients(self, gradients: Mapping[str, Tensor], step: int) -> None:
+    def warn_of_gradients(self, sparse_gradients: Callable[[], Mapping[str, Tensor]], step: int) -> None:
         """Say which layers have a gradient that is not finite, if one was seen, after the step was really taken.
 
         Args:
-            gradients: Of the sparse weights, by name.
+            sparse_gradients: Gives those of the sparse weights, by name.
             step: Optimizer steps completed before this one.
         """
         if not self._suspects:
             return
         self._suspects, self._gradients_are_told = False, True
-        names = [name for name, gradient in gradients.items() if not all_finite([gradient])]
+        names = [name for name, gradient in sparse_gradients().items() if not all_finite([gradient])]
         where = f"layer {names[0]!r} ({len(names)} such sparse layers)" if names else "a weight that is not sparse"
         warnings.warn(
             f"The gradient of {where} is not finite at step {step}, and active weights take it, as without masks. "

@@ -45,7 +45,9 @@ class Gradients:
 
     def begin_step(self, optimizer: Optimizer, average_decay: float | None) -> None:
         """Look at the gradients that the optimizer is about to use, and average them in if there is a decay."""
-        self.are_there, self.overflowed = bool(gradients_of(optimizer)), []
+        groups = optimizer.param_groups
+        self.are_there = any(parameter.grad is not None for group in groups for parameter in group["params"])
+        self.overflowed = []
         if not self.are_there:
             self.clear()  # the step is skipped
         if average_decay is not None:

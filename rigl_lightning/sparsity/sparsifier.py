@@ -221,7 +221,7 @@ class Sparsifier(Attachable, MaskReadings):
             caution = update_left_out(algorithm, self.step, self.gradients.overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
             self.divergence.note_told()
-        self.divergence.warn_of_gradients(self.gradients.of_parameters(), self.step)
+        self.divergence.warn_of_gradients(self.gradients.of_parameters, self.step)
         self.weights.apply_masks()
         self.compact.forget_gradients()
         self.gradients.are_there = False

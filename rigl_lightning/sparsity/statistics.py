@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity.selection import count_active
@@ -34,4 +35,15 @@ def dead_units(mask: Tensor) -> int:
     >>> dead_units(torch.tensor([[True, False], [False, False]]))
     1
     """
-    return mask.shape[0] - count_active(mask.flatten(1).any(1))
+    return mask.shape[0] - count_active(live_units(mask))
+
+
+def live_units(mask: Tensor) -> Tensor:
+    """Which units have an active incoming connection, (units,).
+
+    >>> import torch
+    >>> live_units(torch.tensor([[True, False], [False, False]]))
+    tensor([ True, False])
+    """
+    # As bytes: on the CPU torch reads booleans one by one, a hundred times slower.
+    return mask.flatten(1).view(torch.uint8).amax(1).bool()

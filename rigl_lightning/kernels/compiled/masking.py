@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.cache import job
-from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen
-from rigl_lightning.kernels.settings import Flags, Floats, Place
-from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen, load_i64
+from rigl_lightning.kernels.settings import Longs, Place, address, packed
+from rigl_lightning.kernels.threads import run_slots
 
 _BLOCK = 1 << 15
 """Connections of a task: enough that taking it costs nothing."""
@@ -20,17 +23,33 @@ _BLOCK = 1 << 15
 
 def zero_inactive(tensor: Tensor, mask: Tensor) -> None:
     """Clear the bits of a float32 tensor where the mask is False; both lie in memory alike, without gaps."""
-    count = tensor.numel()
-    run(
-        masking_job,
-        -(-count // _BLOCK),
-        Masking(
-            numbers=Place(tensor),
-            flags=Place(mask),
-            n_numbers=count,
-            size=_BLOCK,
-        ),
-    )
+    MaskedBlocks([mask]).zero_inactive([tensor])
+
+
+class MaskedBlocks:
+    """Masks of several layers, cut into blocks that are tasks of one job: there is one call for all layers.
+
+    Args:
+        masks: Boolean, on the CPU, without gaps in memory. They are kept, and may change in place.
+    """
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        self._masks = list(masks)
+        counts = np.array([mask.numel() for mask in masks])
+        self._layers = np.repeat(np.arange(len(counts)), -(-counts // _BLOCK))
+        starts = np.concatenate([np.arange(0, count, _BLOCK) for count in counts])
+        self._starts = starts[:, None] * [4, 1]  # in bytes
+        self._blocks = np.empty((starts.size, 3), dtype=np.int64)
+        self._blocks[:, 2] = np.minimum(counts[self._layers] - starts, _BLOCK)
+        self._slots = packed(starts.size, Masking(blocks=torch.from_numpy(self._blocks)))
+
+    def zero_inactive(self, tensors: Sequence[Tensor]) -> None:
+        """Clear the bits of float32 tensors where the masks are False; each lies in memory as its mask does."""
+        pairs = zip(tensors, self._masks, strict=True)
+        places = np.array([(address(Place(t), torch.float32), address(Place(m), torch.bool)) for t, m in pairs])
+        np.add(places[self._layers], self._starts, out=self._blocks[:, :2])
+        n_tasks, self._slots[1] = self._slots[0], 0
+        run_slots(masking_job, self._slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
 
 
 def _keep(lanes: int) -> Any:
@@ -60,18 +79,16 @@ _keep_vector, _keep_one = _keep(WIDTH), _keep(1)
 class Masking(NamedTuple):
     """Settings of `masking_job`."""
 
-    numbers: Floats
-    flags: Flags
-    n_numbers: int
-    size: int
+    blocks: Longs
 
 
 @job(Masking)
 def masking_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no types
-    """``numbers[i] = 0`` where ``flags[i]`` is 0; each task is a block."""
-    begin, end = task * s.size, min(s.n_numbers, (task + 1) * s.size)
-    vectors = begin + (end - begin) // WIDTH * WIDTH
-    for i in range(begin, vectors, WIDTH):
-        _keep_vector(s.numbers, s.flags, i)
-    for i in range(vectors, end):
-        _keep_one(s.numbers, s.flags, i)
+    """``numbers[i] = 0`` where ``flags[i]`` is 0; a task is a block: where both are, and how many."""
+    block = s.blocks + 24 * task
+    numbers, flags, count = load_i64(block, 0), load_i64(block, 1), load_i64(block, 2)
+    vectors = count // WIDTH * WIDTH
+    for i in range(0, vectors, WIDTH):
+        _keep_vector(numbers, flags, i)
+    for i in range(vectors, count):
+        _keep_one(numbers, flags, i)
