@@ -27,8 +27,8 @@ FLOORS = [
     ({"huggingface"}, CORE | {"transformers"}),
     ({"cli", "."}, LIBRARIES),
 ]
-# Beside the floors: benchmarks that know nothing of sparsity. Each room imports itself only; modules train any model.
-ROOMS = {"models", "modules", "data"}
+# Beside the floors: benchmarks that know nothing of sparsity. Each folder imports itself only; modules train any model.
+BENCHMARKS = {"models", "modules", "data"}
 COMPILED = {"kernels/compiled", "kernels/inference"}  # what only the fast tier loads
 
 
@@ -82,7 +82,7 @@ def test_the_parser_sees_what_it_should():
 
 
 def test_every_folder_has_one_floor():
-    named = [folder for folders, _ in FLOORS for folder in folders] + [*ROOMS]
+    named = [folder for folders, _ in FLOORS for folder in folders] + [*BENCHMARKS]
     assert sorted(named) == sorted({folder_of(file) for file in FILES})
 
 

@@ -4,7 +4,7 @@
     python paper/studies/training_curves.py draw
 
 Rows are in ``paper/results/curves.csv``, the picture is ``docs/pictures/curves.png``: two panels a benchmark, one line
-a training. These are looks at trainings (n = 1, as long as the axis says), no comparison of methods.
+a training. These are pilots (n = 1, as long as the axis says), no comparison of methods.
 """
 
 from __future__ import annotations

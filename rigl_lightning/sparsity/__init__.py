@@ -1,4 +1,20 @@
-"""Sparse training in plain PyTorch: masks, scores, schedules, algorithms and the Sparsifier. No Lightning here."""
+"""Sparse training in plain PyTorch: masks, scores, schedules, algorithms and the Sparsifier. No Lightning here.
+
+To read, in this order, with what is decided where:
+
+- ``masks``                 the drop and the grow of one layer: `drop_and_grow`; exact counts, ties by position
+- ``scores``                by what is dropped and grown; what a score may see is in ``connections``
+- ``distributions``         sparsity of each layer: uniform, Erdős-Rényi (ER), with kernel sizes (ERK)
+- ``schedules``             when masks are updated, and how the drop fraction decays
+- ``algorithms/base``       the questions that an algorithm answers; ``algorithms/drop_grow``: SET and RigL
+- ``sparsifier``            one training step: `before_step`, `after_step`; `state_dict` and `load_state_dict` (resume)
+- ``trainer/callback``      the same in Lightning: hooks, and one step as pseudocode
+
+What a step calls on the way: ``network_masks`` (the masks of all layers, their counts), ``weights`` and
+``hidden_weights`` (what parameters hold), ``gradients`` (which are read), ``mask_update`` (new masks, weights and
+optimizer state follow), ``compact_weights`` (layers that store active connections only). Refused are processes that
+hold a part of a weight: FSDP and DeepSpeed in ``trainer/checks``, DTensor in ``parameters``.
+"""
 
 from rigl_lightning.sparsity.algorithms import (
     ACDC,

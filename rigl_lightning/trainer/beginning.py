@@ -62,7 +62,7 @@ def begin(
     return sparsifier
 
 
-def go_on(sparsifier: Sparsifier) -> None:
+def resume(sparsifier: Sparsifier) -> None:
     """Mask the weights as in the previous fit, and say so; warn if no mask update is left."""
     sparsifier.apply_masks()
     rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")

@@ -122,7 +122,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._step_hook = optimizers.StepHook(trainer, parameters)
         checks.refuse_shared_optimizer(trainer, self)
         if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
-            beginning.go_on(self._active())
+            beginning.resume(self._active())
         else:
             state, self._restored = self._restored or {}, None
             self.sparsifier = beginning.begin(trainer, parameters, self.algorithm, self.settings, state)

@@ -34,7 +34,7 @@ def fit(root, checkpoints, resume=None):
     torch.save(result, checkpoints / f"{size}-{rank}-result.pt")
 
 
-def stop_and_go_on(root, folder):
+def stop_and_resume(root, folder):
     fit(root, folder / "whole")
     fit(root, folder / "resumed", folder / "whole" / f"{world_size()}-step={STOPPED_AT}.ckpt")
 
@@ -44,8 +44,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("carried")
     for part in ("train", "valid", "test"):
         (folder / f"{part}.txt").write_bytes(bytes(97 + i * i % 26 for i in range(600)))
-    stop_and_go_on(folder, folder)
-    run_in_world(2, stop_and_go_on, folder, folder)
+    stop_and_resume(folder, folder)
+    run_in_world(2, stop_and_resume, folder, folder)
     return folder
 
 

@@ -26,7 +26,7 @@ def fit(compute, algorithm=RIGL, model=None, callbacks=(), ckpt_path=None, **set
     return model, sparse
 
 
-class Ways(pl.Callback):
+class Modes(pl.Callback):
     """How the layers were computed in training, and whether validation left them alone."""
 
     def __init__(self, sparse=None):
@@ -48,13 +48,13 @@ class Ways(pl.Callback):
 @pytest.mark.parametrize("settings", [{}, ACCUMULATED], ids=["plain", "accumulated"])
 def test_masks_are_those_of_the_dense_computation(name, settings):
     dense, expected = fit("dense", ALGORITHMS[name], **settings)
-    ways = Ways()
-    model, sparse = fit("sparse", ALGORITHMS[name], callbacks=[ways], **settings)
+    modes = Modes()
+    model, sparse = fit("sparse", ALGORITHMS[name], callbacks=[modes], **settings)
     assert sparse.sparsifier.checksums() == expected.sparsifier.checksums()
     for key, value in dense.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-3, atol=1e-5)
-    assert any(map(any, ways.training)) or name == "dense"
-    assert not any(ways.validation)
+    assert any(map(any, modes.training)) or name == "dense"
+    assert not any(modes.validation)
     assert sparse.metrics() == expected.metrics()
 
 
@@ -102,9 +102,9 @@ def test_auto_takes_its_choices_from_the_checkpoint(tmp_path, monkeypatch):
     trainer.fit(SmallModel(), SmallData())
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     monkeypatch.setattr(timed_choice, "_seconds", lambda *_: pytest.fail("measured again"))
-    ways = Ways()
-    fit("auto", Static(0.7), callbacks=[ways], ckpt_path=tmp_path / "half.ckpt")
-    assert all(map(all, ways.training))
+    modes = Modes()
+    fit("auto", Static(0.7), callbacks=[modes], ckpt_path=tmp_path / "half.ckpt")
+    assert all(map(all, modes.training))
 
 
 def test_two_processes_have_the_masks_of_one_and_of_the_dense_computation(tmp_path):
