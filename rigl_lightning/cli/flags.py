@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from rigl_lightning import models
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.ramps import SparsityRamp
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
@@ -29,6 +30,7 @@ _CLASSES: dict[type, str] = {
     pl.LightningModule: "model.init_args",
     pl.LightningDataModule: "data.init_args",
     SparseTrainingCallback: "sparse",
+    ByDensity: "sparse.by_density",
     SparseAlgorithm: "sparse.algorithm",
     Distribution: "sparse.algorithm.distribution",
     Structure: "sparse.algorithm.structure",

@@ -67,7 +67,7 @@ class ByDensity:
         if isinstance(power, bool) or not isinstance(power, int | float) or not 0 <= power <= 1:
             raise SettingError(
                 f"Expected `learning_rate` in [0, 1], the power of the density, got {power!r}. "
-                "Set --sparse.by_density.learning_rate."
+                "Set `learning_rate` of ByDensity."
             )
 
 
@@ -104,7 +104,7 @@ class DensityScaling:
         if algorithm.hides_inactive_weights or not self._network.sparse_layers:
             raise SettingError(
                 f"Expected an algorithm that begins with sparse layers for by_density.init, got {describe(algorithm)}: "
-                "its first network is dense, or its inactive weights are kept. Leave out --sparse.by_density.init."
+                "its first network is dense, or its inactive weights are kept. Leave out `init` of ByDensity."
             )
         for name in self._network.sparse_layers:
             mask, inputs_first = self._network.masks[name], is_inputs_first(self._parameters[name])

@@ -55,7 +55,7 @@ class TestFirstWeights:
 
     @pytest.mark.parametrize("algorithm", [DNW(0.7), SNIP(0.7)])
     def test_where_it_would_do_nothing_or_harm_it_is_refused(self, algorithm):
-        with pytest.raises(ValueError, match=r"by_density.init.*--sparse.by_density.init"):
+        with pytest.raises(ValueError, match=r"by_density.init.*Leave out `init` of ByDensity"):
             sparsify(small_network(), algorithm, total_steps=10, by_density=ByDensity(init=True))
 
     def test_the_seeds_masks_are_the_same(self):
@@ -148,7 +148,7 @@ class TestLearningRate:
 
     @pytest.mark.parametrize("power", [-0.1, 1.5, True, "1"])
     def test_a_power_out_of_range_is_refused(self, power):
-        with pytest.raises(ValueError, match=r"`learning_rate` in \[0, 1\].*--sparse.by_density.learning_rate"):
+        with pytest.raises(ValueError, match=r"`learning_rate` in \[0, 1\].*Set `learning_rate` of ByDensity"):
             sparsify(small_network(), Static(0.7), by_density=ByDensity(learning_rate=power))
 
 
