@@ -6,6 +6,7 @@ for its launches. Devices with grouped kernels (torch's ``_foreach`` functions) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -93,7 +94,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     if are_grouped(tensors):
         return bool(_finite_flag(tensors))
     # A sum is the fastest reading of all values. It is not finite if one of them is not, or if it overflows.
-    return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
+    return all(math.isfinite(t.sum().item()) or bool(t.isfinite().all()) for t in tensors)
 
 
 @torch.no_grad()

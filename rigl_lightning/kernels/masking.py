@@ -8,9 +8,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rigl_lightning.kernels.tiers import has_fast_tier, is_fast_tier_on, is_plain
+from rigl_lightning.kernels.tiers import has_fast_tier, is_fast_tier_on, is_plain, no_transform_is_active
 
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 17
@@ -64,7 +64,8 @@ class MasksTogether:
 
     def zero_inactive_(self, tensors: Mapping[str, Tensor]) -> None:
         """Set tensors to zero where their masks are False, in place."""
-        together = {name: t for name, t in tensors.items() if self._takes(name, t)} if is_fast_tier_on() else {}
+        is_possible = is_fast_tier_on() and no_transform_is_active()
+        together = {name: t for name, t in tensors.items() if self._takes(name, t)} if is_possible else {}
         for name, tensor in tensors.items():
             if name not in together:
                 zero_inactive_(tensor, self._masks[name])
@@ -88,8 +89,11 @@ class MasksTogether:
             known.is_plain
             and tensor.dtype is torch.float32
             and tensor.shape == known.shape
-            and is_plain(tensor)
+            and tensor.is_cpu
+            and type(tensor) in (Tensor, nn.Parameter)
+            and tensor.layout is torch.strided
             and not tensor.is_neg()
+            and not torch._C._functorch.is_legacy_batchedtensor(tensor)
             and (
                 (known.is_contiguous and tensor.is_contiguous())
                 or (known.is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last))

@@ -54,6 +54,11 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def no_transform_is_active() -> bool:
+    """Whether no function transform of `torch.func` is under way, which would hide memory behind a plain tensor."""
+    return forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def tier_of(*tensors: Tensor | None) -> Tier:
     """Tier that computes a layer on these tensors, its inputs and parameters.
 

@@ -24,7 +24,7 @@ from rigl_lightning.kernels import (
     use_tier,
     workspace,
 )
-from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.kernels.masking import MasksTogether, zero_inactive_
 from rigl_lightning.kernels.settings import Place, address
 from tests.helpers.masked_layers import close, sparse_weight
 
@@ -345,3 +345,39 @@ def test_addresses_are_taken_in_one_place():
         if isinstance(node, ast.Attribute) and node.attr == "data_ptr"
     }
     assert taken == {"settings.py"}
+
+
+def test_masks_of_many_tensors_are_applied_together_whatever_the_tensors_are():
+    torch.manual_seed(0)
+    last = {"memory_format": torch.channels_last}
+    tensors = {
+        "small": torch.randn(3, 5),
+        "large": torch.randn(300, 257),
+        "parameter": nn.Parameter(torch.randn(64, 33)),
+        "channels last": torch.randn(8, 6, 3, 3).contiguous(**last),
+        "mask channels last": torch.randn(8, 6, 3, 3),
+        "strided": torch.randn(40, 30)[:, ::2],
+        "double": torch.randn(20, 20).double(),
+        "half": torch.randn(20, 20).half(),
+        "negated": torch.randn(20, 20, dtype=torch.complex64).conj().imag,
+        "one": torch.randn(1),
+    }
+    masks = {name: torch.rand(t.shape) < 0.5 for name, t in tensors.items()}
+    masks |= {name: masks[name].contiguous(**last) for name in ("channels last", "mask channels last")}
+    together = MasksTogether(masks)
+    for turn in range(4):  # again with masks that have changed, and with others, and without some tensors
+        names = [name for name in tensors if turn != 3 or name not in ("large", "one")]
+        given = {name: tensors[name].detach().clone(memory_format=torch.preserve_format) for name in names}
+        given["parameter"] = nn.Parameter(given["parameter"])
+        given["negated"] = tensors["negated"]  # a copy would not be negated when it is read
+        expected = {name: torch.where(masks[name], t, torch.zeros_like(t)) for name, t in given.items()}
+        versions = {name: t._version for name, t in given.items()}
+        with torch.no_grad():
+            together.zero_inactive_(given)
+        assert all(torch.equal(given[name], expected[name]) for name in names), turn
+        assert all(given[name]._version > versions[name] for name in names)
+        for name, mask in masks.items():
+            if turn == 1 and name != "large":
+                masks[name] = mask.clone().logical_not_()
+            else:
+                mask.logical_xor_(torch.rand(mask.shape) < 0.3)

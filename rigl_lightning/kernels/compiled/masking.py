@@ -40,16 +40,23 @@ class MaskedBlocks:
         starts = np.concatenate([np.arange(0, count, _BLOCK) for count in counts])
         self._starts = starts[:, None] * [4, 1]  # in bytes
         self._blocks = np.empty((starts.size, 3), dtype=np.int64)
+        self._places: list[tuple[int, int]] = []
         self._blocks[:, 2] = np.minimum(counts[self._layers] - starts, _BLOCK)
         self._slots = packed(starts.size, Masking(blocks=torch.from_numpy(self._blocks)))
 
     def zero_inactive(self, tensors: Sequence[Tensor]) -> None:
         """Clear the bits of float32 tensors where the masks are False; each lies in memory as its mask does."""
         pairs = zip(tensors, self._masks, strict=True)
-        places = np.array([(address(Place(t), torch.float32), address(Place(m), torch.bool)) for t, m in pairs])
-        np.add(places[self._layers], self._starts, out=self._blocks[:, :2])
+        places = [(_address(t, torch.float32), _address(m, torch.bool)) for t, m in pairs]
+        if places != self._places:
+            self._places = places
+            np.add(np.array(places)[self._layers], self._starts, out=self._blocks[:, :2])
         n_tasks, self._slots[1] = self._slots[0], 0
         run_slots(masking_job, self._slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
+
+
+def _address(tensor: Tensor, dtype: torch.dtype) -> int:
+    return address(tensor if tensor.is_contiguous() else Place(tensor), dtype)  # the second takes longer
 
 
 def _keep(lanes: int) -> Any:
