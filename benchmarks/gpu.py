@@ -191,17 +191,15 @@ def milliseconds(seconds: list[float]) -> str:
     return f"{1e3 * median(seconds):.3g}"
 
 
+STEP_COLUMNS = (
+    *("network", "masked / dense (middle half)"),
+    *("dense ms", "masked ms", "samples/s dense", "samples/s masked"),
+)
+
+
 def steps(report: Report, options: argparse.Namespace) -> None:
     """Eager training steps, and throughput."""
-    report.table(
-        "Training step, eager, sparsity 0.9, no mask update",
-        "network",
-        "masked / dense (middle half)",
-        "dense ms",
-        "masked ms",
-        "samples/s dense",
-        "samples/s masked",
-    )
+    report.table("Training step, eager, sparsity 0.9, no mask update", *STEP_COLUMNS)
     for name, case in chosen(options).items():
         pair = {"dense": Training(case, False).step, "masked": Training(case, True).step}
         _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
@@ -212,15 +210,7 @@ def graphs(report: Report, options: argparse.Namespace) -> None:
     if not ON_GPU:
         report.line("\nNo CUDA graphs without CUDA.")
         return
-    report.table(
-        "The same step replayed from a CUDA graph",
-        "network",
-        "masked / dense (middle half)",
-        "dense ms",
-        "masked ms",
-        "samples/s dense",
-        "samples/s masked",
-    )
+    report.table("The same step replayed from a CUDA graph", *STEP_COLUMNS)
     for name, case in chosen(options).items():
         if "GRU" not in name:
             pair = {"dense": Training(case, False).captured(), "masked": Training(case, True).captured()}
@@ -229,15 +219,7 @@ def graphs(report: Report, options: argparse.Namespace) -> None:
 
 def compiled(report: Report, options: argparse.Namespace) -> None:
     """Steps of networks that went through torch.compile; the Sparsifier is outside."""
-    report.table(
-        "Training step, torch.compile, sparsity 0.9, no mask update",
-        "network",
-        "masked / dense (middle half)",
-        "dense ms",
-        "masked ms",
-        "samples/s dense",
-        "samples/s masked",
-    )
+    report.table("Training step, torch.compile, sparsity 0.9, no mask update", *STEP_COLUMNS)
     for name, case in chosen(options).items():
         if "WRN" in name or "ResNet" in name:
             pair = {kind: Training(case, kind == "masked", compiled=True).step for kind in ("dense", "masked")}

@@ -570,7 +570,7 @@ class TestState:
         ids=["other layers", "other shape"],
     )
     def test_of_another_architecture_is_refused(self, model, layer):
-        with pytest.raises(ValueError, match=rf"layer '{layer}' has shape .*include and .*exclude"):
+        with pytest.raises(ValueError, match=rf"layer '{layer}' has shape .*`include` and `exclude`"):
             sparsify(model, RigL(0.7), state=self.state())
 
     @pytest.mark.parametrize(
