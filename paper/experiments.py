@@ -71,7 +71,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     "CHTss": _method("CHTs", *_ramp("sigmoid")),
     "RigL, ramp": _method("RigL", *_ramp("cubic")),
     "RigL, scaled init": (*_method("RigL"), "--sparse.by_density.init=true"),
-    "RigL, rate by density": (*_method("RigL"), "--sparse.by_density.learning_rate=0.5"),
+    "RigL, rate by density": (*_method("RigL"), "--sparse.by_density.learning_rate=0.25"),
     "RigL, blocks 2x4": _method("RigL", "structure=Blocks", "structure.shape=[2, 4]"),
     "SRigL": _method("RigL", "structure=ConstantFanIn"),
     **{
@@ -99,6 +99,8 @@ SPARSE_THROUGHOUT = (
         "DSR",
         "MEST",
         "CHTs",
+        "RigL, scaled init",
+        "RigL, rate by density",
         "RigL, blocks 2x4",
         "SRigL",
         "Big-Sparse",

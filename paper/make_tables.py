@@ -11,7 +11,19 @@ from paper.claims import claims
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import only_declared, read
 from paper.judged import Judged, judged, measured
-from paper.tables import cards, choosing, figures, flops, gpu_hours, lenet, lottery, methods, resnet50, summary
+from paper.tables import (
+    adam_warm_up,
+    cards,
+    choosing,
+    figures,
+    flops,
+    gpu_hours,
+    lenet,
+    lottery,
+    methods,
+    resnet50,
+    summary,
+)
 from paper.tables import claims as of_claims
 from paper.tables.markdown import with_parts
 from rigl_lightning.base.files import write_text
@@ -51,9 +63,11 @@ def make_tables(
     hours = gpu_hours.rows(steps, computed)
     _write(hours, out / "table_gpu_hours.csv")
     networks = computed.loc[computed["distribution"] == "ERK", "model"].unique()
+    studied = pd.read_csv(HERE / "results" / adam_warm_up.RESULTS)  # a study's, not of these runs
     costs = {model: flops.costs_markdown(computed, model) for model in networks}
     return {
         DOCS / "flops.md": {"published": flops.published_markdown(of_flops), **costs},
+        DOCS / "methods_after_rigl.md": {"adam": adam_warm_up.as_markdown(studied)},
         DOCS / "artifact.md": {
             "figures": _figures_table(runs, scale),
             "at_length": summary.at_length_in_words(tables["lenet"]),
