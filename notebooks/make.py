@@ -76,7 +76,7 @@ def main() -> None:
         if committed.is_file() and (cells := changed(jupytext.read(committed), notebook)):
             print(f"  output differs from the file in cells {cells} (timings do, and rounding on another processor)")
         if not options.check:
-            write_text(source.with_suffix(".ipynb"), jupytext.writes(notebook, fmt="ipynb"))
+            write_text(source.with_suffix(".ipynb"), jupytext.writes(notebook, fmt="ipynb").rstrip("\n") + "\n")
     if slow:
         sys.exit(f"more than {LIMIT} s: {', '.join(slow)}")
 
