@@ -33,6 +33,8 @@ def check(tier, x, weight, mask, pattern, bias=None, window=(1, 0, 1), dense_gra
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "sliced"])
 @pytest.mark.parametrize("seed", range(16))
 def test_random_geometry(tier, seed, layout):
+    if (seed, layout) == (10, "channels last") and torch.__version__.startswith("2.6"):
+        pytest.skip("torch 2.6 ends the process in its own conv2d of this geometry, which is what we compare with")
     torch.manual_seed(seed)
 
     def draw(low, high, n):
