@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_links_lead_to_pages_and_headings(page):
             if wanted:
                 headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
                 assert wanted in map(anchor, headings), target
+
+
+DOCUMENTED = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", (DOCS / page).read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_what_the_pages_of_the_api_document_is_there(name):
+    if ".huggingface." in name:
+        pytest.importorskip("transformers")
+    assert pydoc.locate(name) is not None
 
 
 @pytest.mark.parametrize("method", generate.methods_with_a_card(), ids=lambda method: method.__name__)
