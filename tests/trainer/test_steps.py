@@ -23,11 +23,18 @@ def test_nothing_leaks_outside_the_masks_and_the_density_is_exact(name, optimize
     _, sparse, watch = fit(ALGORITHMS[name], SmallModel(kind, **settings))
     assert sparse.sparsifier.step == 18
     # 144 · 0.7 = 100.8 zeros, rounded down, leave 44; dense first layer: 16 · 6, and 14 of the other 48
-    expected = {"dense": 144, "rigl_uniform": 96 + 14}.get(name, 44)
+    expected = {"dense": 144, "rigl_uniform": 96 + 14, "sr_ste": 96 + 15}.get(name, 44)
     final = 96 + 14 if name == "pruning" else expected
     assert sum(sparse.sparsifier.n_active.values()) == pytest.approx(final, abs=1)
     constant = watch.densities[1:] if name.startswith("snip") else watch.densities
-    if name not in ("pruning", "one_shot"):
+    if name == "annealed":  # from all to 44 in the first half of 18 steps, one by one
+        assert [round(144 * density) for density in constant] == pytest.approx(
+            [144 - 100.8 * min(step / 9, 1) for step in range(18)], abs=1
+        )
+    elif name == "acdc":  # phases of one step, the last of them from step 15 on
+        assert {round(144 * density) for density in constant} == {144, 44}
+        assert constant[-2:] == [44 / 144] * 2
+    elif name not in ("pruning", "one_shot"):
         assert len(set(constant)) == 1
     assert watch.updates == {
         "dense": [],
@@ -39,6 +46,9 @@ def test_nothing_leaks_outside_the_masks_and_the_density_is_exact(name, optimize
         "grasp": [0],
         "deep_r": list(range(18)),
         "dnw": list(range(18)),
+        "sr_ste": list(range(18)),
+        "annealed": list(range(18)),
+        "acdc": [*range(2, 14), 15],
     }.get(name, [0, 3, 6, 9])
 
 
