@@ -82,7 +82,7 @@ def _row(shape: tuple[int, ...], active: Sequence[int], flops: float | None) -> 
 
 def _algorithm_line(algorithm: SparseAlgorithm) -> str:
     """What was set, and then all settings but the schedule: whoever compares runs wants to see the defaults, too."""
-    names: list[str] = [f.name for f in fields(algorithm) if f.init] if is_dataclass(algorithm) else []
+    names: list[str] = [f.name for f in fields(algorithm)] if is_dataclass(algorithm) else []
     values = {name: getattr(algorithm, name) for name in names if name != "schedule"}
     settings = [f"{name.replace('_', ' ')} {describe(value)}" for name, value in values.items() if value is not None]
     return f"{describe(algorithm)}{': ' if settings else ''}{', '.join(settings)}"

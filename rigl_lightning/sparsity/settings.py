@@ -125,7 +125,6 @@ def describe(value: Any) -> str:
         settings = ", ".join(
             f"{words.get(f.name, f.name)}={describe(getattr(value, f.name))}"
             for f in fields(value)
-            if f.init
             if f.default is f.default_factory is MISSING or getattr(value, f.name) != _default(f)
         )
         return f"{type(value).__name__}({settings})"

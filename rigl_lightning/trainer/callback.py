@@ -52,7 +52,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         depthwise: Make depthwise convolutions sparse too.
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
         log_layers: Log also the density, survival and dead units of every layer at each mask update.
-        strict: Check all invariants after every step, and stop with a message if one is broken. It takes time.
+        strict: Check all invariants after every step, and stop if one is broken.
         name: Of one of several callbacks, each with an optimizer of its own; in ``sparse/<name>/density``.
         compute: "sparse": on the CPU, Linear, Conv2d, GRU and LSTM compute with active connections only (see
             `SparseCompute`); the rest is dense, with a warning. "auto": where a timing says so, so that runs agree to
@@ -60,8 +60,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         storage: "connections": layers that compute sparsely keep active weights, gradients and optimizer state only.
             Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
         adam_warm_up: None, as the authors have it, or n: Adam and AdamW correct the moments of a grown connection by
-            its own age, and its step grows over n steps (0: at once); else its first is up to 3.2 times the rate.
-        by_density: First weights and learning rates that go by the density of a layer, see `ByDensity`.
+            its age, and its steps reach full size after n.
+        by_density: First weights and learning rates by a layer's density, see `ByDensity`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning import Group, Sparsifier, Static, select_parameters
+from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.compute import SparseCompute
 from rigl_lightning.kernels import available, use_tier
 from tests.helpers.every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
@@ -39,21 +39,11 @@ def file(tmp_path_factory):
     return str(path)
 
 
-def algorithm_of(name, file):
-    """The algorithm, a group of which is one of the layers here."""
-    made = ALGORITHMS[name](file)
-    if not isinstance(made, Group):
-        return made
-    last = "fc" if "*" in made.algorithms else "*"
-    here = {"0.weight": "conv", "0": "conv", "4": last, "*": "*"}
-    return Group({here[pattern]: algorithm for pattern, algorithm in made.algorithms.items()})
-
-
 def train(name, file, how, storage="dense"):
     torch.manual_seed(0)
     model = Network()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    sparsifier = Sparsifier(select_parameters(model), algorithm_of(name, file), total_steps=TOTAL)
+    sparsifier = Sparsifier(select_parameters(model), ALGORITHMS[name](file), total_steps=TOTAL)
     compute = SparseCompute(model, sparsifier, how, storage=storage)
     masks, n_sparse, n_compact = [], 0, 0
     with compute:

@@ -92,7 +92,7 @@ def test_a_layer_that_rigl_torch_left_dense_has_no_mask_there(tmp_path):
         ({"backward_masks": [None, "all"]}, r"tensor as mask 'backward_masks\[1\]', got str"),
         ({CONV: torch.full(SHAPES[CONV], 0.5)}, f"zeros and ones in '{CONV}'"),
         (small_network().state_dict(), "zeros and ones in .*weight != 0"),
-        ({CONV: some_masks()[CONV]}, f"'{LINEAR}' has shape .* None in the checkpoint .*include and exclude"),
+        ({CONV: some_masks()[CONV]}, f"'{LINEAR}' has shape .* None in the checkpoint .*`include` and `exclude`"),
         ({**some_masks(), "9.weight": torch.ones(2)}, "'9.weight' has shape None in the model"),
         ({**some_masks(), CONV: torch.ones(2)}, f"'{CONV}' has shape .*in the model"),
         ([some_masks()], "masks of one SparseTrainingCallback .*torch.nn.utils.prune"),

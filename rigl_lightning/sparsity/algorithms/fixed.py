@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -58,7 +58,8 @@ class FixedMasks(SparseAlgorithm):
     """
 
     checkpoint: str | Path
-    masks: Mapping[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
+    masks: ClassVar[Mapping[str, Any] | None] = None
+    """Packed masks that were given and not read, see `from_zeros`."""
 
     @classmethod
     def from_zeros(
