@@ -61,7 +61,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
         adam_warm_up: None, as the authors have it, or n: Adam and AdamW correct the moments of a grown connection by
             its age, and its steps reach full size after n.
-        by_density: First weights and learning rates by a layer's density, see `ByDensity`.
+        by_density: First weights and rates by density, see `ByDensity`.
     """
 
     def __init__(
