@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
-from rigl_lightning.compute.timed_choice import Choice
+from rigl_lightning.compute.timed_choice import Choice, clock, seconds_together
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 CLEAR = 1.5
@@ -70,11 +69,11 @@ class StepTrial:
         if step == self._step or not torch.is_grad_enabled():
             return
         if self._timed is not None and step == self._step + 1:
-            self._times[self._timed].append(_clock() - self._begun)
+            self._times[self._timed].append(clock() - self._begun)
         self._step = step
         self._n_steps += 1
         self._begin_step()
-        self._begun = _clock()
+        self._begun = clock()
 
     def _begin_step(self) -> None:
         if self._n_steps <= _WARM:
@@ -111,14 +110,5 @@ class StepTrial:
 
 def _is_close(choices: Sequence[Choice | None]) -> bool:
     """Whether layers gain, and so little that the rest of a step may take it back."""
-    timed = [choice for choice in choices if choice is not None and choice.speedup is not None]
-    if not any(choice.is_sparse for choice in timed):
-        return False
-    dense = sum(choice.dense_seconds or 0.0 for choice in timed)
-    chosen = sum((choice.sparse_seconds if choice.is_sparse else choice.dense_seconds) or 0.0 for choice in timed)
-    return dense < CLEAR * chosen
-
-
-def _clock() -> float:
-    # What this thread works, where it works alone: other processes, and waiting for data, then do not count.
-    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+    dense, chosen = seconds_together(choices)
+    return any(choice is not None and choice.is_sparse for choice in choices) and dense < CLEAR * chosen

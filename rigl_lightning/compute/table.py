@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from rigl_lightning.compute.sparse_compute import LayerCompute, SparseCompute
+from rigl_lightning.compute.timed_choice import seconds_together
 from rigl_lightning.kernels import available
 from rigl_lightning.sparsity.names import folded, without_numbers
 from rigl_lightning.sparsity.needed_gradients import always_needs_dense_gradient
@@ -82,14 +83,11 @@ def _medians(layers: Sequence[LayerCompute]) -> tuple[str, str]:
 
 def _total(layers: Sequence[LayerCompute]) -> list[str]:
     """Forward and backward of all timed layers in a step: dense, and as they are computed."""
-    timed = [layer.choice for layer in layers if layer.choice and layer.choice.speedup]
-    dense = sum(choice.dense_seconds or 0.0 for choice in timed)
-    chosen = sum((c.sparse_seconds if c.is_sparse else c.dense_seconds) or 0.0 for c in timed)
-    if not timed:
+    choices = [layer.choice for layer in layers if layer.choice and layer.choice.speedup]
+    if not choices:
         return []
-    layers_in_words = "layer" if len(timed) == 1 else "layers"
-    times = f"{1e3 * dense:.2f} ms dense, {1e3 * chosen:.2f} ms as chosen, {dense / chosen:.2f} times as fast"
-    return [f"the {len(timed)} timed {layers_in_words} in one step: {times}"]
+    layers_in_words = "layer" if len(choices) == 1 else "layers"
+    return [f"the {len(choices)} timed {layers_in_words} in one step: {_compared(*seconds_together(choices))}"]
 
 
 def whole_step_line(compute: SparseCompute) -> str:
@@ -98,8 +96,11 @@ def whole_step_line(compute: SparseCompute) -> str:
         return ""
     dense, chosen = compute.trial.result
     found = "the layers stay as chosen" if chosen <= dense else "all layers are dense from now on"
-    times = f"{1e3 * dense:.2f} ms dense, {1e3 * chosen:.2f} ms as chosen, {dense / chosen:.2f} times as fast"
-    return f"whole steps, medians of five: {times}; {found}"
+    return f"whole steps, medians of five: {_compared(dense, chosen)}; {found}"
+
+
+def _compared(dense: float, chosen: float) -> str:
+    return f"{1e3 * dense:.2f} ms dense, {1e3 * chosen:.2f} ms as chosen, {dense / chosen:.2f} times as fast"
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:

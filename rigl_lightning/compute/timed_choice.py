@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +52,22 @@ class Choice(NamedTuple):
         if self.dense_seconds is None or not self.sparse_seconds:
             return None
         return self.dense_seconds / self.sparse_seconds
+
+
+def seconds_together(choices: Iterable[Choice | None]) -> tuple[float, float]:
+    """Seconds of the layers that were timed: all dense, and each as it was chosen."""
+    timed = [choice for choice in choices if choice is not None and choice.speedup is not None]
+    dense = sum(choice.dense_seconds or 0.0 for choice in timed)
+    chosen = sum((choice.sparse_seconds if choice.is_sparse else choice.dense_seconds) or 0.0 for choice in timed)
+    return dense, chosen
+
+
+def clock() -> float:
+    """Seconds, from any beginning: what this thread works, where it works alone, else the time of day.
+
+    Other processes, and waiting for data, then do not count.
+    """
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def decide_without_timing(density: float, flops: float) -> Choice | None:
@@ -136,8 +152,6 @@ def _seconds(layer: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor | No
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
         own_x = x.detach().requires_grad_(x.requires_grad)
         own = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in tensors]
-        # What this thread works, where it works alone: other processes then do not count.
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         start = clock()
         out = layer(own_x, own)
         out = out if isinstance(out, Tensor) else out[0]

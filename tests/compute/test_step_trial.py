@@ -13,7 +13,7 @@ from rigl_lightning.compute.timed_choice import Choice
 def clock(monkeypatch):
     """Layers gain a fifth, and steps take what the test says, by whether their layers are dense."""
     now = [0.0]
-    monkeypatch.setattr(step_trial, "_clock", lambda: now[0])
+    monkeypatch.setattr(step_trial, "clock", lambda: now[0])
     monkeypatch.setattr(timed_choice, "LEAST_FLOPS", 0)
     monkeypatch.setattr(
         "rigl_lightning.compute.sparse_compute.pooled", lambda timed, density: Choice(True, "", density, 1.2, 1.0)
