@@ -68,8 +68,8 @@ def as_markdown(table: pd.DataFrame) -> str:
     body = (
         [
             row.method,
-            f"{row.accuracy:.2f} ± {row.accuracy_std:.2f}",
-            "" if row.method == "Static" else f"{row.over_static:+.2f} ± {row.over_static_std:.2f}",
+            _with_spread(f"{row.accuracy:.2f}", row.accuracy_std),
+            "" if row.method == "Static" else _with_spread(f"{row.over_static:+.2f}", row.over_static_std),
             f"{row.training:.3f}",
             f"{row.inference:.3f}",
             f"{row.exploration:.2f}",
@@ -78,3 +78,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         for row in table.itertuples()
     )
     return markdown(header, body)
+
+
+def _with_spread(mean: str, deviation: float) -> str:
+    return mean if deviation != deviation else f"{mean} ± {deviation:.2f}"

@@ -8,6 +8,11 @@ from paper.tables.claims import counts, verdicts
 from paper.tables.methods import frontier
 
 AT_LENGTH = "paper"
+LAYER_SPARSITIES = {
+    "appendix": "the layer sparsities of the paper's appendix B",
+    "appendix, RigL+": "those that the appendix gives for RigL+",
+}
+"""Names of distributions in the rows, as a sentence has them."""
 
 
 def sentences(claims: pd.DataFrame, multipliers: str) -> str:
@@ -47,7 +52,7 @@ def frontier_in_words(accuracies: pd.DataFrame) -> str:
 
 
 def at_length_in_words(lenet: pd.DataFrame) -> str:
-    """What was reached at the paper's own length, beside what was published.
+    """What was reached at the paper's own length, and what was published.
 
     Args:
         lenet: Rows of `paper.tables.lenet.rows`.
@@ -56,10 +61,14 @@ def at_length_in_words(lenet: pd.DataFrame) -> str:
     if not len(ours):
         return "No run at the paper's length has a row yet.\n"
     published = lenet[(lenet["source"] == "published") & (lenet["method"] == "RigL")].iloc[0]
-    rigl = ours[(ours["method"] == "RigL") & ours["distribution"].str.startswith("appendix")]
-    errors = [f"{row.distribution} {row.error:.2f} % (n = {row.n:g})" for row in rigl.itertuples()]
-    found = ", ".join(errors) or "to come"
+    rigl = ours[ours["method"] == "RigL"].set_index("distribution")
+    errors = [
+        f"{rigl['error'][name]:.2f} % with {words} (n = {rigl['n'][name]:g})"
+        for name, words in LAYER_SPARSITIES.items()
+        if name in rigl.index
+    ]
+    found = ", ".join(errors) or "not measured yet"
     return (
-        f"At the paper's length, LeNet-300-100 on MNIST for 200 epochs: test error of RigL {found}; published "
+        f"LeNet-300-100 on MNIST at the paper's length of 200 epochs, test error of RigL: {found}. The paper has "
         f"{published['error']:.2f} %. All methods: `paper/README.md`.\n"
     )

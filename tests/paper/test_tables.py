@@ -7,7 +7,7 @@ from paper.figures import claims_at_a_glance, narrow_networks, overview
 from paper.figures.data import read
 from paper.make_figures import HERE
 from paper.make_tables import claims_table
-from paper.tables import flops, lenet, methods, summary
+from paper.tables import cards, flops, lenet, methods, summary
 from tests.helpers.synthetic_results import write_results
 
 PUBLISHED = HERE / "results" / "published.csv"
@@ -60,6 +60,13 @@ class TestAtThePapersLength:
             31914,
         ]
         assert lenet.as_markdown(table).count("\n") == 2 + len(table)
+        errors = ours[ours["method"] == "RigL"].set_index("distribution")["error"]
+        assert summary.at_length_in_words(table) == (
+            "LeNet-300-100 on MNIST at the paper's length of 200 epochs, test error of RigL: "
+            f"{errors['appendix']:.2f} % with the layer sparsities of the paper's appendix B (n = 5), "
+            f"{errors['appendix, RigL+']:.2f} % with those that the appendix gives for RigL+ (n = 5). "
+            "The paper has 1.44 %. All methods: `paper/README.md`.\n"
+        )
 
     def test_without_runs_there_are_the_published_ones_and_a_page_says_so(self, folder):
         table = lenet.rows(read(folder, "paper").query("scale == 'published'"), pd.read_csv(PUBLISHED))
@@ -68,6 +75,21 @@ class TestAtThePapersLength:
 
     def test_units_are_medians(self):
         assert lenet._median_units(pd.Series(["400-100-60-10", "410-90-70-10", "405-95-80-10"])) == "405-95-70-10"
+
+
+class TestCards:
+    def test_a_single_run_has_no_deviation(self):
+        run = {"method": "SNIP", "sparsity": 0.99, "seed": 0, "accuracy": 94.2, **dict.fromkeys(methods.MEANS[2:], 0.1)}
+        table = methods.accuracies(pd.DataFrame([run, {**run, "method": "Static", "accuracy": 90.0}]))
+        first = methods.as_markdown(table).splitlines()[2]
+        assert first == "| SNIP | 94.20 | +4.20 | 0.100 | 0.100 | 0.10 | 1 |"
+
+    def test_a_card_says_that_its_method_has_no_runs(self, folder):
+        accuracies = methods.rows(read(folder, "small"))
+        card = folder / "cards" / "MEST.md"
+        assert cards.measured(accuracies, folder)[card]["measured"].startswith("| method |")
+        without = accuracies[accuracies["method"] != "MEST"]
+        assert cards.measured(without, folder)[card]["measured"].startswith("MEST has not been run with this protocol")
 
 
 class TestAtAGlance:
