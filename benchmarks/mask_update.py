@@ -82,7 +82,7 @@ class Update:
 
 
 def memory_of_an_update(name: str) -> float:
-    """Megabytes that one update needs beside what is there, in a process of its own."""
+    """Megabytes that one update needs in addition to what is there, in its own process."""
     command = [sys.executable, __file__, "--memory", name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

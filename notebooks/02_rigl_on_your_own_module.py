@@ -104,7 +104,7 @@ print("accuracy", float(first.callback_metrics["val/accuracy"]), "in", first.log
 # %% [markdown]
 # ## What happened
 #
-# The logger has the mask statistics of every update beside the losses; `SparsityPlot` left a picture.
+# The logger has the losses and the mask statistics of every update; `SparsityPlot` left a picture.
 
 # %%
 log = pd.read_csv(Path(first.log_dir) / "metrics.csv")

@@ -33,7 +33,7 @@ SHARE = 0.5
 
 
 def wanted(scale: str) -> list[Run]:
-    """Runs in order of value: figure 4 right, then LeNet-300-100, of which many fit beside each other."""
+    """Runs in order of value: figure 4 right, then LeNet-300-100, of which many fit on one GPU."""
     wide = [
         Run(WRN, "RigL", 0.9, "ERK", scale=scale),
         Run(WRN, "Dense", scale=scale),

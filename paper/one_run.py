@@ -44,7 +44,7 @@ def arguments(run: Run, folder: Path, data: Path, accelerator: str = "cpu") -> l
         place.append(f"--data.init_args.root={data / run.protocol.data}")
     checkpoints = [f"--trainer.callbacks.init_args.dirpath={folder}"]
     last = last_checkpoint(folder)
-    # Runs of one launch have their folders beside each other.
+    # Runs of one launch have their folders next to each other.
     other = folder.parents[2] / run.needs.name if run.needs is not None else None
     resume = [f"{RESUME}={last}"] if last is not None else []
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.accelerator={accelerator}"]

@@ -132,7 +132,7 @@ def methods_table(scale: str, seed: int) -> list[Run]:
 
 
 def lenet_table(scale: str, seed: int) -> list[Run]:
-    """LeNet-300-100: the appendix's sparsities of its layers, and ERK at several, beside the published errors."""
+    """LeNet-300-100: the appendix's sparsities of its layers, and ERK at several; the published errors."""
     protocol = _protocol(scale, MNIST)
     of = _maker(scale, MNIST, seed)
     runs = [of("Dense"), *(of(m, s, "ERK") for s in protocol.sparsities for m in COMPARED)]
@@ -140,7 +140,7 @@ def lenet_table(scale: str, seed: int) -> list[Run]:
 
 
 def lottery_table(scale: str, seed: int) -> list[Run]:
-    """ResNet-50: tickets of RigL trained again, static and with RigL, beside RigL once and twice as long."""
+    """ResNet-50: tickets of RigL trained again, static and with RigL, and RigL once and twice as long."""
     protocol = _protocol(scale, RESNET)
     of, s, d = _maker(scale, RESNET, seed), protocol.sparsity, protocol.distribution
     tickets = [of(method, s, d) for method in ("Lottery, static", "Lottery, RigL")]
@@ -181,8 +181,8 @@ TABLES: dict[str, Panels] = {
 def runs_of(panels: Iterable[Panels], scale: str, seeds: Sequence[int] = SEEDS) -> list[Run]:
     """The runs of some figures and tables, each once, in the order to launch them.
 
-    Short runs of the first seed come first, then its long runs beside short ones of the second seed, and so on: every
-    figure has its first seed before any has its third.
+    Short runs of the first seed come first, then its long runs together with short ones of the second seed, and so on:
+    every figure has its first seed before any has its third.
     """
     runs = dict.fromkeys(run for panel, seed in product(panels, seeds) for run in panel(scale, seed))
     return sorted(runs, key=lambda run: (run.seed + (run.length >= LONG_RUN), run.length))

@@ -33,7 +33,7 @@ class Protocol:
         distribution: That of panels with one distribution.
         multipliers: Training lengths of panels with several.
         usual_multiplier: Training length of panels with one.
-        extended: That of the extended trainings beside the usual ones.
+        extended: That of the extended trainings, where a panel has both.
         extended_methods: Of the methods that are trained at several lengths those that are at the extended one, too.
         extended_pruning: By sparsity, the lengths of a pruning and of a RigL training (ERK) that costs about as much
             or less; none for a scale without that comparison.

@@ -39,7 +39,7 @@ def folder_of(file):
 
 
 def floor_of(file):
-    """Number of a file's floor, or None if it stands beside them."""
+    """Number of a file's floor, or None if it has none."""
     return next((i for i, (folders, _) in enumerate(FLOORS) if folder_of(file) in folders), None)
 
 

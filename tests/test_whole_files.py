@@ -1,4 +1,4 @@
-"""Every file that may take another's place is written beside it and renamed: by `rigl_lightning.base.files`."""
+"""Every file that may take another's place is written next to it and renamed: by `rigl_lightning.base.files`."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ FILES = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in sor
 # What is written as it comes, and no file of results.
 STREAMS = {
     "rigl_lightning/trainer/csv_logger.py": "adds whole lines, or none, to its own file",
-    "rigl_lightning/kernels/private_folder.py": "stands below the helper; writes beside and renames itself",
+    "rigl_lightning/kernels/private_folder.py": "stands below the helper; writes another file and renames it by itself",
     "paper/gpu_hour.py": "output of a part, which must be there if the part is cut off",
     "paper/one_run.py": "a lock, and the output of a run",
     "benchmarks/gpu.py": "rows as they are measured, of a run that may be cut off",

@@ -23,9 +23,9 @@ TEXT = {"config_hash": str, "commit": str, "device": str, "distribution": str, "
 def read(folder: Path, scale: str) -> pd.DataFrame:
     """Complete own runs of a scale that are declared, and the published values.
 
-    Columns beside those of the rows: ``point``, the name of the run's settings without its seed; ``swept``, whether it
-    is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs relative to those
-    of the dense network, trained once.
+    Further columns than those of the rows: ``point``, the name of the run's settings without its seed; ``swept``,
+    whether it is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs
+    relative to those of the dense network, trained once.
     """
     file = folder / f"{scale}.csv"
     rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))

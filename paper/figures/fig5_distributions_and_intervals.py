@@ -60,7 +60,7 @@ def _rows(figure: Figure) -> list[list[Axes]]:
 
 
 def _published(figure: Figure, results: pd.DataFrame, scale: str) -> None:
-    """The published distributions beside ours, and the legends below them."""
+    """The published distributions next to the measured ones, and the legends below them."""
     first, theirs, sweep, *others = figure.axes
     curves = by_distribution([], panels.RESNET, METHOD)
     draw_published(theirs, pick(results, benchmark=panels.RESNET), curves, "sparsity")

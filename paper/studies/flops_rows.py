@@ -45,7 +45,7 @@ KEY = ("model", "method", "distribution", "sparsity", "training_multiplier", "qu
 
 Published = list[dict[str, str]]
 
-# Two readings of what pruning costs, beside the plain one, which charges each step the sparsity it runs at.
+# Two readings of what pruning costs, in addition to the plain one, which charges each step the sparsity it runs at.
 DENSE_COST, MEAN_WITH_END = "every step at the dense cost", "mean of 33 points, the end included"
 
 

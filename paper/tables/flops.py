@@ -1,4 +1,4 @@
-"""FLOPs, sizes and widths: every published number with ours, and ours where none is published.
+"""FLOPs, sizes and widths: every published number with the counted one, and counted ones alone where none is published.
 
 What to see: the published multipliers are reproduced to 0.01 under a reading that is named; where the paper contradicts
 itself both readings are rows, with the reason in the source.
@@ -56,7 +56,7 @@ def published_markdown(table: pd.DataFrame) -> str:
     with_published = table[table["published"].notna()].copy()
     with_published["size"] = with_published["difference"].abs()
     with_published = with_published.sort_values("size", ascending=False, na_position="first", kind="stable")
-    header = ["network", "method", "distribution", "sparsity", "length", "quantity", "published", "ours", "difference"]
+    header = ["network", "method", "distribution", "sparsity", "length", "quantity"]
     body = (
         [
             row.model,
@@ -72,7 +72,7 @@ def published_markdown(table: pd.DataFrame) -> str:
         ]
         for row in with_published.itertuples()
     )
-    return markdown([*header, "source, reading, reason"], body)
+    return markdown([*header, "published", "counted", "difference", "source, reading, reason"], body)
 
 
 def costs_markdown(computed: pd.DataFrame, model: str) -> str:

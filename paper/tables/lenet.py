@@ -70,7 +70,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     header = ["", "method", "layer sparsities", "sparsity", "test error (%)", "n", "training FLOPs", "inference FLOPs"]
     body = (
         [
-            row.source,
+            "measured" if row.source == "ours" else row.source,
             row.method,
             row.distribution,
             f"{row.sparsity:g}",

@@ -1,4 +1,4 @@
-"""The table beside figure 2: every method on ResNet-50's small-scale model, with its costs and the published values.
+"""The table next to figure 2: every method on ResNet-50's small-scale model, with its costs and the published values.
 
 What to see: the columns of FLOPs are those of the network that ran; ``docs/flops.md`` compares ResNet-50's own with the
 published ones.

@@ -96,7 +96,7 @@ class Trainer(pl.Trainer):
         batch_size: int = 1,
         compute: Compute = "auto",
     ) -> None:
-        """Write the sparse network of a checkpoint to a file, and print its size and speed beside the dense one's.
+        """Write the sparse network of a checkpoint to a file, and compare its size and speed with the dense one's.
 
         Args:
             model: The module of the run.
@@ -353,7 +353,7 @@ def _run_subcommand(given: list[str], is_of_process: bool) -> None:
     """Fit, validate, test or predict, as the arguments say."""
     _Parser.given = given
     if is_of_process:
-        sys.argv[1:] = given  # Lightning warns of arguments beside those of the process
+        sys.argv[1:] = given  # Lightning warns of arguments that are not those of the process
     SparseCLI(
         pl.LightningModule,
         pl.LightningDataModule,

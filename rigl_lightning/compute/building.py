@@ -29,8 +29,8 @@ def build_sparse(
     """Give a module on the meta device its weights, of which only the active ones are ever kept.
 
     Each layer draws its weights by its own ``reset_parameters``, in the order of the network, and is made compact
-    before the next one draws: beside the connections there is one dense weight at a time. The masks are those that a
-    `Sparsifier` of the whole network would begin with.
+    before the next one draws: apart from the connections there is one dense weight at a time. The masks are those that
+    a `Sparsifier` of the whole network would begin with.
 
     Args:
         module: Made within ``torch.device("meta")``; its layers have to be of kinds that compute sparsely.

@@ -12,7 +12,7 @@ from rigl_lightning.compute.timed_choice import Choice, clock, seconds_together
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 CLEAR = 1.5
-"""Layers that are together so many times as fast gain over all that a step does beside them: no step is tried."""
+"""Whole steps are not timed if the layers together are so many times as fast: the rest of a step costs less."""
 _WARM = 2
 """First steps that count for neither: layers are timed, kernels compiled, memory taken from the system."""
 _EACH = 5

@@ -215,7 +215,7 @@ def _readable(name: str, value: Any) -> Any:
     except Exception as error:  # of pickle or torch, whatever the object is
         raise SettingError(
             f"Expected tensors and plain values, got {name!r} with {type(value).__name__}, which could not be read "
-            "again without running code. Leave it out of the state_dict, or save it beside."
+            "again without running code. Leave it out of the state_dict, or save it in another file."
         ) from error
     return value
 

@@ -95,7 +95,7 @@ class SparseTrainerCallback(TrainerCallback):
             _LOG.info("%s", layer_table(self.sparsifier.algorithm, shapes_of(parameters), steps))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the masks and all that a resumed training needs beside the model."""
+        """Write the masks and all else that a resumed training needs into the folder of the model."""
         if self.sparsifier is not None and state.is_world_process_zero:
             with replacing(_folder(args, state) / FILE) as stream:
                 torch.save(self.sparsifier.state_dict(), stream)

@@ -1,4 +1,4 @@
-"""Tested network: how sparse, how costly and how large the network of a checkpoint is, beside its accuracy."""
+"""Tested network: how sparse, how costly and how large the network of a checkpoint is."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NetworkReport:
     dense_size: float
 
     def metrics(self) -> dict[str, float]:
-        """What is logged beside the accuracy."""
+        """What is logged in addition to the accuracy."""
         values = {"density": self.active / max(self.connections, 1), "size_bytes": self.size}
         if self.dense_flops:
             values |= {"inference_flops": self.flops / self.dense_flops, "inference_mflops": self.flops / 1e6}

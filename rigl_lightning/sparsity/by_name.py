@@ -93,7 +93,7 @@ def sparsify(
         algorithm = algorithm_named(algorithm, **settings)
     elif settings:
         raise SettingError(
-            f"Expected settings beside a name only, got {', '.join(settings)} beside {type(algorithm).__name__}. Give "
+            f"Expected settings only with a name, got {', '.join(settings)} with {type(algorithm).__name__}. Give "
             "them to the algorithm."
         )
     return Sparsifier.attach(model, optimizer, algorithm, total_steps, seed=seed)

@@ -36,7 +36,7 @@ from rigl_lightning.sparsity.settings import check_same, describe
 __all__ = ["MaskUpdate", "Sparsifier"]
 
 _REMEMBERED = ("step", "total_steps", "seed", "memory", "initial_weights", "last_update")
-"""Attributes that go into checkpoints under their own names, beside what the parts of a Sparsifier write."""
+"""Attributes that go into checkpoints under their own names, in addition to what the parts of a Sparsifier write."""
 
 
 class Sparsifier(Attachable, MaskReadings):

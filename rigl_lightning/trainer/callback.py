@@ -43,7 +43,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         on_train_batch_end        after an update: masks compared between processes, metrics logged
 
     Logged are `mask_metrics` and FLOPs, as ``sparse/density`` and so on (see `MaskLog`), also at the ends of epochs. A
-    checkpoint's ``state_dict`` is that of the plain dense module, the masks are beside it, and a resumed run is exact.
+    checkpoint's ``state_dict`` is that of the plain dense module; the masks are in the callback's state. A resumed run
+    equals the uninterrupted one.
 
     Args:
         algorithm: What to do: `RigL`, `SET`, `Static`, ... with its settings.

@@ -24,7 +24,7 @@ def _flavours() -> tuple[type, ...]:
 
 
 class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
-    """Writes a checkpoint beside its place, forces it to disk and then renames it, which happens at once or not at all.
+    """Writes a checkpoint next to its place, forces it to disk and then renames it: at once, or not at all.
 
     Lightning writes to the system's folder for temporary files and moves the result. Where that folder is another file
     system (a memory disk, a cluster's local disk) moving is copying: a process killed in the middle leaves a torn file,

@@ -93,7 +93,7 @@ def _refuse_other_pruning(trainer: pl.Trainer) -> None:
     """
     if callbacks_named(trainer, "ModelPruning"):
         raise SettingError(
-            "Expected one callback that makes the network sparse, got Lightning's ModelPruning beside "
+            "Expected one callback that makes the network sparse, got Lightning's ModelPruning and "
             "SparseTrainingCallback. Remove one; GradualMagnitudePruning and OneShotMagnitude prune during training."
         )
 

@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSVLogger, whose file of metrics a resumed training goes on with; Lightning's own deletes it.
 
-    `KeepEarlierMetrics` beside it takes out the rows that a training logs again; the command line adds it by itself.
+    The callback `KeepEarlierMetrics` takes out the rows that a training logs again; the command line adds it by itself.
     A full disk, or a process that is killed, leaves the rows written before. The arguments are Lightning's.
     """
 

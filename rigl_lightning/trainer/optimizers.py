@@ -125,7 +125,7 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 
 
 def _steps_of_epochs(trainer: pl.Trainer) -> int | None:
-    """Steps that one optimizer makes in ``max_epochs``; where accumulation changes, only beside ``max_steps``."""
+    """Steps that one optimizer makes in ``max_epochs``; where accumulation changes, only with ``max_steps``."""
     schedulers = callbacks_named(trainer, "GradientAccumulationScheduler")
     if all(len(scheduler.scheduling) == 1 for scheduler in schedulers):
         steps = trainer.estimated_stepping_batches

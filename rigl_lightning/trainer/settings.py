@@ -1,4 +1,4 @@
-"""Settings of `SparseTrainingCallback` beside the algorithm."""
+"""Settings of `SparseTrainingCallback` other than the algorithm."""
 
 from __future__ import annotations
 

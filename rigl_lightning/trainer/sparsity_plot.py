@@ -30,7 +30,7 @@ _COLOURS = ("#ffffff", "#e08214", "#b0b0b0", "#1b6ca8")
 class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     """Draws a PNG when training ends: sparsity of each layer, mask statistics over the steps, one layer's mask.
 
-    Works beside `SparseTrainingCallback`, anywhere in the list of callbacks. The history is kept in checkpoints.
+    Works with `SparseTrainingCallback`, anywhere in the list of callbacks. The history is kept in checkpoints.
     TensorBoard and Weights & Biases loggers get the picture too, as ``sparse/masks``.
 
     Args:

@@ -15,7 +15,7 @@ _PROTECT.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def guarded(tensor, at_end=True):
-    """A copy of a tensor with the same strides order, its last (or first) element beside a forbidden page."""
+    """A copy of a tensor with the same strides order, its last (or first) element next to a forbidden page."""
     size = tensor.numel() * tensor.element_size()
     if not size:
         return tensor.clone()

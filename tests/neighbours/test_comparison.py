@@ -57,10 +57,10 @@ class Regression(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def fit(folder, callback, epochs, path=None, beside=()):
+def fit(folder, callback, epochs, path=None, others=()):
     module = Regression()
     trainer = pl.Trainer(
-        max_epochs=epochs, callbacks=[callback, *beside], default_root_dir=folder, logger=False, accelerator="cpu",
+        max_epochs=epochs, callbacks=[callback, *others], default_root_dir=folder, logger=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     x = torch.randn(32, 20, generator=torch.Generator().manual_seed(0))
@@ -94,7 +94,7 @@ class Outside(pl.Callback):
 class TestModelPruning:
     def test_has_the_mechanism_of_torch_prune(self, tmp_path):
         outside = Outside()
-        fit(tmp_path, model_pruning(), 2, beside=[outside])
+        fit(tmp_path, model_pruning(), 2, others=[outside])
         assert len(outside.gradients) > 0
         assert (outside.gradients == 0).all()  # nothing could grow back
         assert (outside.moved > 0).all()  # momentum goes on

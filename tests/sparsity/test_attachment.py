@@ -174,7 +174,7 @@ def test_sparsify_takes_a_name_or_an_algorithm():
     assert repr(sparsifier) == (
         "Sparsifier(SET(sparsity=0.75, schedule=UpdateSchedule(end=8)): 2 layers, density 0.25, step 0)"
     )
-    with pytest.raises(ValueError, match="Expected settings beside a name only, got sparsity beside RigL"):
+    with pytest.raises(ValueError, match="Expected settings only with a name, got sparsity with RigL"):
         sparsify(network(), optimizer, RIGL, sparsity=0.5)
 
 

@@ -22,7 +22,7 @@ EVERYWHERE = Uniform(first_layer_dense=False)
 
 
 class TestByHand:
-    """One sparse layer of 200 FLOPs, of which a tenth is active, beside one of 100 FLOPs that is always dense."""
+    """One sparse layer of 200 FLOPs, of which a tenth is active, and one of 100 FLOPs that is always dense."""
 
     # f_S = 20 + 100 = 120, f_D = 300. A dense step costs 900, a static one 360, one with dense gradient 540.
     shapes = MappingProxyType({"sparse": (10, 10)})

@@ -1,4 +1,4 @@
-"""What a test says of a network beside its accuracy: counts, FLOPs, bytes, and the neurons that remain."""
+"""What a test says of a network in addition to its accuracy: counts, FLOPs, bytes, and the neurons that remain."""
 
 from itertools import pairwise
 

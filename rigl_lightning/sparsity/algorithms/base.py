@@ -57,7 +57,7 @@ class SparseAlgorithm(Claiming, ABC):
         updates_by_schedule: There are no `further_updates`. ``all_weights_learn``: if inactive ones are hidden.
         costs_alike: A step costs the same with and without an update, as far as is known in advance.
         ranked_by: Settings that are scores.
-        points: Settings that are points in the training, steps as int and fractions as float, beside its schedules.
+        points: Settings other than schedules that are points in the training, steps as int and fractions as float.
         grow_init: None, or a method ``layer -> tensor or None``: values of newly grown connections, of the weight's
             shape; else zero.
         penalty_gradient: None, or a method ``layer -> tensor or None``: what a regulariser adds to the gradient of
@@ -144,7 +144,7 @@ class SparseAlgorithm(Claiming, ABC):
         return replace(self, **changes) if changes else self
 
     def further_updates(self) -> Sequence[int]:
-        """Update steps beside those of the schedule."""
+        """Update steps in addition to those of the schedule."""
         return ()
 
     def is_update(self, step: int) -> bool:
@@ -219,6 +219,6 @@ class SparseAlgorithm(Claiming, ABC):
         return dict.fromkeys(shapes, 0.0) if self.needs_dense_gradient(step) else self.layer_sparsities(shapes, step)
 
     def cost_changes(self) -> Sequence[int]:
-        """Steps from which on a step may cost another amount than the step before, beside step 0."""
+        """Steps other than 0 from which on a step may cost another amount than the step before."""
         is_constant = self.costs_alike and self.ramp is None
         return () if is_constant else sorted({n for step in self.update_steps() for n in (step, step + 1)})
