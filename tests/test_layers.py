@@ -27,7 +27,7 @@ FLOORS = [
     ({"huggingface"}, CORE | {"transformers"}),
     ({"cli", "."}, LIBRARIES),
 ]
-# Beside the floors: benchmarks that know nothing of sparsity. Each folder imports itself only; modules train any model.
+# Outside the floors: benchmarks that know no sparsity. Each folder imports itself only; modules train any model.
 BENCHMARKS = {"models", "modules", "data"}
 COMPILED = {"kernels/compiled", "kernels/inference"}  # what only the fast tier loads
 
@@ -166,7 +166,7 @@ def length_of(function):
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_function_has_more_than_forty_lines(file):
-    """Beside its docstring."""
+    """Apart from its docstring."""
     functions = [node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)]
     long = {function.name for function in functions if length_of(function) > 40}
     assert long == EMITTERS.get(file.removeprefix(f"{PACKAGE}/"), set())

@@ -190,7 +190,7 @@ class _SaveFitConfig(SaveConfigCallback):
 class SparseCLI(LightningCLI):
     """LightningCLI with the group ``sparse:`` for the callback, so that a flag can change its algorithm.
 
-    Beside it there is ``--training_multiplier``, and ``--ckpt_path last`` of ``fit`` begins with the first launch of a
+    It adds ``--training_multiplier``, and ``--ckpt_path last`` of ``fit`` begins with the first launch of a
     command, and goes on with what it left when the same command is launched again.
     """
 

@@ -236,7 +236,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             self._restored = dict(state_dict)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Beside the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
+        """After the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
         state = self._restored or self.state_dict()
         if "masks" in state:
             metrics.log_network(pl_module, state["masks"], self.settings.prefix)

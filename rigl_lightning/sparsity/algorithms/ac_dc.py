@@ -1,4 +1,4 @@
-"""AC/DC: dense and sparse phases by turns, and the last one is sparse."""
+"""AC/DC: dense and sparse phases alternate; the last one is sparse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,22 +15,23 @@ from rigl_lightning.sparsity.settings import require
 class ACDC(TopK):
     """Alternating compressed and decompressed training (Peste et al. 2021, arXiv 2106.12379, algorithm 1).
 
-    Training starts dense. A compressed phase keeps the largest weights of the network and trains only those; a
-    decompressed phase trains all, the others from zero on. They take turns, each ``phase`` long, until the last
-    compressed phase begins at ``last``; before it the network is dense for as long as no whole pair of phases fits.
+    Training starts dense. A compressed phase keeps the largest weights of the network and trains only those. A
+    decompressed phase trains all weights; those that were inactive start at zero. The phases alternate, each ``phase``
+    long, until the last compressed phase begins at ``last``. The dense phase before it fills the time in which no whole
+    pair of phases fits.
 
     Defaults are those of the authors' code for 100 epochs of ImageNet (IST-DASLab/ACDC, configs/neurips): dense for 10
-    epochs, phases of 5, compressed for good from epoch 85, which makes the last dense phase 10 epochs long. Deviations:
-    each layer keeps a connection; the optimizer's state of weights that come back is zero.
+    epochs, phases of 5, compressed from epoch 85 to the end, which makes the last dense phase 10 epochs long.
+    Deviations: each layer keeps a connection; weights that become active again have an optimizer state of zero.
 
     Attributes:
         sparsity: Fraction of inactive connections in the compressed phases, in [0, 1).
         distribution: Sparsity of each layer, within which its weights are ranked.
-        global_ranking: Rank the weights of all layers together, as the authors do; the distribution then gives the
+        global_ranking: Rank the weights of all layers together, as the authors do. The distribution then gives the
             total only.
-        warm_up: Where the first compressed phase begins: an int (step), or a fraction of training as float.
-        phase: Length of a phase, likewise.
-        last: Where the last compressed phase begins, likewise.
+        warm_up: When the first compressed phase begins: a step as int, or a fraction of the training as float.
+        phase: Length of a phase: steps as int, or a fraction of the training as float.
+        last: When the last compressed phase begins, as for ``warm_up``.
     """
 
     points = ("warm_up", "phase", "last")

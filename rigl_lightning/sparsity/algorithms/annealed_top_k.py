@@ -14,28 +14,27 @@ from rigl_lightning.sparsity.settings import called_outside, require
 @called_outside(schedule="renewal")
 @dataclass(frozen=True)
 class AnnealedTopK(TopK):
-    """How weight-sparse transformers are trained (Gao et al. 2025, arXiv 2511.13653, appendix on optimization).
+    """The training of weight-sparse transformers (Gao et al. 2025, arXiv 2511.13653, appendix on optimization).
 
-    After every step all but the largest weights of each layer are set to zero. The gradients of zeroed weights are not
-    masked, and the optimizer's state of them is theirs: what is zero now may be among the largest after the next step.
-    The number of weights goes linearly from all to ``1 - sparsity`` in the first half of the training, and every unit
-    keeps its largest few.
+    After every step all but the largest weights of each layer are set to zero. Zeroed weights keep their gradients and
+    their optimizer state, so they may be among the largest after the next step. The fraction of active weights falls
+    linearly from 1 to ``1 - sparsity`` in the first half of the training. Every unit keeps its largest few weights.
 
-    The paper makes every matrix, bias and embedding equally sparse (``include`` them); it also has a learning rate in
-    proportion to ``1 / sqrt(density)``, a large epsilon of Adam, and clips gradients to a root mean square of 1, which
-    are settings of the training and not of this method. Deviations: the minimum holds for units (rows), where the paper
-    has attention channels too, and gives way where a layer has too few connections for it.
+    The paper makes every matrix, bias and embedding equally sparse (``include`` them). Its other settings belong to the
+    training and not to this method: a learning rate in proportion to ``1 / sqrt(density)``, a large epsilon of Adam,
+    and gradients clipped to a root mean square of 1. Deviations: the minimum holds for units (rows); the paper has it
+    for attention channels, too. It does not hold where a layer has too few connections for it.
 
     Attributes:
         sparsity: Final fraction of inactive connections, in [0, 1).
-        distribution: How it is shared among the layers; as in the paper the same in all.
+        distribution: How the sparsity is shared among the layers; by default equally, as in the paper.
         schedule: When all but the largest weights are set to zero: after every step, to the end of training. Between
-            two updates weights learn without being seen.
-            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
-            ends early, must not carry over when only the algorithm of a configuration changes.
-        anneal_begin: Where the number of weights begins to fall: an int (step), or a fraction of training as float.
-        anneal_end: Where it arrives, likewise.
-        ramp_decay: What is left of the way between the two, as for `SparsityRamp`.
+            two updates inactive weights learn, and the network computes without them.
+            The command line and saved configurations call it `renewal`. Otherwise the schedule of a drop-and-grow
+            method, which ends early, would stay in force when only the algorithm of a configuration changes.
+        anneal_begin: When the number of weights begins to fall: a step as int, or a fraction of the training as float.
+        anneal_end: When the final sparsity is reached, as for ``anneal_begin``.
+        ramp_decay: Remaining fraction of the way to the final sparsity, as a function of progress; see `SparsityRamp`.
         min_fan_in: Incoming weights that every unit keeps.
     """
 

@@ -1,4 +1,4 @@
-"""CHTs: connections grow where the network's own paths lead, and chance has a say in what is dropped and grown."""
+"""CHTs: connections grow where the network's own paths lead; drops and growth are drawn at random by their scores."""
 
 from dataclasses import dataclass, replace
 
@@ -27,9 +27,12 @@ class CHTs(DropGrow):
     path-based CH3-L3p, whose cost grows with the cube of the degree, is not here.
 
     Attributes:
-        drop_score: Low is dropped: ``weight_magnitude`` or ``relative_importance``; at least 0.
-        grow_score: High is grown, seen after the drop; at least 0. Where it is 0 chance decides, after all others.
-        first_softness: delta of the drop at the first update, in [0, 1): 0 drops at random, near 1 by rank.
+        drop_score: The lower, the more likely a connection is dropped: ``weight_magnitude`` or ``relative_importance``;
+            at least 0.
+        grow_score: The higher, the more likely a connection is grown; computed after the drop, at least 0. Connections
+            with a score of 0 are grown last, at random.
+        first_softness: delta of the drop at the first update, in [0, 1): with 0 the drop is random, near 1 it goes by
+            rank.
         last_softness: delta at the end of the updates.
     """
 

@@ -1,4 +1,4 @@
-"""DeepR: every connection has a sign, and one whose weight would change it makes room for another."""
+"""DeepR: every connection has a sign; one whose weight would change sign is replaced by another connection."""
 
 import math
 from collections.abc import Mapping
@@ -29,23 +29,22 @@ class DeepR(ConstantSparsity):
     standard normal nu (paper, Algorithm 1), lr the optimizer's learning rate at the time. At an update those with
     ``theta <= 0`` become dormant and as many dormant ones of the same layer, drawn at random, become active at zero.
 
-    Signs: an active connection has that of its initial weight, a dormant one a random sign. The masked gradient of w is
-    that of theta times s, so any optimizer will do; the paper's has no momentum.
+    An active connection has the sign of its initial weight, a dormant one a random sign. The masked gradient of w is
+    that of theta times s, so any optimizer can be used; the paper's has no momentum.
 
-    Deviations: theta is never below zero, also between updates that are more than a step apart, so that no weight has
-    the wrong sign at any time. New connections start at zero as in the paper; the authors' code (guillaumeBellec/
-    deep_rewiring) takes 1e-12, and noise of standard deviation ``lr · 1e-5``, which our default temperature gives at
-    its learning rate of 0.5. The default l1 is that code's. Layers that the distribution makes dense have nothing to
-    rewire and train as they are.
+    Deviations: theta is never below zero, also where updates are several steps apart, so that no weight ever has the
+    wrong sign. New connections start at zero as in the paper; the authors' code (guillaumeBellec/deep_rewiring) starts
+    them at 1e-12. Its noise has the standard deviation ``lr · 1e-5``, which the default temperature here gives at its
+    learning rate of 0.5. The default l1 is that of the code. Layers that the distribution makes dense are not rewired.
 
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1); exact in each layer at every step.
-        distribution: How it is shared among the layers.
+        distribution: How the sparsity is shared among the layers.
         schedule: When to rewire: after every step, to the end of training.
-            The command line and saved configurations call it `rewiring`: the schedule of a drop-and-grow method, which
-            ends early, must not carry over when only the algorithm of a configuration changes.
+            The command line and saved configurations call it `rewiring`. Otherwise the schedule of a drop-and-grow
+            method, which ends early, would stay in force when only the algorithm of a configuration changes.
         l1: Coefficient of the L1 penalty, at least 0.
-        temperature: T of the noise, at least 0.
+        temperature: Temperature of the noise, at least 0.
     """
 
     costs_alike = True

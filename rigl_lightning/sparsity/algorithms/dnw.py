@@ -15,20 +15,20 @@ from rigl_lightning.sparsity.settings import called_outside
 class DNW(TopK):
     """Straight-through top-k, "Discovering neural wirings" (Wortsman et al. 2019, arXiv 1906.00586).
 
-    Every weight gets the gradient it would have if it were active; after every step the largest are the network.
-    As in the reference (google-research/rigl, sparse_optimizers.py:340-471, commit 6e49b91): gradients are those of the
-    masked weights, the optimizer with its momentum and weight decay works on all weights, and after its step the masks
-    are the top ``1 - sparsity`` of ``|w|`` in each layer. The optimizer's state of inactive weights is theirs.
+    Every weight gets the gradient that it would have if it were active. After every step the largest weights become
+    active. As in the reference (google-research/rigl, sparse_optimizers.py:340-471, commit 6e49b91) gradients are those
+    of the masked weights, the optimizer with its momentum and weight decay works on all weights, and after its step the
+    masks are the top ``1 - sparsity`` of ``|w|`` in each layer. Inactive weights keep their optimizer state.
 
-    Deviations: the first masks are the largest initial weights, where the reference begins with random ones and has
-    the largest from step 1 on; ties go to the first position.
+    Deviations: the first masks are the largest initial weights; the reference begins with random masks and has the
+    largest weights from step 1 on. Of equal weights the first position is active.
 
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1), or a `SparsityRamp`.
-        distribution: How it is shared among the layers.
+        distribution: How the sparsity is shared among the layers.
         schedule: When the masks follow the weights: after every step, to the end of training.
-            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
-            ends early, must not carry over when only the algorithm of a configuration changes.
+            The command line and saved configurations call it `renewal`. Otherwise the schedule of a drop-and-grow
+            method, which ends early, would stay in force when only the algorithm of a configuration changes.
     """
 
     hides_inactive_weights = True

@@ -27,20 +27,20 @@ from rigl_lightning.sparsity.structures import Structure, Unstructured, moved
 class DropGrow(ConstantSparsity):
     """Drop the connections with the lowest drop score and grow as many with the highest grow score, layer by layer.
 
-    SET, SNFS and RigL are this with other scores; so is a user's own method.
+    SET, SNFS and RigL are this algorithm with different scores. A method with a user's scores is another example.
 
     Attributes:
-        sparsity: Total fraction of inactive connections, in [0, 1), or a `SparsityRamp`: an update then drops the more
-            (or grows the more) that the ramp asks for.
-        distribution: How it is shared among the layers.
-        schedule: When to update: Delta T and T_end.
-        drop_fraction: alpha: fraction of the active connections dropped at the first update, in [0, 1].
-        decay: Factor on the drop fraction over the update window.
-        drop_score: Low is dropped.
-        grow_score: High is grown.
-        structure: Which connections of a layer go together.
-        min_fan_in: Incoming connections that every unit keeps, and is given first where it has fewer, so that no
-            channel dies; 0, as the authors have it, for no such rule. Not with a structure, which has its own.
+        sparsity: Total fraction of inactive connections, in [0, 1), or a `SparsityRamp`. With a ramp an update also
+            drops or grows as many connections as the sparsity changes.
+        distribution: How the sparsity is shared among the layers.
+        schedule: When masks are updated: interval (Delta T) and end (T_end).
+        drop_fraction: Fraction of the active connections that the first update drops, in [0, 1]; alpha in the paper.
+        decay: Factor on the drop fraction, from begin to end of the schedule.
+        drop_score: Active connections with the lowest score are dropped.
+        grow_score: Connections with the highest score are grown.
+        structure: Which connections of a layer must be active together, or in which number.
+        min_fan_in: Incoming connections that every unit has at least, so that no channel dies; a unit with fewer is
+            given them first. 0, as in the authors' code: no minimum. Not with a structure, which has its own rule.
     """
 
     claims: ClassVar = {**ConstantSparsity.claims, "follows_scores": ("update_masks", "update_scores")}

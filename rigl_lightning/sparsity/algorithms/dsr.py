@@ -22,27 +22,28 @@ from rigl_lightning.sparsity.settings import require
 class DSR(ConstantSparsity):
     """Dynamic sparse reparameterization (Mostafa & Wang 2019, arXiv 1902.05967): connections move between layers.
 
-    After the gradient step of an update (paper, Algorithm 1): prune every connection below the threshold; double the
-    threshold if fewer were pruned than wanted and halve it if more, within a tolerance; grow as many at random, each
-    layer in proportion to the connections it kept. What a full layer cannot take goes to the others. The total number
-    of connections is exact at every step; a layer's number is not known in advance.
+    An update follows the gradient step (paper, Algorithm 1). It prunes every connection below the threshold. It doubles
+    the threshold if fewer connections were pruned than the target minus a tolerance, and halves it if more than the
+    target plus a tolerance. It grows as many at random, in each layer in proportion to the connections that it kept;
+    the share that does not fit into a full layer goes to the others. The total number of connections is exact at every
+    step; the number in a layer is not known in advance.
 
     Numbers: target 1 %, first threshold 0.001, tolerance 0.1 and factor 2 as in the authors' second code
     (``DSModel``: target_fraction_to_prune, pruning_threshold, adjust_pruning_threshold).
 
-    Deviations: each layer keeps its largest connection, or it could never grow again. A connection that is pruned and
-    drawn again at once keeps its value, as everywhere in this package; in the paper it becomes zero. The interval is
-    constant and updates end at T_end, where the paper's interval grows in the course of training. All sparse layers
-    take part, those that the distribution makes dense included.
+    Deviations: each layer keeps its largest connection, because without one it could never grow again. A connection
+    that is pruned and drawn again in the same update keeps its value, as in all methods here; in the paper it becomes
+    zero. The interval is constant and updates end at T_end; the paper's interval grows during training. All sparse
+    layers take part, also those that the distribution makes dense.
 
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
-        distribution: How it is shared among the layers at the start.
-        schedule: When to update.
-        target_fraction: Connections to prune at an update, as a fraction of all connections, active or not, above 0 and
+        distribution: How the sparsity is shared among the layers at the start.
+        schedule: When masks are updated.
+        target_fraction: Connections to prune at an update, as a fraction of all connections, active or not; above 0 and
             at most ``1 - sparsity``.
-        threshold: ``|w|`` below which connections are pruned at the first update, above 0.
-        tolerance: Relative deviation from the target that leaves the threshold as it is, at least 0.
+        threshold: The first update prunes connections with ``|w|`` below it; above 0.
+        tolerance: Relative deviation from the target at which the threshold stays the same, at least 0.
     """
 
     costs_alike = True

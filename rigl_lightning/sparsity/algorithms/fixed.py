@@ -33,8 +33,8 @@ class Static(SparseAlgorithm):
 
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
-        distribution: How it is shared among the layers.
-        structure: Which connections of a layer go together.
+        distribution: How the sparsity is shared among the layers.
+        structure: Which connections of a layer must be active together, or in which number.
     """
 
     sparsity: float = 0.9
@@ -51,10 +51,10 @@ class FixedMasks(SparseAlgorithm):
     """The masks of an earlier run, unchanged: fine-tuning a sparse network. For lottery tickets see `LotteryTicket`.
 
     Attributes:
-        checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a file with
-            `Sparsifier.state_dict` saved by ``torch.save``. Or the masks of another package in such a file: tensors of
-            zeros and ones by parameter name, a state_dict of `torch.nn.utils.prune`, or the state of rigl-torch's
-            scheduler, whose masks have no names and go to the layers by order.
+        checkpoint: Lightning checkpoint of a run with `SparseTrainingCallback`, or a `Sparsifier.state_dict` saved by
+            ``torch.save``. A file of ``torch.save`` may also hold the masks of another package: tensors of zeros and
+            ones by parameter name, a state_dict of `torch.nn.utils.prune`, or the state of rigl-torch's scheduler,
+            whose masks have no names and are taken in the order of the layers.
     """
 
     checkpoint: str | Path

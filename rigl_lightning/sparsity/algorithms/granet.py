@@ -1,4 +1,4 @@
-"""GraNet: gradual pruning that regrows a part of what it has, at every update."""
+"""GraNet: gradual pruning that drops and regrows a part of the connections at every update."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,30 +26,30 @@ from rigl_lightning.sparsity.settings import require
 class GraNet(SparseAlgorithm):
     """Gradual pruning with zero-cost neuroregeneration (Liu et al. 2021, arXiv 2106.10404, algorithm of appendix B.1).
 
-    Each update, right after a gradient step, first prunes to the sparsity of a cubic ramp, then drops a fraction of
-    what is left in every layer and grows as many connections by the gradient of that step. After the ramp it goes on
-    as drop and grow. The last pruning is made at the ramp's end whatever the interval, so that the final sparsity is
+    Each update follows a gradient step. It prunes to the sparsity of a cubic ramp, then drops a fraction of the
+    remaining connections of every layer, and grows as many by the gradient of that step. After the ramp updates drop
+    and grow only. The last pruning is at the end of the ramp, whatever the interval, so that the final sparsity is
     always reached.
 
     Defaults are those of the authors' code for CIFAR (VITA-Group/GraNet, CIFAR/main.py, CIFAR/sparselearning/core.py
     and README): start at 50 % (`--init-density 0.5`), every 1,000 steps, ramp from the start to epoch 110 of 160, drop
-    fraction 0.5 with a cosine over the whole training. It makes the first update after one interval, ours is at step 0;
-    its cosine ends at 0.005, ours at 0; it may prune a layer away, here each keeps a connection; and counts are exact
-    here, where it compares with a threshold.
+    fraction 0.5 with a cosine over the whole training. Deviations from that code: the first update is at step 0, there
+    after one interval; the cosine ends at 0, there at 0.005; each layer keeps a connection, there a layer may lose all;
+    and counts are exact, where the code compares with a threshold.
 
     Attributes:
         sparsity: Final fraction of inactive connections, in [0, 1).
-        initial_sparsity: Where the ramp starts, in [0, sparsity]; 0 for a dense start.
-        distribution: How the sparsities are shared among the layers, at first and at the end.
-        schedule: When to update; its end is where the last connections are regrown.
-        ramp_end: Where the final sparsity is reached: an int (step), or a fraction of training as float.
-        drop_fraction: Fraction of the connections that are regrown at the first update, in [0, 1].
-        decay: Factor on it over the schedule's window.
-        global_ranking: Prune the lowest scores of all layers together, as the authors do; the distribution then gives
-            the start and the total only. If False, each layer follows a ramp of its own.
-        drop_score: Low is pruned and dropped.
-        grow_score: High is grown.
-        ramp_decay: What is left of the way to the final sparsity over the ramp, as for `SparsityRamp`.
+        initial_sparsity: Sparsity at the start of the ramp, in [0, sparsity]; 0 for a dense start.
+        distribution: How the sparsities are shared among the layers, at the start and at the end.
+        schedule: When masks are updated. Connections are regrown until its end.
+        ramp_end: When the final sparsity is reached: a step as int, or a fraction of the training as float.
+        drop_fraction: Fraction of the connections that the first update drops and regrows, in [0, 1].
+        decay: Factor on the drop fraction, from begin to end of the schedule.
+        global_ranking: Prune the lowest scores of all layers together, as the authors do. The distribution then gives
+            the start and the total only. If False, each layer follows its own ramp.
+        drop_score: Connections with the lowest score are pruned or dropped.
+        grow_score: Connections with the highest score are grown.
+        ramp_decay: Remaining fraction of the way to the final sparsity, as a function of progress; see `SparsityRamp`.
     """
 
     ranked_by = ("drop_score", "grow_score")

@@ -11,17 +11,17 @@ from rigl_lightning.sparsity.scores import Score
 class GraSP(OneShot):
     """Keep the connections with the largest ``w · Hg`` on the first batch (Wang et al. 2020, arXiv 2002.07376).
 
-    That is, remove those with the largest ``-w · Hg``, as the authors' code does (alecwangcq/GraSP, pruner/GraSP.py),
-    and rank all layers together. H and g are those of the sparse weights alone, as there.
+    H is the Hessian of the loss and g its gradient, of the sparse weights alone. This removes the connections with the
+    largest ``-w · Hg``, ranked over all layers, as the authors' code does (alecwangcq/GraSP, pruner/GraSP.py).
 
-    Deviations: one batch, whatever its size, where the authors draw ten samples a class; the loss is the user's, where
-    they divide the logits by a temperature of 200; and with gradient accumulation the products of the parts are added
-    up, which leaves out how one part's Hessian acts on another part's gradient. The batch makes no gradient step, as
-    for SNIP. In a loop of one's own call `Sparsifier.before_backward`. What the products cost, about two more backward
-    passes of one step, is not in the FLOPs.
+    Deviations: the ranking uses one batch of any size; the authors draw ten samples of each class. The loss is the
+    user's; the authors divide the logits by a temperature of 200. With gradient accumulation the products of the parts
+    are added up, which leaves out how one part's Hessian acts on another part's gradient. The batch makes no gradient
+    step, as for SNIP. A training loop without Lightning must call `Sparsifier.before_backward`. The product costs about
+    two more backward passes of one step, which the FLOPs do not include.
 
     Attributes:
-        global_ranking: Rank all layers together, as the paper does; else within each layer's share.
+        global_ranking: Rank the connections of all layers together, as the paper does; if False, within each layer.
     """
 
     replaces_step = True

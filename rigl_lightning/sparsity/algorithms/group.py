@@ -1,4 +1,4 @@
-"""Group: an algorithm of its own for each part of a network."""
+"""Group: a different algorithm for each part of a network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ class Group(SparseAlgorithm):
     """Algorithms by name pattern: ``Group({"*.attn.*": Static(0.5), "*": RigL(0.9)})``.
 
     Each algorithm sees its own layers only: its distribution shares its sparsity among them (the first of them is the
-    first layer of `Uniform`), and its schedule moves their masks. A layer that several patterns name belongs to the
-    first of them. Refused at once are algorithms that cannot share a step: one that updates instead of the gradient
-    step (RigL) with one that updates after it (SET), one whose inactive weights learn (DNW) with one whose do not;
-    before training, a layer that no pattern names, and a pattern that no layer is left for. Algorithms whose masks
-    never change (Static, Dense, FixedMasks) go with all.
+    first layer of `Uniform`), and its schedule updates their masks. A layer that several patterns match belongs to the
+    first of them. Algorithms that cannot share a step are refused: one that updates instead of the gradient step (RigL)
+    with one that updates after it (SET), and one whose inactive weights learn (DNW) with one whose do not. So are a
+    layer that no pattern matches and a pattern without a layer. Algorithms whose masks never change (Static, Dense,
+    FixedMasks) can be combined with all.
 
-    Where a member reads dense gradients at a step, those of all layers are computed, and so the costs say.
+    Where a member reads dense gradients at a step, those of all layers are computed; the counted costs include this.
 
     Attributes:
-        algorithms: Patterns of parameter or module names, see `matching_names`, with their algorithms.
+        algorithms: Algorithm of each pattern of parameter or module names, see `matching_names`.
     """
 
     algorithms: Mapping[str, SparseAlgorithm]

@@ -31,13 +31,14 @@ class LotteryTicket(SparseAlgorithm):
     The paper finds that RigL's final masks are no lottery tickets: trained again on their original initialisation,
     static or with RigL, they do not reach what the first run reached.
 
-    The initial weights are those of the model as it comes: the same seed of the command line makes the same ones. They
-    are compared with the checksums that the earlier run noted, and a warning says so if they are others.
+    The initial weights are those that the model has when training starts; the same seed on the command line gives the
+    same ones. Their checksums are compared with those of the earlier run, and a difference is a warning.
 
     Attributes:
         checkpoint: A file with masks, as for `FixedMasks`.
-        algorithm: How to go on from the ticket: RigL, SET, or another that keeps the number of connections; its
-            sparsity and distribution are not used, and it has no structure. None to keep the masks as they are.
+        algorithm: Algorithm that updates the masks of the ticket: RigL, SET, or another one that keeps the number of
+            connections. Its sparsity and distribution are not used, and it must have no structure. None: the masks
+            never change.
     """
 
     checkpoint: str | Path

@@ -1,4 +1,4 @@
-"""MEST: drop and grow whose drops look at gradients too, and become fewer in steps."""
+"""MEST: drop and grow with gradients in the drop score, and a drop fraction that falls in steps."""
 
 from dataclasses import dataclass
 
@@ -23,19 +23,19 @@ def in_two_steps(progress: float) -> float:
 class MEST(DropGrow):
     """Memory-economic sparse training with elastic mutation (Yuan et al. 2021, arXiv 2110.14032).
 
-    As SET, at random, but what is dropped is the smallest ``|w| + lambda |dL/dw|``, and the fraction that moves becomes
-    smaller in steps ("elastic mutation", EM). With a soft memory bound (EM&S) the network has more connections than in
-    the end as long as it explores: a `SparsityRamp` from a lower sparsity.
+    As SET it grows at random, but it drops the connections with the smallest ``|w| + lambda |dL/dw|``, and the drop
+    fraction falls in steps ("elastic mutation", EM). With a soft memory bound (EM&S) the network has more connections
+    while it explores than in the end: a `SparsityRamp` from a lower sparsity.
 
     Numbers are those of the authors' code at 90 % (boone891214/MEST, scripts/resnet32/EM): a fifth of the connections
     moves over the first 90 of 160 epochs, a tenth up to epoch 120, and none after. Its updates are five epochs apart;
-    ours have the package's interval. Its public scripts leave lambda at 0; our default is that of MEST in the code of
-    CHTs. Deviations: the gradient is that of the update's own step, and all of it is computed, though only that of
-    active connections is read; with a soft bound the surplus goes update by update.
+    here they have the package's default interval. Its public scripts leave lambda at 0; the default here is that of
+    MEST in the code of CHTs. Deviations: the gradient is that of the step of the update, and it is computed for all
+    connections, though only that of active ones is read. With a soft bound the surplus is dropped over several updates.
 
     Attributes:
-        drop_fraction: Fraction of the active connections moved at the first updates, in [0, 1].
-        gradient_weight: lambda, at least 0.
+        drop_fraction: Fraction of the active connections that the first updates drop, in [0, 1].
+        gradient_weight: Coefficient lambda of the gradient in the drop score, at least 0.
     """
 
     drop_fraction: float = 0.2

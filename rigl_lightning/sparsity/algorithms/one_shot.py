@@ -26,9 +26,9 @@ class OneShot(SparseAlgorithm):
     Attributes:
         sparsity: Total fraction of inactive connections, in [0, 1).
         distribution: Sparsity of each layer, within which its connections are ranked.
-        global_ranking: Rank the connections of all layers together; the distribution then gives the total only, and
-            each layer keeps at least its best connection.
-        score: The criterion; the highest are kept.
+        global_ranking: Rank the connections of all layers together. The distribution then gives the total only, and
+            each layer keeps at least its highest-scored connection.
+        score: Connections with the highest score are kept.
     """
 
     ranked_by = ("score",)
@@ -72,12 +72,13 @@ def _rank(score: Score, layer: Connections) -> Tensor:
 class OneShotMagnitude(OneShot):
     """Dense training for a while, then the smallest weights are pruned at once (Han et al. 2015, arXiv 1506.02626).
 
-    One round of that paper's train, prune, train again, within one run: what follows the pruning is the retraining.
-    With ``at`` 0 it is magnitude pruning at initialisation, a baseline of Frankle et al. (2021, arXiv 2009.08576).
-    Deviation: the paper prunes below a multiple of each layer's standard deviation, we to an exact count.
+    That paper trains, prunes and trains again; this is one round of it within one run, and the steps after the pruning
+    are the retraining. With ``at`` 0 it is magnitude pruning at initialisation, a baseline of Frankle et al. (2021,
+    arXiv 2009.08576). Deviation: the paper prunes below a multiple of each layer's standard deviation; here the number
+    of pruned connections is exact.
 
     Attributes:
-        at: Steps of dense training before the pruning: an int, or a fraction of training in [0, 1] as a float.
+        at: Steps of dense training before the pruning: an int, or a fraction of the training in [0, 1] as a float.
     """
 
     at: int | float = 0.5

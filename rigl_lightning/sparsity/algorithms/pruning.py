@@ -24,17 +24,17 @@ from rigl_lightning.sparsity.settings import called_outside
 class GradualMagnitudePruning(SparseAlgorithm):
     """Dense at first, then pruned on a cubic ramp (Zhu & Gupta 2017, arXiv 1710.01878).
 
-    The last update is made at the schedule's end whatever the interval, so that the final sparsity is always reached.
-    The default distribution has the same target in every layer but the first, as in the reference.
+    The last update is at the schedule's end, whatever the interval, so that the final sparsity is always reached. By
+    default every layer but the first has the same final sparsity, as in the reference.
 
     Attributes:
         sparsity: Final fraction of inactive connections, in [0, 1).
         distribution: How the final sparsity is shared among the layers; all follow the same ramp.
-        schedule: When to prune: begin, end and interval. The command line and saved configurations call it `ramp`: a
-            drop-and-grow schedule, which begins at step 0, must not carry over to pruning when only the algorithm of a
-            configuration changes.
-        score: Low is pruned.
-        ramp_decay: What is left of the way to the final sparsity over the ramp, as for `SparsityRamp`.
+        schedule: When to prune: begin, end and interval. The command line and saved configurations call it `ramp`.
+            Otherwise the schedule of a drop-and-grow method, which begins at step 0, would stay in force when only the
+            algorithm of a configuration changes.
+        score: Connections with the lowest score are pruned.
+        ramp_decay: Remaining fraction of the way to the final sparsity, as a function of progress; see `SparsityRamp`.
     """
 
     ranked_by = ("score",)

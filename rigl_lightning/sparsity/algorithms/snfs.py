@@ -12,11 +12,12 @@ from rigl_lightning.sparsity.settings import require
 class SNFS(DropGrow):
     """Drop by magnitude, grow by the averaged dense gradient (Dettmers & Zettlemoyer 2019, arXiv 1907.04840).
 
-    As in the paper's comparison (section 2) there is no redistribution among layers; the average is kept at every
-    step, without bias correction (reference: sparse_optimizers.py:126-214), so every step needs the dense gradient.
+    As in the RigL paper's comparison (section 2) connections are not redistributed among layers. The average is updated
+    at every step, without bias correction (reference: sparse_optimizers.py:126-214), so every step needs the dense
+    gradient.
 
     Attributes:
-        grad_average_decay: beta of ``m = beta · m + (1 - beta) · g``, in [0, 1).
+        grad_average_decay: beta of the average ``m = beta · m + (1 - beta) · g`` of the gradient g, in [0, 1).
     """
 
     grow_score: Score = scores.gradient_average_magnitude

@@ -11,8 +11,9 @@ from rigl_lightning.sparsity.scores import Score
 class SNIP(OneShot):
     """Keep the connections with the largest ``|w · dL/dw|`` on the first batch (Lee et al. 2019, arXiv 1810.02340).
 
-    The first batch makes the masks and no gradient step, as in the reference (sparse_optimizers.py:217-337). By default
-    connections are ranked within their layer, as the paper does; SNIP's authors rank all together (``global_ranking``).
+    The first batch gives the masks and makes no gradient step, as in the reference (sparse_optimizers.py:217-337). By
+    default connections are ranked within their layer, as in the RigL paper. SNIP's authors rank those of all layers
+    together (``global_ranking``).
     """
 
     replaces_step = True

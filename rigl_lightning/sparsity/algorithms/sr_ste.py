@@ -20,24 +20,24 @@ from rigl_lightning.sparsity.structures import NM, Structure
 class SRSTE(TopK):
     """Sparse-refined straight-through estimator for N:M masks from scratch (Zhou et al. 2021, arXiv 2102.04010).
 
-    As `DNW` within each group of m inputs: gradients are those of the masked weights, all weights learn by them, and
-    after every step the n largest of a group are the network. ``penalty · w`` is added to the gradient of the others
-    (the paper's sparse-refined term, section 3.2), so that fewer weights go back and forth between in and out.
+    This is `DNW` within each group of m inputs: gradients are those of the masked weights, all weights learn by them,
+    and after every step the n largest weights of a group are active. ``penalty · w`` is added to the gradient of the
+    others (the paper's sparse-refined term, section 3.2), so that fewer weights switch between active and inactive.
 
-    With ``structure`` `TransposableNM` the masks are N:M in both directions, so that the backward pass computes with
-    them too. The term is added to the gradient, before the optimizer scales it, as the paper on 2:4 pre-training finds
-    right for Adam (Hu et al. 2024, arXiv 2404.01847). The continuous pruning function that followed (S-STE, arXiv
-    2409.09099) changes the values of active weights and is not here.
+    With ``structure`` `TransposableNM` the masks are N:M in both directions, so the backward pass can use them, too.
+    The term is added to the gradient before the optimizer scales it, as the paper on 2:4 pre-training recommends for
+    Adam (Hu et al. 2024, arXiv 2404.01847). The continuous pruning function of the later S-STE (arXiv 2409.09099)
+    changes the values of active weights and is not implemented.
 
     Attributes:
-        sparsity: Total fraction of inactive connections: ``1 - n / m`` of the structure; any other, also a
-            `SparsityRamp`, with `Unstructured`.
-        distribution: How it is shared among the layers.
+        sparsity: Total fraction of inactive connections: ``1 - n / m`` of the structure. With `Unstructured` any number
+            in [0, 1), or a `SparsityRamp`.
+        distribution: How the sparsity is shared among the layers.
         schedule: When the masks follow the weights: after every step, to the end of training.
-            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
-            ends early, must not carry over when only the algorithm of a configuration changes.
-        penalty: Coefficient of the term, lambda_W, at least 0; the default is the authors'.
-        structure: Which connections compete with each other.
+            The command line and saved configurations call it `renewal`. Otherwise the schedule of a drop-and-grow
+            method, which ends early, would stay in force when only the algorithm of a configuration changes.
+        penalty: Coefficient of the sparse-refined term, at least 0; lambda_W in the paper. The default is the authors'.
+        structure: Within which groups the largest weights are active.
     """
 
     hides_inactive_weights = True

@@ -21,23 +21,23 @@ from rigl_lightning.sparsity.settings import called_outside, require
 class TopKAST(ConstantSparsity):
     """The largest weights compute, a larger set of the largest learns (Jayakumar et al. 2020, arXiv 2106.03517).
 
-    Of each layer, the forward set A is the top D of ``|w|``, the backward set B, which contains it, the top D + M;
-    other weights keep their values. The exploration regulariser pulls at w with ``penalty · w`` in A and with
-    ``penalty / D · w`` in the rest of B (the paper's exploration loss, in L2 form), so that a weight has to be of use
-    to enter A, and one outside B, at which nothing pulls, can come back.
+    In each layer the forward set A is the top D of ``|w|``, and the backward set B is the top D + M, which contains A.
+    The weights of A compute, those of B learn, all others keep their values. The exploration regulariser adds
+    ``penalty · w`` to the gradient in A and ``penalty / D · w`` in the rest of B (the paper's exploration loss, in L2
+    form). So a weight must reduce the loss to enter A; a weight outside B does not shrink and can come back.
 
-    Both sets are renewed together, every 100 steps and to the end of training; the paper finds that they need not be
-    renewed at every step. Deviations: the sets' densities follow a distribution, where the paper has the same in every
-    layer; M is fixed, where some of its runs stop exploring; biases and norms are not regularised. The default penalty
-    is our choice. Set the optimizer's weight decay to zero to have no other regulariser.
+    Both sets are renewed together, every 100 steps to the end of training; the paper finds that they need not be
+    renewed at every step. Deviations: the densities of the sets follow a distribution; in the paper they are the same
+    in every layer. M is fixed; some runs of the paper stop exploring. Biases and norms are not regularised. The paper
+    gives no value for the default penalty. Set the optimizer's weight decay to zero to have no other regulariser.
 
     Attributes:
-        sparsity: Total fraction of connections that do not compute, 1 - D, in [0, 1).
+        sparsity: Total fraction of connections that are not in the forward set, 1 - D, in [0, 1).
         backward_sparsity: Total fraction of weights that do not learn, 1 - (D + M), in [0, ``sparsity``].
-        distribution: How both are shared among the layers.
+        distribution: How both sparsities are shared among the layers.
         schedule: When the sets are renewed, after the gradient step.
-            The command line and saved configurations call it `renewal`: the schedule of a drop-and-grow method, which
-            ends early, must not carry over when only the algorithm of a configuration changes.
+            The command line and saved configurations call it `renewal`. Otherwise the schedule of a drop-and-grow
+            method, which ends early, would stay in force when only the algorithm of a configuration changes.
         penalty: Coefficient of the exploration regulariser, at least 0.
     """
 
