@@ -18,7 +18,7 @@ FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = {page.relative_to(ROOT).as_posix().removeprefix("docs/"): page.read_text(encoding="utf-8") for page in FILES}
 BLOCKS = [(name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 COMMAND = re.compile(
-    r"^(?:rigl-lightning|python -m rigl_lightning) +((?:fit|validate|test|predict|inspect) .*)$", re.MULTILINE
+    r"^(?:rigl-lightning|python -m rigl_lightning) +((?:fit|validate|test|predict|inspect|export) .*)$", re.MULTILINE
 )
 COMMANDS = [
     (
