@@ -76,9 +76,9 @@ class MasksTogether:
         if len(before) != len(masks) or not all(map(operator.is_, before, masks)):
             blocks = _compiled().MaskedBlocks(masks)
             self._blocks = masks, blocks
-        blocks.zero_inactive([*together.values()])
-        for tensor in together.values():
-            torch.autograd.graph.increment_version(tensor)
+        changed = [*together.values()]
+        blocks.zero_inactive(changed)
+        torch.autograd.graph.increment_version(changed)
 
     def _takes(self, name: str, tensor: Tensor) -> bool:
         mask, known = self._masks[name], self._known.get(name)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Place(NamedTuple):
@@ -77,7 +77,7 @@ def address(operand: Any, dtype: torch.dtype) -> int:
     """
     kind = type(operand)
     if (
-        kind is Tensor
+        (kind is Tensor or kind is nn.Parameter)
         and operand.dtype is dtype
         and operand.is_cpu
         and operand.is_contiguous()

@@ -15,6 +15,7 @@ from rigl_lightning.kernels.grouped import all_finite
 from rigl_lightning.sparsity.gradients import gradients_of
 
 _NEVER = 2**62
+_FEW = 64  # numbers that are read one by one sooner than an operator is started
 _REMEDY = (
     "Look at the batch, lower the learning rate, or clip gradients; torch.autograd.set_detect_anomaly(True) names the "
     "operation."
@@ -81,7 +82,7 @@ class Divergence:
             sizes = {place: g.numel() for place, g in enumerate(gradients) if _is_readable(g)}
             self._n_gradients, self._smallest = len(gradients), min(sizes, key=sizes.__getitem__, default=None)
         smallest = None if self._smallest is None else gradients[self._smallest]
-        self._suspects = smallest is not None and _is_readable(smallest) and not all_finite([smallest])
+        self._suspects = smallest is not None and _is_readable(smallest) and not _is_finite(smallest)
 
     def warn_of_gradients(self, sparse_gradients: Callable[[], Mapping[str, Tensor]], step: int) -> None:
         """Say which layers have a gradient that is not finite, if one was seen, after the step was really taken.
@@ -119,3 +120,9 @@ def _is_readable(gradient: Tensor) -> bool:
     """Whether reading it makes nobody wait: no device, and no other process, which tensors of other classes may ask."""
     is_plain = type(gradient) is Tensor and gradient.layout == torch.strided
     return is_plain and gradient.device.type == "cpu" and gradient.numel() > 0
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    if gradient.ndim == 1 and gradient.numel() <= _FEW:
+        return all(map(math.isfinite, gradient.tolist()))
+    return all_finite([gradient])

@@ -134,9 +134,8 @@ class NetworkMasks:
             tensors: Weights or gradients by layer name; a layer that has none is left out, or has None.
         """
         # A captured graph has to hold layers that are dense now and not after the next mask update.
-        names = self.masks if self._is_on_gpu and is_captured(self.masks.kept()) else self.masked_layers
-        present = ((name, tensors.get(name)) for name in names if name not in self.compact)
-        self._grouped.zero_inactive_({name: tensor for name, tensor in present if tensor is not None})
+        names = self.masks.kept() if self._is_on_gpu and is_captured(self.masks.kept()) else self.masked_layers
+        self._grouped.zero_inactive_({name: found for name in names if (found := tensors.get(name)) is not None})
 
     def change(self, name: str, new_mask: Tensor) -> Change | None:
         """Where ``new_mask`` differs from the layer's mask; None if nowhere.

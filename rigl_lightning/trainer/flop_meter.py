@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.costs.flops import FlopCounter, sparse_forward_flops, trace_flops, training_flops
+from rigl_lightning.sparsity.mask_update import MaskUpdate
 from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.compiled import is_compiled
@@ -42,6 +43,18 @@ class TrainingCost:
         return self.spent / self.dense if self.dense else 1.0
 
 
+class _StepCost(NamedTuple):
+    """What a step costs while masks stay as they are."""
+
+    of: dict[str, float]
+    last_update: MaskUpdate | None
+    is_dense: bool
+    flops: tuple[float, float, float]
+
+    def holds_for(self, of: dict[str, float], last_update: MaskUpdate | None, is_dense: bool) -> bool:
+        return self.of is of and self.last_update is last_update and self.is_dense == is_dense
+
+
 class FlopMeter:
     """Counts the FLOPs of a training, from those of one forward pass of the dense network.
 
@@ -56,6 +69,7 @@ class FlopMeter:
         self.dense: dict[str, float] = {}
         self.cost = TrainingCost()
         self._counter: FlopCounter | None = None
+        self._known: _StepCost | None = None
 
     def begin(self, pl_module: pl.LightningModule) -> dict[str, float]:
         """Count a new network, if it has an example input; what has been spent stays."""
@@ -83,9 +97,16 @@ class FlopMeter:
 
     def add_step(self, sparsifier: Sparsifier) -> None:
         """Add the cost of the step that is being made."""
-        if self.dense:
+        if not self.dense:
+            return
+        # Densities stay from one mask update to the next, and a network may have hundreds of layers.
+        is_dense = sparsifier.algorithm.needs_dense_gradient(sparsifier.step)
+        known = self._known
+        if known is None or not known.holds_for(self.dense, sparsifier.last_update, is_dense):
             weight_gradient = sparse_forward_flops(self.dense, weight_gradient_density(sparsifier))
-            self.cost.add(self._forward(sparsifier), weight_gradient, sum(self.dense.values()))
+            flops = self._forward(sparsifier), weight_gradient, sum(self.dense.values())
+            known = self._known = _StepCost(self.dense, sparsifier.last_update, is_dense, flops)
+        self.cost.add(*known.flops)
 
     def metrics(self, sparsifier: Sparsifier) -> dict[str, float]:
         """``train_flops`` so far and ``inference_flops`` of now, relative to the dense network; or nothing."""
@@ -101,12 +122,13 @@ class FlopMeter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, or from zero with an empty state."""
         self.cost = TrainingCost(state.get("flops_spent", 0.0), state.get("flops_dense", 0.0))
+        self._known = None
 
     def _forward(self, sparsifier: Sparsifier) -> float:
         return sparse_forward_flops(self.dense, sparsifier.density())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_counter": None}
+        return {**vars(self), "_counter": None, "_known": None}
 
 
 def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:

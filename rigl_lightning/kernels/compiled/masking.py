@@ -34,29 +34,26 @@ class MaskedBlocks:
     """
 
     def __init__(self, masks: Sequence[Tensor]) -> None:
-        self._masks = list(masks)
+        self._masks = [_operand(mask) for mask in masks]
         counts = np.array([mask.numel() for mask in masks])
-        self._layers = np.repeat(np.arange(len(counts)), -(-counts // _BLOCK))
+        layers = np.repeat(np.arange(len(counts)), -(-counts // _BLOCK))
         starts = np.concatenate([np.arange(0, count, _BLOCK) for count in counts])
-        self._starts = starts[:, None] * [4, 1]  # in bytes
-        self._blocks = np.empty((starts.size, 3), dtype=np.int64)
-        self._places: list[tuple[int, int]] = []
-        self._blocks[:, 2] = np.minimum(counts[self._layers] - starts, _BLOCK)
-        self._slots = packed(starts.size, Masking(blocks=torch.from_numpy(self._blocks)))
+        blocks = np.stack([layers, starts, np.minimum(counts[layers] - starts, _BLOCK)], axis=1)
+        self._addresses = np.empty((len(counts), 2), dtype=np.int64)
+        tables = Masking(torch.from_numpy(blocks), torch.from_numpy(self._addresses))
+        self._kept, self._slots = tables, packed(starts.size, tables)
 
     def zero_inactive(self, tensors: Sequence[Tensor]) -> None:
         """Clear the bits of float32 tensors where the masks are False; each lies in memory as its mask does."""
-        pairs = zip(tensors, self._masks, strict=True)
-        places = [(_address(t, torch.float32), _address(m, torch.bool)) for t, m in pairs]
-        if places != self._places:
-            self._places = places
-            np.add(np.array(places)[self._layers], self._starts, out=self._blocks[:, :2])
+        # At every call: gradients are new tensors at each step, and memory that is shared with a process moves.
+        self._addresses[:, 0] = [address(_operand(tensor), torch.float32) for tensor in tensors]
+        self._addresses[:, 1] = [address(mask, torch.bool) for mask in self._masks]
         n_tasks, self._slots[1] = self._slots[0], 0
         run_slots(masking_job, self._slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
 
 
-def _address(tensor: Tensor, dtype: torch.dtype) -> int:
-    return address(tensor if tensor.is_contiguous() else Place(tensor), dtype)  # the second takes longer
+def _operand(tensor: Tensor) -> Tensor | Place:
+    return tensor if tensor.is_contiguous() else Place(tensor)  # whose address takes longer
 
 
 def _keep(lanes: int) -> Any:
@@ -84,16 +81,24 @@ _keep_vector, _keep_one = _keep(WIDTH), _keep(1)
 
 
 class Masking(NamedTuple):
-    """Settings of `masking_job`."""
+    """Settings of `masking_job`: tables of int64.
+
+    Attributes:
+        blocks: A row for each task: layer, first connection, connections.
+        addresses: A row for each layer: of its numbers and of its flags.
+    """
 
     blocks: Longs
+    addresses: Longs
 
 
 @job(Masking)
 def masking_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no types
-    """``numbers[i] = 0`` where ``flags[i]`` is 0; a task is a block: where both are, and how many."""
+    """``numbers[i] = 0`` where ``flags[i]`` is 0; a task is a block."""
     block = s.blocks + 24 * task
-    numbers, flags, count = load_i64(block, 0), load_i64(block, 1), load_i64(block, 2)
+    layer, start, count = load_i64(block, 0), load_i64(block, 1), load_i64(block, 2)
+    addresses = s.addresses + 16 * layer
+    numbers, flags = load_i64(addresses, 0) + 4 * start, load_i64(addresses, 1) + start
     vectors = count // WIDTH * WIDTH
     for i in range(0, vectors, WIDTH):
         _keep_vector(numbers, flags, i)
