@@ -69,7 +69,8 @@ def build_sparse(
             parameter = parameters[name] = child._parameters[attribute]
             beginning.checksums[name] = weight_checksum(parameter)
             generator = layer_generator(seed, name, "initial")
-            if counts[name] <= LARGEST_DENSITY * parameter.numel() and _can_be_compact(child):
+            is_few = counts[name] <= LARGEST_DENSITY * parameter.numel()
+            if is_few and parameter.ndim > 1 and _can_be_compact(child):
                 positions = random_positions(parameter.numel(), counts[name], generator)
                 beginning.compact[name] = CompactWeight(parameter, positions)
             else:

@@ -22,6 +22,7 @@ from rigl_lightning.compute.stored_layers import StoredTensors, call_refusal, co
 from rigl_lightning.compute.timed_choice import SAMPLED, Choice, decide, decide_without_timing, pooled
 from rigl_lightning.kernels import SparsePattern, release
 from rigl_lightning.kernels.tiers import recorded
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.names import clean_name, without_numbers
 from rigl_lightning.sparsity.needed_gradients import (
     always_needs_dense_gradient,
@@ -161,7 +162,9 @@ class SparseCompute:
         return "its weight is shared with another module" if self._shared.intersection(names) else ""
 
     def _find_layers(self, module: nn.Module) -> Iterator[LayerCompute]:
-        names = {id(parameter): name for name, parameter in self.sparsifier.parameters.items()}
+        parameters, shapes = self.sparsifier.parameters, shapes_of(self.sparsifier.parameters)
+        # Vectors, such as biases, are added to what a layer computes: dense, with zeros.
+        names = {id(parameter): name for name, parameter in parameters.items() if len(shapes[name]) > 1}
         found: set[str] = set()
         for path, child in module.named_modules():
             own = {
@@ -172,7 +175,7 @@ class SparseCompute:
             if own:
                 found.update(own.values())
                 yield LayerCompute(self, child, own, clean_name(path) if len(own) > 1 else next(iter(own.values())))
-        for name in self.sparsifier.parameters:
+        for name in names.values():
             if name not in found:
                 yield LayerCompute(self, module, {}, name)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SparseTrainingWarning
-from rigl_lightning.sparsity.layouts import rows_are_units
+from rigl_lightning.sparsity.layouts import rows_are_units, rows_of
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.statistics import live_units
 
@@ -67,7 +67,7 @@ class DeadUnits:
         if layer.dense_grad is None:  # a random growth, say: the connections begin at zero, so the next step tells
             self._awaited[name] = grown_into, step
             return
-        sizes = rows_are_units(layer.dense_grad, layer.inputs_first).abs().flatten(1).mean(1)
+        sizes = rows_of(rows_are_units(layer.dense_grad, layer.inputs_first).abs()).mean(1)
         self._noted[name] = _Growth(grown_into, step, _factor(sizes, grown_into, ~dead))
         self._tell(name)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
+from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, rows_of
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.settings import check_settings, describe
 from rigl_lightning.sparsity.weights import Weights
@@ -39,7 +39,7 @@ def with_sparse_fan_in(weight: Tensor, mask: Tensor, inputs_first: bool = False)
     [2.0, 1.0]
     """
     units, active = rows_are_units(weight, inputs_first), rows_are_units(mask, inputs_first)
-    fan_in = active.flatten(1).sum(1).clamp(min=1)
+    fan_in = rows_of(active).sum(1).clamp(min=1)
     factor = (units[0].numel() / fan_in).sqrt().to(weight.dtype)
     return rows_are_units(units * factor.view(-1, *[1] * (units.ndim - 1)), inputs_first)
 
@@ -107,6 +107,8 @@ class DensityScaling:
                 "its first network is dense, or its inactive weights are kept. Leave out `init` of ByDensity."
             )
         for name in self._network.sparse_layers:
+            if self._parameters[name].ndim == 1:  # a bias has no fan-in
+                continue
             mask, inputs_first = self._network.masks[name], is_inputs_first(self._parameters[name])
             weights.set_to(name, with_sparse_fan_in(weights.of(name), mask, inputs_first))
 

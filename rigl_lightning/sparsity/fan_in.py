@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rigl_lightning.sparsity.layouts import rows_of
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.selection import count_active, largest_per_row, smallest
 
@@ -27,12 +28,13 @@ def with_minimum_fan_in(
     >>> mask = torch.tensor([[True, True, True, False], [True, False, False, False], [False] * 4])
     >>> weight = torch.tensor([[3.0, 2.0, 4.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])
     >>> gradient = torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 5.0, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0]])
-    >>> from rigl_lightning.sparsity.masks import drop_and_grow
+    >>> from rigl_lightning.sparsity.layouts import rows_of
+    from rigl_lightning.sparsity.masks import drop_and_grow
     >>> drop, grow, n = with_minimum_fan_in(mask, weight, gradient, 1, 1)
     >>> drop_and_grow(mask, drop, grow, n).int().tolist()  # not 1.0, the last of its unit; and not where 9.0 is
     [[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
     """
-    rows, drop_rows, grow_rows = (t.reshape(len(mask), -1) for t in (mask, drop_score.float(), grow_score.float()))
+    rows, drop_rows, grow_rows = map(rows_of, (mask, drop_score.float(), grow_score.float()))
     kept_count = rows.sum(1).clamp(max=minimum)
     best = largest_per_row(drop_rows, kept_count, rows)
     n_update = min(n_update, count_active(rows) - count_active(best))
@@ -61,7 +63,7 @@ def topk_with_minimum_fan_in(score: Tensor, n_active: int, minimum: int) -> Tens
     >>> topk_with_minimum_fan_in(score, 3, 1).int().tolist()
     [[1, 1, 0], [0, 1, 0]]
     """
-    rows = score.reshape(len(score), -1)
+    rows = rows_of(score)
     minimum = min(minimum, n_active // len(rows), rows.shape[1])
     chosen = topk_mask(rows, n_active)
     if minimum > 0 and bool((chosen.sum(1) < minimum).any()):

@@ -43,3 +43,8 @@ def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]
 def rows_are_units(tensor: Tensor, inputs_first: bool) -> Tensor:
     """A view whose first dimension is that of the units (outputs), and its own inverse."""
     return tensor.t() if inputs_first else tensor
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """A tensor whose first dimension is that of the units as (units, inputs); a vector, such as a bias, is one unit."""
+    return tensor[None] if tensor.ndim == 1 else tensor.flatten(1)

@@ -15,7 +15,7 @@ from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.dead_units import DeadUnits
-from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
+from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, rows_of
 from rigl_lightning.sparsity.network_masks import Change, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import reset_state, set_at
 from rigl_lightning.sparsity.scores import Connections
@@ -148,7 +148,7 @@ class MaskUpdater:
             units = self._compact[name].positions() // math.prod(shape[1:])
             return size.new_zeros(shape[0]).index_add_(0, units, size) / units.bincount(minlength=shape[0])
         inputs_first = is_inputs_first(self._parameters[name])
-        size, mask = (rows_are_units(t, inputs_first).flatten(1) for t in (size, self._network.masks[name]))
+        size, mask = (rows_of(rows_are_units(t, inputs_first)) for t in (size, self._network.masks[name]))
         return size.sum(1) / mask.sum(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ def select_parameters(
     Args:
         module: Any module. Names of compiled submodules lose their ``_orig_mod.`` prefix.
         include: Patterns of parameter or module names, see `matching_names`; then only these, and among all
-            tensors of rank 2 and above, so an embedding or a depthwise convolution can be named too.
+            tensors of rank 2 and above, so an embedding or a depthwise convolution can be named too. Vectors need a
+            pattern of their own: ``"*.bias"`` for biases, or a full name such as ``"norm.weight"``; ``"fc*"`` leaves
+            them dense.
         exclude: Patterns of names to leave dense.
         depthwise: Make depthwise convolutions sparse too.
 
@@ -87,16 +90,23 @@ def _chosen_parameters(
             f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets."
         )
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
-    matrices = [name for name, parameter in named.items() if _is_matrix(parameter)]
     computed = _computed_weights(module)
+    known = [*(name for name, parameter in named.items() if _is_matrix(parameter)), *computed]
     if include is None:
         chosen = {*_default_names(module, named, depthwise), *computed}
     else:
-        chosen = {name for pattern in include for name in matching_names(pattern, [*matrices, *computed], "include")}
+        vectors = [name for name, parameter in named.items() if parameter.ndim == 1 and name not in computed]
+        known += [name for name in vectors if any(_means_vector(pattern, name) for pattern in include)]
+        chosen = {name for pattern in include for name in matching_names(pattern, known, "include")}
     for pattern in exclude:
-        chosen.difference_update(matching_names(pattern, [*matrices, *computed], "exclude"))
+        chosen.difference_update(matching_names(pattern, known, "exclude"))
     _check_plain(chosen, computed, named)
     return {name: named[name] for name in named if name in chosen}
+
+
+def _means_vector(pattern: str, name: str) -> bool:
+    """Whether a pattern means a vector: patterns of layers, or of all weights, would else take norms and biases too."""
+    return name == pattern or ("bias" in pattern.rpartition(".")[2] and fnmatchcase(name, pattern))
 
 
 def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise: bool) -> Iterator[str]:

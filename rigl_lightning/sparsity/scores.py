@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.connections import Connections as Connections
-from rigl_lightning.sparsity.layouts import rows_are_units
+from rigl_lightning.sparsity.layouts import rows_are_units, rows_of
 from rigl_lightning.sparsity.paths import local_paths
 
 # It returns a Tensor; said so, the command line would refuse a user's function without a return annotation.
@@ -41,7 +41,7 @@ def channel_normalised_gradient(c: Connections) -> Tensor:
     behind a batch norm first, whose gradients are magnified.
     """
     grad = rows_are_units(c.grad, c.inputs_first)
-    size = grad.flatten(1).square().mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
+    size = rows_of(grad).square().mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
     return rows_are_units(grad.abs() / size.view(-1, *[1] * (grad.ndim - 1)), c.inputs_first)
 
 
@@ -65,7 +65,7 @@ def relative_importance(c: Connections) -> Tensor:
     channel is an input.
     """
     size = rows_are_units(c.weight.abs(), c.inputs_first)
-    rows = size.flatten(1)
+    rows = rows_of(size)
     tiny = torch.finfo(rows.dtype).tiny
     shares = rows / rows.sum(1, keepdim=True).clamp(min=tiny) + rows / rows.sum(0, keepdim=True).clamp(min=tiny)
     return rows_are_units(shares.view(size.shape), c.inputs_first)
@@ -77,7 +77,7 @@ def length_three_paths(c: Connections) -> Tensor:
     The grow score of CHTs (Zhang et al. 2025, arXiv 2501.19107, eq. 3). It is zero where no such path leads.
     """
     mask = rows_are_units(c.mask, c.inputs_first)
-    return rows_are_units(local_paths(mask.flatten(1)).view(mask.shape), c.inputs_first)
+    return rows_are_units(local_paths(rows_of(mask)).view(mask.shape), c.inputs_first)
 
 
 def gradient_flow(c: Connections) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rigl_lightning.sparsity.layouts import rows_of
 from rigl_lightning.sparsity.selection import count_active
 
 
@@ -35,7 +36,8 @@ def dead_units(mask: Tensor) -> int:
     >>> dead_units(torch.tensor([[True, False], [False, False]]))
     1
     """
-    return mask.shape[0] - count_active(live_units(mask))
+    live = live_units(mask)
+    return len(live) - count_active(live)
 
 
 def live_units(mask: Tensor) -> Tensor:
@@ -46,4 +48,4 @@ def live_units(mask: Tensor) -> Tensor:
     tensor([ True, False])
     """
     # As bytes: on the CPU torch reads booleans one by one, a hundred times slower.
-    return mask.flatten(1).view(torch.uint8).amax(1).bool()
+    return rows_of(mask).view(torch.uint8).amax(1).bool()

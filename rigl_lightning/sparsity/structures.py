@@ -148,7 +148,7 @@ class NM(Structure):
         """
         wanted = 1 - self.n / self.m
         shapes = {name: outputs_first(shape) for name, shape in shapes.items()}
-        for name in _sparse(sparsities):
+        for name in _sparse(shapes, sparsities):
             if abs(sparsities[name] - wanted) > _ROUNDING:
                 raise SettingError(
                     f"Expected sparsity {wanted:g} in every sparse layer for {self}, got {sparsities[name]:.4g} in "
@@ -160,7 +160,7 @@ class NM(Structure):
                     f"Expected the inputs of {name!r} to be a multiple of m={self.m} for {self}, got {shapes[name][1]} "
                     f"of shape {tuple(shapes[name])}. {_REMEDY}."
                 )
-        return {name: wanted if sparsities[name] > 0 else 0.0 for name in shapes}
+        return dict.fromkeys(shapes, 0.0) | dict.fromkeys(_sparse(shapes, sparsities), wanted)
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random groups; all True if the layer is dense."""
@@ -212,7 +212,7 @@ class Blocks(Structure):
         Raises:
             ValueError: If a sparse layer cannot be cut into blocks without a rest.
         """
-        grids = {name: self._grid(name, outputs_first(shapes[name])) for name in _sparse(sparsities)}
+        grids = {name: self._grid(name, outputs_first(shapes[name])) for name in _sparse(shapes, sparsities)}
         counts = active_counts(grids, sparsities) if grids else {}
         return {name: 1 - counts[name] / math.prod(grids[name]) if name in grids else 0.0 for name in shapes}
 
@@ -307,7 +307,7 @@ class ConstantFanIn(Structure):
         """
         self.ablated_layers(list(shapes))  # a wrong name is refused before training
         rounded = dict.fromkeys(shapes, 0.0)
-        for name in _sparse(sparsities):
+        for name in _sparse(shapes, sparsities):
             inputs = math.prod(outputs_first(shapes[name])[1:])
             fan_in = max(1, math.floor((1 - sparsities[name]) * inputs + 0.5))
             rounded[name] = 1 - fan_in / inputs
@@ -369,8 +369,9 @@ def moved(
     return structure.drop_and_grow(mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
 
 
-def _sparse(sparsities: Mapping[str, float]) -> list[str]:
-    return [name for name, sparsity in sparsities.items() if sparsity > 0]
+def _sparse(shapes: Shapes, sparsities: Mapping[str, float]) -> list[str]:
+    """Layers that are to be sparse, and can have rows: vectors, such as biases, stay dense."""
+    return [name for name, sparsity in sparsities.items() if sparsity > 0 and len(shapes[name]) > 1]
 
 
 def _survivors(mask: Tensor, drop_score: Tensor, n_drop: int) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
+from rigl_lightning.base.errors import SparseTrainingError
 from rigl_lightning.reports.network import describe_network
 from rigl_lightning.sparsity.files.masks import unpack_masks
-from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units
+from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, shapes_of
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
@@ -23,7 +24,8 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
 
     Args:
         sparsifier: Of any algorithm.
-        by_layer: Also ``density/<layer>``, ``survival/<layer>`` and ``dead_units/<layer>``.
+        by_layer: Also ``density/<layer>``, ``survival/<layer>``, ``dead_units/<layer>``, and where the algorithm plans
+            layers ``target/<layer>``: the density that it plans for this moment, before connections are counted.
 
     Returns:
         ``density``; ``churn``, ``drop_fraction`` and ``blind_growth`` of the last update (see `MaskUpdate`);
@@ -49,10 +51,21 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
         "dead_units": float(sum(dead.values())),
     }
     if by_layer:
-        layers: dict[str, Mapping[str, float]] = {"density": sparsifier.density(), "survival": survivals}
+        layers = {"density": sparsifier.density(), "survival": survivals, "target": _targets(sparsifier)}
         for key, values in {**layers, "dead_units": dead}.items():
             metrics.update({f"{key}/{name}": float(value) for name, value in values.items()})
     return metrics
+
+
+def _targets(sparsifier: Sparsifier) -> dict[str, float]:
+    algorithm = sparsifier.algorithm
+    if not algorithm.has_planned_layers():
+        return {}
+    try:
+        planned = algorithm.layer_sparsities(shapes_of(sparsifier.parameters), sparsifier.step)
+    except SparseTrainingError:  # the file of a ticket is gone, which nothing else needs once training has begun
+        return {}
+    return {name: 1 - sparsity for name, sparsity in planned.items()}
 
 
 def log_network(pl_module: pl.LightningModule, masks: Mapping[str, Any], prefix: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import join, make_folder, replacing
+from rigl_lightning.sparsity.layouts import rows_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callback_flavours, callbacks_of
 from rigl_lightning.trainer.logged_pictures import log_picture, shows_pictures
@@ -170,7 +171,7 @@ def _draw_curves(axis: Any, history: list[dict[str, float]], keys: tuple[str, ..
 def _draw_mask(axis: Any, name: str, first: Tensor, now: Tensor) -> None:
     from matplotlib.colors import ListedColormap
 
-    state = torch.where(now, torch.where(first, 2, 3), torch.where(first, 1, 0)).flatten(1)
+    state = rows_of(torch.where(now, torch.where(first, 2, 3), torch.where(first, 1, 0)))
     shown = state[:_CROP, :_CROP]
     axis.imshow(shown.numpy(), cmap=ListedColormap(_COLOURS), vmin=0, vmax=3, interpolation="nearest", aspect="auto")
     part = "" if shown.shape == state.shape else f", {shown.shape[0]} x {shown.shape[1]} of {tuple(state.shape)}"

@@ -127,10 +127,6 @@ class TestPatterns:
         with pytest.raises(ValueError, match=rf"`{setting}`.*'steem' matches none.*'stem'"):
             select_parameters(network(), **{setting: ["fc", "steem"]})
 
-    def test_a_bias_cannot_be_named(self):
-        with pytest.raises(ValueError, match=r"'fc\.bias' matches none"):
-            select_parameters(network(), include=["fc.bias"])
-
     @pytest.mark.parametrize("model", [nn.BatchNorm2d(3), nn.Linear(2, 2).requires_grad_(False)])
     def test_a_model_without_a_weight_to_select_is_refused(self, model):
         with pytest.raises(ValueError, match="at least one weight"):

@@ -7,7 +7,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from rigl_lightning import DNW, DeepR, ErdosRenyi, RigL, SparseTrainingCallback, Static, Uniform, UpdateSchedule
+from rigl_lightning import (
+    DNW,
+    DeepR,
+    ErdosRenyi,
+    GradualMagnitudePruning,
+    GraNet,
+    RigL,
+    SparseTrainingCallback,
+    Static,
+    Uniform,
+    UpdateSchedule,
+)
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
@@ -175,6 +186,24 @@ class TestMaskStatistics:
         assert metrics["sparse/dead_units"] == sum(int((~m.flatten(1).any(1)).sum()) for m in masks.values())
         for name, mask in masks.items():
             assert metrics[f"sparse/density/{name}"] == pytest.approx(float(mask.float().mean()))
+
+    def test_targets_are_what_the_algorithm_plans_for_the_moment(self):
+        # 12 steps, pruned at 2, 5 and 8: a cubic ramp to 0.75 is at 1 - (1 - 3/6)^3 of its way after the second.
+        pruning = GradualMagnitudePruning(0.75, Uniform(first_layer_dense=False), UpdateSchedule(3, 2, 8))
+        sparse, seen = SparseTrainingCallback(pruning, log_layers=True), {}
+
+        class Reads(pl.Callback):
+            def on_train_batch_end(self, trainer, pl_module, *_):
+                seen[trainer.global_step] = sparse.metrics()
+
+        run(sparse, Reads())
+        (name, *_) = sparse.sparsifier.masks
+        for step, target in ((1, 1.0), (3, 1.0), (6, 1 - 0.75 * 0.875), (9, 0.25)):
+            assert seen[step][f"sparse/target/{name}"] == pytest.approx(target)
+            assert seen[step][f"sparse/density/{name}"] == pytest.approx(target, abs=0.02)
+        undecided = SparseTrainingCallback(GraNet(0.7, 0.3, schedule=SCHEDULE, ramp_end=6), log_layers=True)
+        run(undecided)
+        assert not any("target" in key for key in undecided.metrics())
 
     def test_growth_without_gradients_is_counted(self):
         """All gradients are exactly zero: position alone chooses."""
