@@ -25,7 +25,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from rigl_lightning import RigL, SparseTrainingCallback, Sparsifier, Static, UpdateSchedule, select_parameters
 from rigl_lightning.models import WideResNet
@@ -83,7 +83,7 @@ class Fit:
 
     def __init__(self, network: str, kind: str) -> None:
         self.build = NETWORKS[network]
-        self.batches = [torch.randn(1, 784) for _ in range(200)]
+        self.batches = torch.randn(200, 784)
 
     def seconds(self) -> float:
         module = Plain(self.build())
@@ -97,7 +97,7 @@ class Fit:
             enable_model_summary=False,
         )
         start = time.perf_counter()
-        trainer.fit(module, DataLoader(self.batches, batch_size=None))
+        trainer.fit(module, DataLoader(TensorDataset(self.batches)))
         return time.perf_counter() - start
 
 
@@ -108,8 +108,8 @@ class Plain(pl.LightningModule):
         super().__init__()
         self.network = network
 
-    def training_step(self, batch: Tensor) -> Tensor:
-        loss: Tensor = self.network(batch).square().mean()
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        loss: Tensor = self.network(batch[0]).square().mean()
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

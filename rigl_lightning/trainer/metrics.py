@@ -51,7 +51,8 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
         "dead_units": float(sum(dead.values())),
     }
     if by_layer:
-        layers = {"density": sparsifier.density(), "survival": survivals, "target": _targets(sparsifier)}
+        layers: dict[str, Mapping[str, float]] = {"density": sparsifier.density(), "survival": survivals}
+        layers["target"] = _targets(sparsifier)
         for key, values in {**layers, "dead_units": dead}.items():
             metrics.update({f"{key}/{name}": float(value) for name, value in values.items()})
     return metrics
