@@ -15,6 +15,7 @@ import ctypes
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch.optim import Adam
 from benchmarks.timing import status_kilobytes
 from rigl_lightning import RigL, Sparsifier, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.base.files import replacing
-from rigl_lightning.compute import SparseCompute, build_sparse
+from rigl_lightning.compute import SparseCompute, build_sparse, load_sparse, save_sparse
 
 LAYERS = 4
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.995)
@@ -62,28 +63,32 @@ def digits(width: int) -> tuple[Tensor, Tensor]:
     return (pixels @ spread)[order], torch.from_numpy(labels)[order]
 
 
-def prepared(case: str, width: int, sparsity: float, interval: int, steps: int) -> tuple[nn.Module, Sparsifier | None]:
+def prepared(
+    case: str, width: int, sparsity: float, interval: int, steps: int
+) -> tuple[nn.Module, SparseCompute | None]:
     algorithm = RigL(
         sparsity, Uniform(first_layer_dense=False, dense=(f"{2 * LAYERS}.weight",)), UpdateSchedule(interval, end=1.0)
     )
     if case == "connections":
         with torch.device("meta"):
             model = network(width, sparsity)
-        return model, build_sparse(model, algorithm, steps).sparsifier
+        return model, build_sparse(model, algorithm, steps)
     model = network(width, sparsity)
     if case == "dense network":
         return model, None
     sparsifier = Sparsifier(select_parameters(model), algorithm, steps)
-    SparseCompute(model, sparsifier, "sparse").install()
-    return model, sparsifier
+    compute = SparseCompute(model, sparsifier, "sparse")
+    compute.install()
+    return model, compute
 
 
 def train(
     case: str, width: int, sparsity: float, steps: int, interval: int, report: Callable[[int, float, nn.Module], None]
-) -> None:
+) -> tuple[SparseCompute | None, Adam]:
     torch.manual_seed(0)
     inputs, labels = digits(width)
-    model, sparsifier = prepared(case, width, sparsity, interval, steps)
+    model, compute = prepared(case, width, sparsity, interval, steps)
+    sparsifier = None if compute is None else compute.sparsifier
     optimizer = Adam(model.parameters(), 1e-4)
     for step in range(steps):
         batch = torch.randint(1500, (64,))
@@ -96,6 +101,7 @@ def train(
         if sparsifier is not None:
             sparsifier.after_step(optimizer)
         report(step, float(loss.detach()), model)
+    return compute, optimizer
 
 
 def resident() -> int:
@@ -184,7 +190,13 @@ def demonstrate(width: int, sparsity: float, steps: int) -> None:
             line += f", accuracy on 297 held-out digits {100 * float(right):.1f} %"
         print(line, flush=True)
 
-    train("connections", width, sparsity, steps, 100, report)
+    compute, optimizer = train("connections", width, sparsity, steps, 100, report)
+    assert compute is not None
+    with tempfile.TemporaryDirectory() as folder:
+        n_bytes = save_sparse(compute, Path(folder) / "network.pt", optimizer)
+        load_sparse(compute, Path(folder) / "network.pt", optimizer)
+    peak = status_kilobytes("VmHWM") / _GIGABYTE
+    print(f"saved to go on: {n_bytes / 2**30:.2f} GiB, and loaded; peak {peak:.2f} GiB", flush=True)
 
 
 def main() -> None:

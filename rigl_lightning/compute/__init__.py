@@ -5,6 +5,7 @@
 """
 
 from rigl_lightning.compute.building import build_sparse
+from rigl_lightning.compute.saving import load_sparse, save_sparse
 from rigl_lightning.compute.sparse_compute import Compute, SparseCompute, check_compute, check_storage
 from rigl_lightning.compute.storage import Storage
 from rigl_lightning.compute.table import compute_table, dense_layers, densely_stored, whole_step_line
@@ -19,5 +20,7 @@ __all__ = [
     "compute_table",
     "dense_layers",
     "densely_stored",
+    "load_sparse",
+    "save_sparse",
     "whole_step_line",
 ]

@@ -7,7 +7,7 @@ The module gets a class of its own, made from the one it has, as torch's paramet
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import update_wrapper
 from types import FunctionType
@@ -36,10 +36,10 @@ class Weights(Protocol):
         """What somebody who reads the attribute gets."""
 
     def bare(self) -> AbstractContextManager[None]:
-        """Within, `read` returns the parameters as they are: recurrent modules list them when they are copied."""
+        """Within, the parameters are seen as they are: recurrent modules list them when they are copied."""
 
-    def gather(self, attribute: str, dense: Tensor) -> Tensor:
-        """What to load into the parameter for a dense weight."""
+    def to_load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What to load into the parameters for dense weights, by attribute."""
 
     def share(self) -> None:
         """Make the parameters dense for good: torch.jit.script is about to take them."""
@@ -112,10 +112,9 @@ def _show_dense_weights(replaced: Any, module: nn.Module, weights: Weights) -> N
 
     def load(self: nn.Module, state_dict: Any, prefix: str, *rest: Any) -> None:
         if self is module:
-            own = {prefix + name: name for name in weights.weights}
-            state_dict = {
-                k: weights.gather(own[k], v) if k in own and isinstance(v, Tensor) else v for k, v in state_dict.items()
-            }
+            given = {name: state_dict.get(prefix + name) for name in weights.weights}
+            loaded = weights.to_load({name: value for name, value in given.items() if isinstance(value, Tensor)})
+            state_dict = {**state_dict, **{prefix + name: value for name, value in loaded.items()}}
         original._load_from_state_dict(self, state_dict, prefix, *rest)
 
     def apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -87,6 +87,7 @@ class SparseCompute:
         self.compute = compute
         self.storage = storage
         self._why_dense = why_dense
+        self.module = module
         self.sparsifier = sparsifier
         self.patterns = PatternCache()
         homes = Counter(id(p) for child in module.modules() for p in child._parameters.values())
@@ -139,6 +140,15 @@ class SparseCompute:
         finally:
             for layer in self.layers:
                 layer.storage.is_paused = False
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Within, states of the module and of the optimizer hold vectors of active values, and take them."""
+        with ExitStack() as stack:
+            for layer in self.layers:
+                stack.enter_context(layer.storage.bare())
+            stack.enter_context(self.sparsifier.compact.bare())
+            yield
 
     def __enter__(self) -> SparseCompute:
         self.install()

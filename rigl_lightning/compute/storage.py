@@ -143,7 +143,9 @@ class LayerStorage:
     # ---- what others see ---------------------------------------------------------------------------------------
 
     def dense_tensors(self) -> dict[str, Tensor]:
-        """Dense weights by attribute, of those that are compact."""
+        """Dense weights by attribute, of those that are compact and to be seen as dense."""
+        if self._is_bare:
+            return {}
         compact = self.sparsifier.compact
         return {a: compact[name].dense() for a, name in self.weights.items() if self._holds(a)}
 
@@ -172,7 +174,7 @@ class LayerStorage:
 
     @contextmanager
     def bare(self) -> Iterator[None]:
-        """Within, `read` returns the parameters as they are."""
+        """Within, the parameters are seen as they are."""
         self._is_bare = True
         try:
             yield
@@ -197,12 +199,20 @@ class LayerStorage:
         keeps = self.storage != "connections" or sum(network.sizes[n] for n in network.compact) < _KEPT_UP_TO
         return taker(self.sparsifier, name, keeps)
 
-    def gather(self, attribute: str, dense: Tensor) -> Tensor:
-        """What to load in the place of a dense weight."""
-        if not self._holds(attribute):
-            return dense
-        compact = self.sparsifier.compact[self.weights[attribute]]
-        return compact.gather(dense) if dense.shape == compact.shape else dense
+    def to_load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What to load in the place of dense weights, by attribute.
+
+        The weights are dense from then on, until the next call, if they have values where nothing is active: the
+        Sparsifier may be given their masks next.
+        """
+        compact = self.sparsifier.compact
+        own = {a: compact[self.weights[a]] for a in tensors if self._holds(a) and not self._is_bare}
+        own = {a: weight for a, weight in own.items() if tensors[a].shape == weight.shape}
+        values = {a: weight.gather(tensors[a]) for a, weight in own.items()}
+        if any(int(torch.count_nonzero(tensors[a])) > int(torch.count_nonzero(v)) for a, v in values.items()):
+            self.expand()
+            return dict(tensors)
+        return {**tensors, **values}
 
     @contextmanager
     def dense_parameters(self) -> Iterator[None]:

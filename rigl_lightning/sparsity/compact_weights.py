@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -87,12 +88,12 @@ class CompactWeight:
         self.parameter.copy_(self.gather(dense))
 
     @torch.no_grad()
-    def move(self, positions: Tensor, optimizer: Optimizer, initial: Tensor | None = None) -> Tensor:
+    def move(self, positions: Tensor, optimizer: Optimizer | None, initial: Tensor | None = None) -> Tensor:
         """Make other connections active: those that stay keep values, gradients and optimizer state.
 
         Args:
             positions: Of the connections that are active from now on, as in the class.
-            optimizer: Of the parameter.
+            optimizer: Of the parameter, if its state is known.
             initial: Dense weight that new connections start from; None for zero.
 
         Returns:
@@ -109,7 +110,7 @@ class CompactWeight:
 
         start = 0.0 if initial is None else initial.reshape(-1)[new].to(self.parameter.dtype)
         values = moved(self.parameter.detach(), start)
-        for state, key, begin in _state_of(optimizer, self.parameter, self.parameter.shape):
+        for state, key, begin in _state_of(optimizer, self.parameter, self.parameter.shape) if optimizer else ():
             state[key] = moved(state[key], values if begin is None else begin)
         grad = None if self.parameter.grad is None else moved(self.parameter.grad, 0.0)
         self.pattern = self._pattern_of(new)
@@ -177,6 +178,7 @@ class CompactWeights(dict[str, CompactWeight]):
         self._passes: dict[str, int] = {}
         self._optimizer: Optimizer | None = None
         self._hook: Any = None
+        self._is_bare = False
 
     def add(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
         """Make a parameter compact; state that an optimizer has of it follows at its next step."""
@@ -187,6 +189,20 @@ class CompactWeights(dict[str, CompactWeight]):
         self.pop(name).expand(self._optimizer)
         self.gradients.pop(name, None)
         self.updates.pop(name, None)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Within, the optimizer's ``state_dict`` has its state as it is."""
+        self._is_bare = True
+        try:
+            yield
+        finally:
+            self._is_bare = False
+
+    def take_positions(self, name: str, positions: Tensor) -> None:
+        """Move a weight to the connections of a checkpoint; what stays active keeps values and optimizer state."""
+        self[name].move(positions, self._optimizer)
+        self.forget_gradients()
 
     def follow(self, optimizer: Optimizer) -> None:
         """Keep the optimizer's state compact, and its ``state_dict`` dense.
@@ -207,7 +223,7 @@ class CompactWeights(dict[str, CompactWeight]):
             if self._hook is not None:
                 self._hook.remove()
             self._hook = optimizer.register_state_dict_post_hook(
-                lambda own, state_dict: dense_state_dict(own, self.values(), state_dict)
+                lambda own, state: state if self._is_bare else dense_state_dict(own, self.values(), state)
             )
         for weight in self.values():
             weight.take_state(optimizer)

@@ -15,7 +15,7 @@ from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.names import same_tensors
-from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask
+from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask, unpack_mask
 from rigl_lightning.sparsity.selection import count_active, positions
 
 
@@ -212,12 +212,18 @@ class NetworkMasks:
         Raises:
             ValueError: If it is of other layers or shapes.
         """
-        saved = {"masks": unpack_masks(state["masks"]), "explored": unpack_masks(state["explored"])}
         remedy = "Set the model, and `include` and `exclude` of SparseTrainingCallback, as in the run that is resumed."
-        check_fit(saved["masks"], {name: mask.shape for name, mask in self.masks.items()}, remedy)
-        for name, mask in self.masks.items():
-            mask.copy_(saved["masks"][name])
-            self.explored[name].copy_(saved["explored"][name])
+        own = {n: self._explored_bits[n].shape if n in self.compact else self.masks[n].shape for n in self.masks}
+        check_fit({name: packed["shape"] for name, packed in state["masks"].items()}, own, remedy)
+        for name in self.masks:
+            masks, explored = state["masks"][name], state["explored"][name]
+            if name in self.compact:  # whose positions `Weights.load_state_dict` sets
+                self._explored_bits[name] = bits = PackedMask(explored["bits"].clone(), explored["shape"])
+                self.explored.replace(name, bits.mask)
+                self._n_explored[name] = bits.count()
+            else:
+                self.masks[name].copy_(unpack_mask(masks["bits"], masks["shape"]))
+                self.explored[name].copy_(unpack_mask(explored["bits"], explored["shape"]))
         self._first = dict(state["first_masks"])
         self._count()
 

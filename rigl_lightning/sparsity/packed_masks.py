@@ -12,6 +12,8 @@ from torch import Tensor
 from rigl_lightning.base.errors import SettingError
 
 Make = Callable[[], Tensor]
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
+_PIECE = 1 << 20
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -97,6 +99,13 @@ class PackedMask:
     def mask(self) -> Tensor:
         """As a boolean tensor."""
         return unpack_mask(self.bits, self.shape)
+
+    def count(self) -> int:
+        """Number of set bits."""
+        pieces = self.bits.numpy().reshape(-1)
+        return sum(
+            int(np.bincount(pieces[at : at + _PIECE], minlength=256) @ _ONES) for at in range(0, pieces.size, _PIECE)
+        )
 
     def add(self, positions: Tensor) -> int:
         """Set the bits of ascending positions; returns how many were not set."""

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from rigl_lightning.sparsity.compact_weights import CompactWeight, CompactWeights
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import reset_state
+from rigl_lightning.sparsity.packed_masks import unpack_mask
+from rigl_lightning.sparsity.selection import positions
 
 
 class Weights:
@@ -100,4 +102,8 @@ class Weights:
         return {"hidden": None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What an earlier `state_dict` returned."""
+        """What an earlier `Sparsifier.state_dict` returned: compact weights move to its masks."""
+        for name, weight in self.compact.items():
+            packed = state["masks"][name]
+            self.compact.take_positions(name, positions(unpack_mask(packed["bits"], packed["shape"])))
+            self._network.n_active[name] = weight.n_active

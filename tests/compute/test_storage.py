@@ -1,6 +1,7 @@
 """Storage of connections only: what others see of it, and that nothing is lost on the way there and back."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from rigl_lightning import SET, SNFS, GraNet, RigL, Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.compute import SparseCompute, dense_layers
 from rigl_lightning.sparsity.compact_weights import ELEMENTWISE
+from rigl_lightning.sparsity.files.masks import unpack_masks
 from rigl_lightning.sparsity.invariants import violations
 
 EVERYWHERE = Uniform(first_layer_dense=False)
@@ -128,6 +130,33 @@ def test_states_are_loaded_in_the_middle():
         assert_equal(model.state_dict(), expected, rtol=0, atol=0)
         with pytest.raises(RuntimeError, match="size mismatch"):
             model.load_state_dict({**saved[0], "fc.weight": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize("storage", ["connections", "dense"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_an_earlier_state_is_loaded_in_the_middle_in_any_order(order, storage):
+    """The masks have moved since; nothing of what the file holds may be lost on the way to the places of now."""
+    model, optimizer, sparsifier, compute = begin(storage)
+    with compute:
+        train(model, optimizer, sparsifier, range(5))
+        saved = copy.deepcopy([part.state_dict() for part in (model, optimizer, sparsifier)])
+        train(model, optimizer, sparsifier, range(5, 11))
+        expected = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, sparsifier)]
+        checksums = sparsifier.checksums()
+        train(model, optimizer, sparsifier, range(11, 14))
+        assert sparsifier.checksums() != checksums
+        parts = (model, optimizer, sparsifier)
+        for place in order:
+            parts[place].load_state_dict(copy.deepcopy(saved[place]))
+        train(model, optimizer, sparsifier, range(5, 11))
+        assert bool(sparsifier.compact) == (storage == "connections")
+        assert sparsifier.checksums() == checksums
+        assert_equal(model.state_dict(), expected[0], rtol=0, atol=0)
+        assert_equal(flat(optimizer.state_dict()), flat(expected[1]), rtol=0, atol=0)
+        for key in ("masks", "explored", "first_masks"):
+            found, before = (unpack_masks(state[key]) for state in (sparsifier.state_dict(), expected[2]))
+            assert_equal(found, before)
+        assert sparsifier.n_active == {n: int(m.sum()) for n, m in unpack_masks(expected[2]["masks"]).items()}
 
 
 @pytest.mark.filterwarnings("error")

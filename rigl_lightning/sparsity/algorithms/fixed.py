@@ -111,5 +111,5 @@ class FixedMasks(SparseAlgorithm):
                 " To take the masks of some layers only, save those: rigl_lightning.sparsity.files.masks.read_masks "
                 "reads the file, torch.save({name: mask, ...}, file) writes one."
             )
-        check_fit(masks, shapes, remedy)
+        check_fit({name: mask.shape for name, mask in masks.items()}, shapes, remedy)
         return masks

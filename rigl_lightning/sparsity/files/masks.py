@@ -32,11 +32,11 @@ def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     return {name: unpack_mask(entry["bits"], entry["shape"]) for name, entry in packed.items()}
 
 
-def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], remedy: str) -> None:
+def check_fit(found: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], remedy: str) -> None:
     """Refuse masks of other layers or shapes than the model's.
 
     Args:
-        masks: Masks by layer name, from a file.
+        found: Shapes of the masks of a file, by layer name.
         shapes: Shape of each sparse layer of the model, by name.
         remedy: Last sentence of the message: what to set.
 
@@ -44,7 +44,7 @@ def check_fit(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], 
         ValueError: Naming the first layer that differs.
     """
     expected = {name: tuple(shape) for name, shape in shapes.items()}
-    got = {name: tuple(mask.shape) for name, mask in masks.items()}
+    got = {name: tuple(shape) for name, shape in found.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
         raise SettingError(
