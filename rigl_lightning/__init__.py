@@ -1,6 +1,8 @@
 """Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners".
 
-Where what is, from the bottom up; a folder imports only from those above it in this list (`tests/test_layers.py`):
+To read the algorithm, begin with the list in ``sparsity/__init__.py``: where connections are dropped and grown, masks
+applied, FLOPs counted, runs resumed. Where what is, from the bottom up; a folder imports only from those above it in
+this list (`tests/test_layers.py`):
 
 - ``base/``      files that are whole or not there
 - ``kernels/``   products with sparse weights: the active connections only

@@ -10,10 +10,22 @@ To read, in this order, with what is decided where:
 - ``sparsifier``            one training step: `before_step`, `after_step`; `state_dict` and `load_state_dict` (resume)
 - ``trainer/callback``      the same in Lightning: hooks, and one step as pseudocode
 
-What a step calls on the way: ``network_masks`` (the masks of all layers, their counts), ``weights`` and
-``hidden_weights`` (what parameters hold), ``gradients`` (which are read), ``mask_update`` (new masks, weights and
-optimizer state follow), ``compact_weights`` (layers that store active connections only). Refused are processes that
-hold a part of a weight: FSDP and DeepSpeed in ``trainer/checks``, DTensor in ``parameters``.
+What a step calls on the way:
+
+- ``gradients``             which gradients an algorithm reads, and the averages it keeps
+- ``mask_update``           new masks; weights and optimizer state of what was dropped or grown follow
+- ``network_masks``         the masks of all layers; `zero_inactive_` applies them, to gradients and to weights
+- ``optimizer_state``       `reset_state`: momenta of connections that are dropped or grown
+- ``weights``               what parameters hold; ``hidden_weights`` where inactive weights go on learning
+
+Elsewhere:
+
+- ``counts``                sparsities to whole numbers of connections: the rounding
+- ``structures``            N:M, blocks, constant fan-in: which connections of a layer go together
+- ``costs/``                FLOPs (``costs/flops``, also under the name ``flops``), bytes, neurons and widths
+- ``compact_weights``       layers that store active connections only; ``streamed_growth`` is their drop and grow
+- refusals                  FSDP and DeepSpeed in ``trainer/checks``, a DTensor in ``parameters``: parts of a weight
+- ``trainer/beginning``     a fit begins, resumes from a checkpoint, or continues the fit before
 """
 
 from rigl_lightning.sparsity.algorithms import (

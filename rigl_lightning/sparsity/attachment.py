@@ -15,7 +15,7 @@ from rigl_lightning.sparsity.parameters import select_parameters
 
 
 class Follower(Protocol):
-    """What is told of every step."""
+    """What `follow_steps` tells of every step: a Sparsifier."""
 
     algorithm: SparseAlgorithm
 
@@ -88,7 +88,7 @@ _Made = TypeVar("_Made", bound="Attachable")
 
 
 class Attachable:
-    """What is told of every step by the optimizer itself, from `attach` to `detach`."""
+    """A Sparsifier whose `before_step` and `after_step` the optimizer itself calls, from `attach` to `detach`."""
 
     def __init__(self) -> None:
         self._hooks: list[RemovableHandle] = []

@@ -32,7 +32,7 @@ def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str
     return f"{name} never updates its masks: there is no update step in {window}{length}. Set its schedule."
 
 
-def beginning_now(algorithm: SparseAlgorithm, total_steps: int | None) -> SparseAlgorithm:
+def resolve_for_new_training(algorithm: SparseAlgorithm, total_steps: int | None) -> SparseAlgorithm:
     """The algorithm, resolved for a training that begins; refuses a schedule that ends at step 1, an int.
 
     What is meant is 1.0, all of training. A single update at step 0 can be had with any other end up to the interval.

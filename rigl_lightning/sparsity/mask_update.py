@@ -21,7 +21,7 @@ from rigl_lightning.sparsity.optimizer_state import reset_state, set_at
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active, positions
 
-See = Callable[[Iterable[str]], dict[str, Connections]]
+LayersOf = Callable[[Iterable[str]], dict[str, Connections]]
 """Names of layers -> what an algorithm may see of them."""
 
 
@@ -74,14 +74,14 @@ class MaskUpdater:
         self.grown: dict[str, Tensor] = {}
 
     def make(
-        self, algorithm: SparseAlgorithm, optimizer: Optimizer, see: See, step: int, memory: dict[str, Any]
+        self, algorithm: SparseAlgorithm, optimizer: Optimizer, layers_of: LayersOf, step: int, memory: dict[str, Any]
     ) -> MaskUpdate:
         """Ask the algorithm for new masks, and let everything follow them.
 
         Args:
             algorithm: What chooses.
             optimizer: Its state of dropped and grown connections is reset.
-            see: What the algorithm may see.
+            layers_of: What the algorithm may see of some layers; made when it is asked for.
             step: Optimizer steps completed.
             memory: What the algorithm remembers; it may be changed.
 
@@ -94,12 +94,12 @@ class MaskUpdater:
         grown: list[tuple[int, int]] = []
         self.grown = {}
         for group in [[name] for name in names] if alone and self._compact else [names]:
-            streamed = self._compact.updates.get(group[0])
+            streamed = self._compact.updates.get(group[0])  # drop and grow were made during backward
             if streamed is not None:
                 new = self._move(optimizer, group[0], streamed.positions(), None)
                 grown.append((new.numel(), streamed.n_grown_blindly()))
                 continue
-            layers = see(group)
+            layers = layers_of(group)
             new_masks = _choose(algorithm, layers, step, memory)
             grown += [self._install(algorithm, optimizer, layers[n], n, mask, step) for n, mask in new_masks.items()]
         n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))

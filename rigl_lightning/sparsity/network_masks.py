@@ -74,51 +74,6 @@ class NetworkMasks:
         for name, weight in compact.items():
             self._begin_compactly(name, weight)
 
-    def first_masks(self) -> dict[str, Tensor]:
-        """The masks that training began with, on the CPU."""
-        return unpack_masks(self._packed_first_masks())
-
-    def store_compactly(self, name: str, weight: CompactWeight) -> None:
-        """Keep no byte a connection for a layer whose weight is compact."""
-        first = unpack_masks({name: self._first[name]})[name]
-        self._first[name] = positions(first).int()
-        self._explored_bits[name] = PackedMask.of(self.explored[name])
-        self.explored.replace(name, self._explored_bits[name].mask)
-        self.masks.replace(name, weight.mask)
-        self.compact[name] = weight.positions
-        self.list_layers()
-
-    def _begin_compactly(self, name: str, weight: CompactWeight) -> None:
-        active = weight.positions()
-        self._first[name] = active.int()
-        self._explored_bits[name] = PackedMask.of_positions(active, weight.shape)
-        self.explored.replace(name, self._explored_bits[name].mask)
-        self.compact[name] = weight.positions
-        self.n_active[name] = self._n_explored[name] = weight.n_active
-
-    def store_densely(self, name: str) -> None:
-        """Undo `store_compactly`."""
-        self._first[name] = self._packed_first(name)
-        self.masks.replace(name, self.masks[name])
-        self.explored.replace(name, self._explored_bits.pop(name).mask())
-        del self.compact[name]
-        self.list_layers()
-
-    def note_moved(self, name: str, grown: Tensor, n_active: int) -> None:
-        """A compact layer has moved: positions of its new connections, ascending, and how many are active now."""
-        self._n_explored[name] += self._explored_bits[name].add(grown)
-        self.n_active[name] = n_active
-
-    def _packed_first_masks(self) -> dict[str, dict[str, Any]]:
-        return {name: self._packed_first(name) for name in self._first}
-
-    def _packed_first(self, name: str) -> dict[str, Any]:
-        first = self._first[name]
-        if isinstance(first, dict):
-            return first
-        packed = PackedMask.of_positions(first.long(), self._explored_bits[name].shape)
-        return {"shape": list(packed.shape), "bits": packed.bits}
-
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks as the first ones."""
         for name, mask in masks.items():
@@ -201,6 +156,10 @@ class NetworkMasks:
         """CRC-32 of each layer's mask, equal on every process that has the same masks."""
         return {name: zlib.crc32(pack_mask(mask).numpy().tobytes()) for name, mask in self.masks.items()}
 
+    def first_masks(self) -> dict[str, Tensor]:
+        """The masks that training began with, on the CPU."""
+        return unpack_masks(self._packed_first_masks())
+
     def state_dict(self) -> dict[str, Any]:
         """Masks at one bit a connection, as CPU tensors."""
         masks, explored = pack_masks(self.masks), pack_masks(self.explored)
@@ -234,9 +193,52 @@ class NetworkMasks:
         self.list_layers()
 
     def list_layers(self) -> None:
-        """Find out anew which layers are to be masked."""
+        """Set `sparse_layers` and `masked_layers` by the counts of now."""
         self.sparse_layers = [name for name, count in self.n_active.items() if count < self.sizes[name]]
         self.masked_layers = [name for name in self.sparse_layers if name not in self.compact]
+
+    # ---- layers that store their active connections only --------------------------------------------------------
+
+    def store_compactly(self, name: str, weight: CompactWeight) -> None:
+        """Keep no byte a connection for a layer whose weight is compact."""
+        first = unpack_masks({name: self._first[name]})[name]
+        self._first[name] = positions(first).int()
+        self._explored_bits[name] = PackedMask.of(self.explored[name])
+        self.explored.replace(name, self._explored_bits[name].mask)
+        self.masks.replace(name, weight.mask)
+        self.compact[name] = weight.positions
+        self.list_layers()
+
+    def store_densely(self, name: str) -> None:
+        """Undo `store_compactly`."""
+        self._first[name] = self._packed_first(name)
+        self.masks.replace(name, self.masks[name])
+        self.explored.replace(name, self._explored_bits.pop(name).mask())
+        del self.compact[name]
+        self.list_layers()
+
+    def note_moved(self, name: str, grown: Tensor, n_active: int) -> None:
+        """A compact layer has moved: positions of its new connections, ascending, and how many are active now."""
+        self._n_explored[name] += self._explored_bits[name].add(grown)
+        self.n_active[name] = n_active
+
+    def _begin_compactly(self, name: str, weight: CompactWeight) -> None:
+        active = weight.positions()
+        self._first[name] = active.int()
+        self._explored_bits[name] = PackedMask.of_positions(active, weight.shape)
+        self.explored.replace(name, self._explored_bits[name].mask)
+        self.compact[name] = weight.positions
+        self.n_active[name] = self._n_explored[name] = weight.n_active
+
+    def _packed_first_masks(self) -> dict[str, dict[str, Any]]:
+        return {name: self._packed_first(name) for name in self._first}
+
+    def _packed_first(self, name: str) -> dict[str, Any]:
+        first = self._first[name]
+        if isinstance(first, dict):
+            return first
+        packed = PackedMask.of_positions(first.long(), self._explored_bits[name].shape)
+        return {"shape": list(packed.shape), "bits": packed.bits}
 
 
 class MaskReadings:

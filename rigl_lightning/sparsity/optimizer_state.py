@@ -1,4 +1,8 @@
-"""Optimizer state of single connections: what belongs to one that was dropped must not reach one that is grown."""
+"""Optimizer state of single connections: what belongs to one that was dropped must not reach one that is grown.
+
+It is reset (`reset_state`) before the first step and at mask updates only. In between the gradient of an inactive
+connection is zero, and so is its weight: momenta that start at zero stay there.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.attachment import Attachable
-from rigl_lightning.sparsity.cautions import beginning_now, refuse_capture, schedule_caution, update_left_out
+from rigl_lightning.sparsity.cautions import refuse_capture, resolve_for_new_training, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.density_scaling import ByDensity, DensityScaling
 from rigl_lightning.sparsity.divergence import Divergence
@@ -104,7 +104,7 @@ class Sparsifier(Attachable, MaskReadings):
         self.parameters = dict(parameters)
         self.seed, self.step = int(seed), 0
         self.total_steps = None if total_steps is None else int(total_steps)
-        self.algorithm = algorithm if state is not None else beginning_now(algorithm, self.total_steps)
+        self.algorithm = algorithm if state is not None else resolve_for_new_training(algorithm, self.total_steps)
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}
         self.initial_weights: dict[str, int] = {}
@@ -309,8 +309,8 @@ class Sparsifier(Attachable, MaskReadings):
         }
 
     def _update_masks(self, optimizer: Optimizer, dense: Mapping[str, Tensor]) -> None:
-        see = partial(self._layers, dense)
-        self.last_update = self._updater.make(self.algorithm, optimizer, see, self.step, self.memory)
+        layers_of = partial(self._layers, dense)
+        self.last_update = self._updater.make(self.algorithm, optimizer, layers_of, self.step, self.memory)
         self.warm_up.note_growth(self._updater.grown, self.masks, optimizer)
         self.weights.follow_update(lambda: self.algorithm.learning_masks(self._layers(dense)))
         self.gradients.clear()

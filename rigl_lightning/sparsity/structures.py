@@ -21,6 +21,7 @@ from torch import Tensor
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.claims import Claiming
+from rigl_lightning.sparsity.connections import Connections
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
 from rigl_lightning.sparsity.names import matching_names
@@ -354,19 +355,18 @@ class ConstantFanIn(Structure):
         return staying
 
 
-def moved(
+def structured_drop_and_grow(
     structure: Structure,
-    mask: Tensor,
+    layer: Connections,
     drop_score: Tensor,
     grow_score: Tensor,
     n_update: int,
     budget: int | None = None,
-    inputs_first: bool = False,
 ) -> Tensor:
-    """`Structure.drop_and_grow` of a layer whose weight may be stored inputs first, see `layouts`."""
-    if not inputs_first or isinstance(structure, Unstructured):
-        return structure.drop_and_grow(mask, drop_score, grow_score, n_update, budget)
-    return structure.drop_and_grow(mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
+    """New mask of a layer: `Structure.drop_and_grow`, also where the weight is stored inputs first, see `layouts`."""
+    if not layer.inputs_first or isinstance(structure, Unstructured):
+        return structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
+    return structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
 
 
 def _sparse(shapes: Shapes, sparsities: Mapping[str, float]) -> list[str]:

@@ -68,10 +68,10 @@ class Weights:
         self._network.zero_inactive_({name: parameter.grad for name, parameter in self._parameters.items()})
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """The optimizer is about to step."""
+        """The optimizer is about to step: nothing to do. Hidden weights go into the parameters here."""
 
     def after_step(self) -> None:
-        """The optimizer has changed the weights, also those of inactive connections. `apply_masks` comes next."""
+        """The optimizer has stepped: nothing to do, `apply_masks` comes next. Hidden weights leave the parameters."""
 
     def follow_update(self, learning_masks: Callable[[], dict[str, Tensor] | None]) -> None:
         """The masks have changed; ``learning_masks`` tells which weights learn from now on."""

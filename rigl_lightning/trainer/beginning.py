@@ -43,27 +43,33 @@ def first_masks(
     settings: Settings,
     state: Mapping[str, Any] | None,
 ) -> Mapping[str, Tensor]:
-    """Masks that `begin` would give these parameters, which stay as they are."""
+    """Masks that `begin_or_resume` would give these parameters, which stay as they are."""
     copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
     return _sparsifier(trainer, copies, algorithm, settings, state).masks
 
 
-def begin(
+def begin_or_resume(
     trainer: pl.Trainer,
     parameters: Mapping[str, nn.Parameter],
     algorithm: SparseAlgorithm,
     settings: Settings,
     state: Mapping[str, Any],
 ) -> Sparsifier:
-    """Mask the weights as the algorithm or a checkpoint says; warn if that takes a sparse network apart."""
+    """Mask the weights with new masks, or with those in the ``state`` of a checkpoint; an empty one has none.
+
+    Warns if new masks take a sparse network apart.
+    """
     before = {} if state or algorithm.hides_inactive_weights else count_nonzero(parameters)
     sparsifier = _sparsifier(trainer, parameters, algorithm, settings, state)
     warn_of_lost_topology(parameters, before)
     return sparsifier
 
 
-def resume(sparsifier: Sparsifier) -> None:
-    """Mask the weights as in the previous fit, and say so; warn if no mask update is left."""
+def continue_previous_fit(sparsifier: Sparsifier) -> None:
+    """Mask the weights as in the fit before, of the same callback and network in this process, and say so.
+
+    Warns if no mask update is left.
+    """
     sparsifier.apply_masks()
     rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
     updates = sparsifier.algorithm.update_steps()

@@ -105,7 +105,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def metrics(self) -> dict[str, float]:
         """What is logged, as it stands now."""
-        values = metrics.mask_metrics(self._active(), self.settings.log_layers) | self.flops.metrics(self._active())
+        sparsifier = self._sparsifier()
+        values = metrics.mask_metrics(sparsifier, self.settings.log_layers) | self.flops.metrics(sparsifier)
         return {f"{self.settings.prefix}{key}": value for key, value in values.items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -123,17 +124,17 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._step_hook = optimizers.StepHook(trainer, parameters)
         checks.refuse_shared_optimizer(trainer, self)
         if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
-            beginning.resume(self._active())
+            beginning.continue_previous_fit(self._sparsifier())
         else:
             state, self._restored = self._restored or {}, None
-            self.sparsifier = beginning.begin(trainer, parameters, self.algorithm, self.settings, state)
+            self.sparsifier = beginning.begin_or_resume(trainer, parameters, self.algorithm, self.settings, state)
             for part in (self.flops, self.mask_log, self.computing):
                 part.load_state_dict(state)
             beginning.show_plan(self.sparsifier, self.flops.begin(pl_module))
-        distributed.compare_starts(trainer, self._active(), self.state_key)
+        distributed.compare_starts(trainer, self._sparsifier(), self.state_key)
         self._frozen = self.settings.frozen(pl_module)
-        checks.warn_before_training(trainer, self._active(), self._frozen)
-        self._step_hook.attach(self._active())
+        checks.warn_before_training(trainer, self._sparsifier(), self._frozen)
+        self._step_hook.attach(self._sparsifier())
         self.computing.start(trainer, pl_module, self._step_hook)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,8 +147,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self.mask_log.is_behind():
             self._bring_into_line(trainer)
         metrics.log_now(trainer, self.metrics())
-        self._active().divergence.warn_of_loss()
-        checks.warn_of_missed_updates(self._active())
+        self._sparsifier().divergence.warn_of_loss()
+        checks.warn_of_missed_updates(self._sparsifier())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the optimizer and the layers."""
@@ -167,7 +168,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the first forward pass; see once an epoch whether the network still is the same."""
         if batch_idx == 0:
-            checks.refuse_replaced_weights(pl_module, self._active().parameters)
+            checks.refuse_replaced_weights(pl_module, self._sparsifier().parameters)
             self._frozen = checks.warn_of_unfrozen(self._frozen)
         self.flops.watch(pl_module)
 
@@ -175,11 +176,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         """The forward pass is over; in manual optimization another may follow."""
         if pl_module.automatic_optimization:
             self.flops.keep()
-        precision.before_backward(trainer, self._active(), loss)
+        precision.before_backward(trainer, self._sparsifier(), loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In manual optimization users clip before the optimizer steps, so mask before they do."""
-        sparsifier = self._active()
+        sparsifier = self._sparsifier()
         if not pl_module.automatic_optimization and not sparsifier.algorithm.needs_dense_gradient(sparsifier.step):
             sparsifier.mask_gradients()
 
@@ -191,24 +192,25 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             self._step_hook.follow(trainer)
         if optimizer is self.optimizer:
             if not precision.fused_step_overflowed(trainer, optimizer):
-                self.flops.add_step(self._active())
-            self._active().before_step(optimizer)
+                self.flops.add_step(self._sparsifier())
+            self._sparsifier().before_step(optimizer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """After a mask update: compare the ranks, and show what changed; not at every step if every step updates."""
         self.flops.keep()
         self.computing.report()
         if self.settings.strict:
-            checks.check_invariants(self._active(), self.optimizer)
-        if self.mask_log.is_news(trainer, self._active().last_update):
+            checks.check_invariants(self._sparsifier(), self.optimizer)
+        if self.mask_log.is_news(trainer, self._sparsifier().last_update):
             self._bring_into_line(trainer)
             metrics.log_now(trainer, self.metrics())
-            pl_module.log(f"{self.settings.prefix}density", self._active().total_density(), prog_bar=True, logger=False)
+            density = self._sparsifier().total_density()
+            pl_module.log(f"{self.settings.prefix}density", density, prog_bar=True, logger=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the values available to other callbacks."""
         averages.mask_averages(trainer, self._step_hook)
-        self._active().divergence.warn_of_loss()
+        self._sparsifier().divergence.warn_of_loss()
         pl_module.log_dict(self.metrics(), logger=False, sync_dist=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -241,14 +243,14 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if "masks" in state:
             metrics.log_network(pl_module, state["masks"], self.settings.prefix)
 
-    def _active(self) -> Sparsifier:
+    def _sparsifier(self) -> Sparsifier:
         if self.sparsifier is None:
             raise StateError(checks.NO_MASKS)
         return self.sparsifier
 
     def _bring_into_line(self, trainer: Trainer) -> None:
         """Compare the masks of all processes, and mask averaged weights."""
-        distributed.compare_ranks(trainer, self._active())
+        distributed.compare_ranks(trainer, self._sparsifier())
         averages.mask_averages(trainer, self._step_hook)
         self.mask_log.note_shown()
 
@@ -259,7 +261,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             parameters = self.settings.select(pl_module)
             goes_on = self._restored is None and beginning.is_same_network(self.sparsifier, parameters)
             start = (trainer, parameters, self.algorithm, self.settings, self._restored)
-            masks = self._active().masks if goes_on else beginning.first_masks(*start)
+            masks = self._sparsifier().masks if goes_on else beginning.first_masks(*start)
             with finders.held_sparse(parameters, masks, optimizers.optimizer_of(trainer, parameters), self._step_hook):
                 yield
 

@@ -20,7 +20,7 @@ from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
-from rigl_lightning.sparsity.structures import Structure, Unstructured, moved
+from rigl_lightning.sparsity.structures import Structure, Unstructured, structured_drop_and_grow
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,15 @@ class DropGrow(ConstantSparsity):
         return {name: counts[name] for name in names}
 
     def _update_mask(self, layer: Connections, step: int, planned: int | None) -> Tensor:
+        """New mask of one layer: `masks.drop_and_grow` by the two scores, as a structure or a fan-in has it."""
         n_now = count_active(layer.mask)
         n_next = n_now if planned is None or self.ramp is None else planned
-        n_regrown = n_update(min(n_now, n_next), self.drop_fraction_at(step))
+        n_moved = n_update(min(n_now, n_next), self.drop_fraction_at(step))
         is_unused = _misses_gradient(self, layer)
-        if n_next == n_now and (n_regrown == 0 or n_now == layer.mask.numel() or is_unused):
+        if n_next == n_now and (n_moved == 0 or n_now == layer.mask.numel() or is_unused):
             return layer.mask
         layer = _with_gradients(layer) if is_unused else layer
-        n_drop, n_grow = n_now - min(n_now, n_next) + n_regrown, n_next - min(n_now, n_next) + n_regrown
+        n_drop, n_grow = max(n_now - n_next, 0) + n_moved, max(n_next - n_now, 0) + n_moved
         drop_score, grow_score = self.update_scores(layer, step, n_drop)
         if self.ramp is not None:
             return masks.drop_and_grow(layer.mask, drop_score, grow_score, n_drop, n_grow)
@@ -96,7 +97,7 @@ class DropGrow(ConstantSparsity):
             mask, drop, grow = (rows_are_units(t, layer.inputs_first) for t in (layer.mask, drop_score, grow_score))
             chosen = masks.drop_and_grow(mask, *with_minimum_fan_in(mask, drop, grow, n_drop, self.min_fan_in))
             return rows_are_units(chosen, layer.inputs_first)
-        return moved(self.structure, layer.mask, drop_score, grow_score, n_drop, planned, layer.inputs_first)
+        return structured_drop_and_grow(self.structure, layer, drop_score, grow_score, n_drop, planned)
 
     def update_scores(self, layer: Connections, step: int, n_drop: int) -> tuple[Tensor, Tensor]:
         """Drop and grow scores of a layer, of which ``n_drop`` connections will be dropped."""

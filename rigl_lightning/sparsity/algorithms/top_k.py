@@ -15,7 +15,7 @@ from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
-from rigl_lightning.sparsity.structures import Unstructured, moved
+from rigl_lightning.sparsity.structures import Unstructured, structured_drop_and_grow
 
 
 class TopK(ConstantSparsity):
@@ -55,7 +55,7 @@ class TopK(ConstantSparsity):
             return torch.ones_like(layer.mask)
         if not isinstance(self.structure, Unstructured):
             # All are dropped, so that those that grow are the best of all that the structure allows.
-            return moved(self.structure, layer.mask, size, size, count_active(layer.mask), None, layer.inputs_first)
+            return structured_drop_and_grow(self.structure, layer, size, size, count_active(layer.mask))
         if self.min_fan_in:
             units = rows_are_units(size, layer.inputs_first)
             return rows_are_units(topk_with_minimum_fan_in(units, n_active, self.min_fan_in), layer.inputs_first)
