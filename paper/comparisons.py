@@ -1,16 +1,34 @@
 """What a claim is made of: comparisons of declared runs, and a maker of runs.
 
-A comparison names its runs without their seeds: those are `paper.experiments.CLAIM_SEEDS`.
+A comparison names its runs without their seeds: those are `paper.experiments.CLAIM_SEEDS`, and of a second test the
+seeds after them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paper.experiments import Run, declared
 from paper.protocols import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Again:
+    """A second test of a comparison that the first one has left inconclusive, declared before its runs.
+
+    Attributes:
+        n: Pairs, all of new seeds (`paper.experiments.again_seeds`): about as many as the first test says it needs.
+        level: The two count as level if they are shown to differ by less than this. None: that is not asked.
+        better: Runs in the place of those of the first test, where its protocol was at fault (``LOG.md`` says why).
+        worse: Likewise.
+    """
+
+    n: int
+    level: float | None = None
+    better: tuple[Run, ...] = ()
+    worse: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,7 @@ class Comparison:
         over: If given, the trend is compared instead: the slope of the column over this quantity of the runs, in
             units of the column; without ``worse``, the slope itself. Key of `TRENDS`.
         within: If given, the claim is that the two differ by at most this much.
+        again: Its second test, or None.
     """
 
     name: str
@@ -35,11 +54,19 @@ class Comparison:
     sign: int = 1
     over: str = ""
     within: float | None = None
+    again: Again | None = None
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """All of them."""
         return self.better + self.worse
+
+    @property
+    def second(self) -> Comparison:
+        """What the second test compares."""
+        if self.again is None or not self.again.better:
+            return self
+        return replace(self, better=self.again.better, worse=self.again.worse)
 
 
 TRENDS: dict[str, Callable[[Run], float]] = {

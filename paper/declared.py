@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 
-from paper.claims import claims, runs
+from paper.claims import claims, runs, runs_again
 from paper.experiments import CLAIM_SEEDS, Run
 from paper.panels import all_runs
 
 
 @cache
-def by_identity(scale: str) -> dict[str, Run]:
-    """Every run of a figure, a table or a claim."""
-    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale))]}
+def by_identity(scale: str, again: bool = False) -> dict[str, Run]:
+    """Every run of a figure, a table or a claim; with ``again`` also those of second tests, which no figure shows."""
+    second = runs_again(claims(scale)) if again else []
+    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale)), *second]}
 
 
 def is_swept(run: Run) -> bool:

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from paper.comparisons import TRENDS, Claim, Comparison
-from paper.experiments import CLAIM_SEEDS, Run
-from paper.verdicts import Outcome, corrected, of_differences, pooled
+from paper.experiments import CLAIM_SEEDS, Run, again_seeds
+from paper.verdicts import INCONCLUSIVE, Outcome, corrected, of_differences, of_second_test, pooled
 
 UNITS = {
     "accuracy": "points",
@@ -33,6 +33,7 @@ class Measured:
         unit: Of the differences.
         differences: By seed, in the direction of the claim.
         within: See `Comparison`.
+        level: See `Again`.
         flops: Mean training FLOPs of both sides, those of the dense network being 1; nan if not known.
     """
 
@@ -41,15 +42,17 @@ class Measured:
     unit: str
     differences: pd.Series
     within: float | None = None
+    level: float | None = None
     flops: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison and its outcome."""
+    """A comparison and its outcome; ``is_second`` if it is that of its second test."""
 
     measured: Measured
     outcome: Outcome
+    is_second: bool = False
 
 
 def measured(claims: Sequence[Claim], rows: pd.DataFrame, seeds: Sequence[int] = CLAIM_SEEDS) -> list[Measured]:
@@ -60,14 +63,31 @@ def measured(claims: Sequence[Claim], rows: pd.DataFrame, seeds: Sequence[int] =
         rows: As `paper.figures.data.read` gives them: ``config_hash``, ``training`` and the columns compared.
         seeds: That pairs may have; one for which a run of the comparison has no row is no pair.
     """
-    own = rows[rows["config_hash"].notna()].drop_duplicates("config_hash").set_index("config_hash")
+    own = _by_identity(rows)
     return [_measured(claim, comparison, own, seeds) for claim in claims for comparison in claim.comparisons]
+
+
+def measured_again(claims: Sequence[Claim], rows: pd.DataFrame) -> list[Measured]:
+    """The second tests of which all runs are there; arguments as of `measured`."""
+    own = _by_identity(rows)
+    found = [
+        (c.again, _measured(claim, c.second, own, again_seeds(c.again.n)))
+        for claim in claims
+        for c in claim.comparisons
+        if c.again is not None
+    ]
+    return [replace(m, level=again.level) for again, m in found if len(m.differences) == again.n]
+
+
+def _by_identity(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["config_hash"].notna()].drop_duplicates("config_hash").set_index("config_hash")
 
 
 def _measured(claim: Claim, comparison: Comparison, own: pd.DataFrame, seeds: Sequence[int]) -> Measured:
     unit = UNITS[comparison.column] + (f" per {comparison.over}" if comparison.over else "")
     flops = _cost(comparison.better, own["training"], seeds), _cost(comparison.worse, own["training"], seeds)
-    return Measured(claim, comparison.name, unit, differences(comparison, own, seeds), comparison.within, flops)
+    found = differences(comparison, own, seeds)
+    return Measured(claim, comparison.name, unit, found, comparison.within, flops=flops)
 
 
 def _cost(runs: Sequence[Run], training: pd.Series, seeds: Sequence[int]) -> float:
@@ -122,19 +142,35 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(stats.linregress(x, y).slope)
 
 
-def judged(comparisons: Iterable[Measured]) -> list[Judged]:
-    """Outcomes: spreads pooled within a claim where pairs are few, p-values corrected within a figure."""
-    of_figure: dict[str, list[Judged]] = {}
-    for claim, group in groupby(comparisons, key=lambda m: m.claim):
+def judged(comparisons: Iterable[Measured], again: Iterable[Measured] = ()) -> list[Judged]:
+    """Outcomes: spreads pooled within a claim where pairs are few, p-values corrected within a figure.
+
+    Args:
+        comparisons: With the first seeds.
+        again: Second tests, each with its own seeds. They count where the first one is inconclusive.
+    """
+    first: list[Judged] = []
+    for _, group in groupby(comparisons, key=lambda m: m.claim):
         of_claim = list(group)
         outcomes = pooled([of_differences(m.differences, m.within) for m in of_claim])
-        found = [Judged(m, o) for m, o in zip(of_claim, outcomes, strict=True)]
-        of_figure.setdefault(figure_of(claim), []).extend(found)
-    outcomes_of = corrected({figure: [j.outcome for j in found] for figure, found in of_figure.items()})
+        first += [Judged(m, o) for m, o in zip(of_claim, outcomes, strict=True)]
+    second = [Judged(m, of_second_test(m.differences, m.within, m.level), is_second=True) for m in again]
+    found = {(j.measured.claim, j.measured.name): j for j in _corrected(second)}
+    return [
+        found.get((j.measured.claim, j.measured.name), j) if j.outcome.verdict == INCONCLUSIVE else j
+        for j in _corrected(first)
+    ]
+
+
+def _corrected(found: Sequence[Judged]) -> list[Judged]:
+    of_figure: dict[str, list[Judged]] = {}
+    for j in found:
+        of_figure.setdefault(figure_of(j.measured.claim), []).append(j)
+    outcomes_of = corrected({figure: [j.outcome for j in of_one] for figure, of_one in of_figure.items()})
     return [
         replace(j, outcome=outcome)
-        for figure, found in of_figure.items()
-        for j, outcome in zip(found, outcomes_of[figure], strict=True)
+        for figure, of_one in of_figure.items()
+        for j, outcome in zip(of_one, outcomes_of[figure], strict=True)
     ]
 
 

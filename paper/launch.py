@@ -22,7 +22,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from paper.claims import claims
+from paper.claims import claims, runs_again
 from paper.claims import runs as claim_runs
 from paper.executors import EXECUTORS, Resources
 from paper.experiments import CLAIM_SEEDS, SEEDS, Run
@@ -110,7 +110,8 @@ def selected(what: Sequence[str], scale: str, seeds: Sequence[int] | None = None
     """Runs of the figures and tables with these numbers and names.
 
     Args:
-        what: Numbers and names; "claims" for what the claims rest on, "all" for that and everything else.
+        what: Numbers and names; "claims" for what the claims rest on, "again" for their second tests, "all" for these
+            and everything else.
         scale: Key of `PROTOCOLS`.
         seeds: Of the runs; by default those of claims for claims, and of figures for the rest.
 
@@ -119,18 +120,19 @@ def selected(what: Sequence[str], scale: str, seeds: Sequence[int] | None = None
     """
     of_claims = claim_runs(claims(scale), seeds or CLAIM_SEEDS) if {"all", "claims"} & set(what) else []
     panels = {**{str(number): panel for number, panel in FIGURES.items()}, **TABLES}
-    unknown = [name for name in what if name not in (*panels, "all", "claims")]
+    second = runs_again(claims(scale)) if {"all", "again"} & set(what) else []
+    unknown = [name for name in what if name not in (*panels, "all", "claims", "again")]
     if unknown:
-        raise ValueError(f"Expected 'all', 'claims' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
+        raise ValueError(f"Expected 'all', 'claims', 'again' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
     named = [panels[name] for name in what if name in panels]
     others = all_runs(scale, seeds or SEEDS) if "all" in what else runs_of(named, scale, seeds or SEEDS)
-    return list(dict.fromkeys([*of_claims, *others]))
+    return list(dict.fromkeys([*of_claims, *others, *second]))
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Run what figures, tables and claims lack.")
-    parser.add_argument("what", nargs="+", help="numbers of figures, names of tables, claims, or all")
+    parser.add_argument("what", nargs="+", help="numbers of figures, names of tables, claims, again, or all")
     parser.add_argument("--scale", default="small", choices=sorted(PROTOCOLS))
     parser.add_argument("--seeds", type=int, nargs="+", help="10 to 12, of claims 10 to 14 unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")

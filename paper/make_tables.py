@@ -10,7 +10,7 @@ from paper import study_claims
 from paper.claims import claims
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import only_declared, read
-from paper.judged import Judged, judged, measured
+from paper.judged import Judged, judged, measured, measured_again
 from paper.tables import (
     adam_warm_up,
     cards,
@@ -105,11 +105,12 @@ def claims_table(results: Path, scale: str) -> pd.DataFrame:
 
 
 def _judged(results: Path, scale: str) -> list[Judged]:
-    found = measured(claims(scale), read(results, scale))
+    rows = read(results, scale, again=True)
+    found = measured(claims(scale), rows)
     if scale == "small":
         names = study_claims.LANDSCAPE, study_claims.ESCAPE
         found += study_claims.measured(*(_study(results / name, scale) for name in names))
-    return judged(found)
+    return judged(found, measured_again(claims(scale), rows))
 
 
 def _study(file: Path, scale: str) -> pd.DataFrame:

@@ -4,6 +4,10 @@ Runs are paired by seed: the effect is the mean of the differences, tested by St
 are corrected for the number of comparisons (Holm). A comparison holds if its corrected p-value is below 5 % and the
 effect has the sign that was claimed. It is refuted if the effect is as clear with the other sign. Otherwise it is
 inconclusive.
+
+A comparison that is left inconclusive may get a second test, on new seeds alone. Its p-values are doubled, since it has
+had two chances. It may also find that the two are level: that their difference is less than a margin (two one-sided
+tests).
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ import pandas as pd
 from scipy import stats
 
 HOLDS, REFUTED, INCONCLUSIVE, TOO_FEW = "holds", "refuted", "inconclusive", "not enough runs"
+NO_DIFFERENCE = "level"
 LEVEL = 0.05
 POWER = 0.8
 """Probability with which the pairs of `Outcome.needed` would show an effect of the size that was found."""
+CHANCES = 2
+"""Tests that a comparison may have: p-values of a second one count twice."""
 MIN_PAIRS = 3
 """Two differences say next to nothing (t = 12.7)."""
 POOL_BELOW = 5
@@ -37,6 +44,8 @@ class Outcome:
         within: If given, the claim is that the effect is at most this far from zero on either side.
         p: Two-sided p-value of the effect, or of leaving ``within``; corrected once `corrected` has seen it.
         comparisons: How many the p-value is corrected for.
+        level: Of a second test: the margin within which the two count as level, or None.
+        p_level: P-value of leaving that margin, corrected like the other one.
     """
 
     effect: float | None = None
@@ -46,6 +55,8 @@ class Outcome:
     within: float | None = None
     p: float = 1.0
     comparisons: int = 1
+    level: float | None = None
+    p_level: float = 1.0
 
     @property
     def error(self) -> float:
@@ -65,7 +76,7 @@ class Outcome:
         if self.effect is None or self.n < MIN_PAIRS or not self.freedom:
             return TOO_FEW
         if self.p >= LEVEL:
-            return INCONCLUSIVE
+            return NO_DIFFERENCE if self.p_level < LEVEL else INCONCLUSIVE
         holds = abs(self.effect) < self.within if self.within is not None else self.effect > 0
         return HOLDS if holds else REFUTED
 
@@ -110,6 +121,20 @@ def with_p_value(outcome: Outcome) -> Outcome:
     return replace(outcome, p=p / 2 if margin > 0 else p)
 
 
+def of_second_test(
+    differences: pd.Series | Sequence[float], within: float | None = None, level: float | None = None
+) -> Outcome:
+    """Outcome of the paired differences of new seeds, of a comparison that has had a first test.
+
+    >>> of_second_test([0.1, -0.1, 0.0, 0.1], level=1.0).verdict
+    'level'
+    """
+    outcome = of_differences(differences, within)
+    inside = level is not None and outcome.effect is not None and abs(outcome.effect) < level
+    p_level = with_p_value(replace(outcome, within=level)).p if inside else 1.0
+    return replace(outcome, p=min(1.0, CHANCES * outcome.p), level=level, p_level=min(1.0, CHANCES * p_level))
+
+
 def _two_sided(distance: float, outcome: Outcome) -> float:
     if outcome.error == 0:  # costs do not depend on the seed
         return 0.0 if distance else 1.0
@@ -144,10 +169,11 @@ def _holm(outcomes: Sequence[Outcome]) -> list[Outcome]:
     corrected = list(outcomes)
     for rank, i in enumerate(sorted(range(m), key=lambda i: outcomes[i].p)):
         largest = max(largest, min(1.0, (m - rank) * outcomes[i].p))
-        corrected[i] = replace(outcomes[i], p=largest, comparisons=m)
+        p_level = min(1.0, m * outcomes[i].p_level)
+        corrected[i] = replace(outcomes[i], p=largest, comparisons=m, p_level=p_level)
     return corrected
 
 
 def of_claim(verdicts: Sequence[str]) -> str:
-    """Verdict of a claim: it holds if all its comparisons do, and is refuted if one is."""
-    return next((v for v in (REFUTED, TOO_FEW, INCONCLUSIVE) if v in verdicts), HOLDS)
+    """Verdict of a claim: it holds if all its comparisons do, is refuted if one is, and level if one is no more."""
+    return next((v for v in (REFUTED, TOO_FEW, INCONCLUSIVE, NO_DIFFERENCE) if v in verdicts), HOLDS)

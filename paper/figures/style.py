@@ -45,6 +45,7 @@ ALPHA_DASHES: dict[float, Dashes] = {0.1: (1, 1.5), 0.3: (4, 2), 0.5: (1, 0)}
 VERDICT_COLOURS = {
     "holds": "#1b7837",
     "refuted": "#b2182b",
+    "level": "#2166ac",
     "inconclusive": "#999999",
     "not enough runs": "#d9d9d9",
 }

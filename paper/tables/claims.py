@@ -13,10 +13,10 @@ import pandas as pd
 
 from paper.judged import Judged
 from paper.tables.markdown import markdown
-from paper.verdicts import HOLDS, INCONCLUSIVE, REFUTED, TOO_FEW, of_claim
+from paper.verdicts import HOLDS, INCONCLUSIVE, NO_DIFFERENCE, REFUTED, TOO_FEW, of_claim
 
 KEY = ["scale", "figure", "claim"]
-VERDICTS = (HOLDS, REFUTED, INCONCLUSIVE, TOO_FEW)
+VERDICTS = (HOLDS, REFUTED, NO_DIFFERENCE, INCONCLUSIVE, TOO_FEW)
 COLUMNS = [
     *KEY,
     "source",
@@ -31,6 +31,8 @@ COLUMNS = [
     "p_corrected",
     "comparisons_of_figure",
     "n_needed",
+    "level",
+    "test",
     "training_flops",
     "training_flops_compared",
 ]
@@ -69,6 +71,8 @@ def _row(scale: str, judged: Judged) -> dict[str, Any]:
         "p_corrected": o.p if o.verdict != TOO_FEW else math.nan,
         "comparisons_of_figure": o.comparisons,
         "n_needed": o.needed,
+        "level": o.level,
+        "test": "second" if judged.is_second else "first",
         "training_flops": better,
         "training_flops_compared": worse,
     }
@@ -88,6 +92,7 @@ def counts(found: pd.Series) -> str:
     n = {verdict: int((found == verdict).sum()) for verdict in VERDICTS}
     be = {verdict: "is" if count == 1 else "are" for verdict, count in n.items()}
     text = f"{n[HOLDS]} {'holds' if n[HOLDS] == 1 else 'hold'}, {n[REFUTED]} {be[REFUTED]} refuted, "
+    text += f"{n[NO_DIFFERENCE]} {be[NO_DIFFERENCE]} level, " if n[NO_DIFFERENCE] else ""
     text += f"{n[INCONCLUSIVE]} {be[INCONCLUSIVE]} inconclusive"
     return text + (f", {n[TOO_FEW]} lack runs" if n[TOO_FEW] else "")
 
@@ -121,4 +126,6 @@ def main_effect(of_claim: pd.DataFrame) -> str:
 def effect(row: Any) -> str:
     """Effect, interval, unit and n of a row of `rows`, in words."""
     interval = "" if row["interval"] != row["interval"] or row["interval"] is None else f" ± {row['interval']:.2g}"
-    return f"{row['effect']:+.3g}{interval} {row['unit']} (n = {row['n']})"
+    seeds = ", new seeds" if row["test"] == "second" else ""
+    margin = f"; less than {row['level']:g} apart" if row["verdict"] == NO_DIFFERENCE else ""
+    return f"{row['effect']:+.3g}{interval} {row['unit']} (n = {row['n']}{seeds}){margin}"

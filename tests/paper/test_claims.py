@@ -6,11 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from paper import study_claims
-from paper.claims import claims, runs
-from paper.comparisons import Claim, Comparison
+from paper import launch, study_claims
+from paper.claims import claims, runs, runs_again
+from paper.comparisons import Again, Claim, Comparison
+from paper.declared import by_identity
 from paper.experiments import CLAIM_SEEDS, Run
-from paper.judged import differences, judged, measured
+from paper.judged import differences, judged, measured, measured_again
 from paper.make_figures import HERE
 from paper.make_tables import claims_table
 from paper.panels import all_runs
@@ -18,12 +19,14 @@ from paper.tables import claims as table
 from paper.verdicts import (
     HOLDS,
     INCONCLUSIVE,
+    NO_DIFFERENCE,
     REFUTED,
     TOO_FEW,
     Outcome,
     corrected,
     of_claim,
     of_differences,
+    of_second_test,
     pooled,
     with_p_value,
 )
@@ -127,6 +130,61 @@ class TestVerdicts:
         assert of_claim([HOLDS, HOLDS]) == HOLDS
         assert of_claim([HOLDS, INCONCLUSIVE]) == INCONCLUSIVE
         assert of_claim([TOO_FEW, REFUTED]) == REFUTED
+
+
+class TestSecondTests:
+    """Of what the first left inconclusive: on new seeds alone, with p-values that count twice."""
+
+    AGAIN = Comparison("RigL over Static", (RIGL,), (STATIC,), again=Again(4, level=1.0))
+    SECOND = (15, 16, 17, 18)
+
+    def verdict(self, first, second, comparison=AGAIN):
+        differences = dict(zip((*CLAIM_SEEDS, *self.SECOND), [*first, *second], strict=False))
+        rows = own({RIGL: {s: 90.0 + d for s, d in differences.items()}, STATIC: dict.fromkeys(differences, 90.0)})
+        rows, claim = rows.rename_axis("config_hash").reset_index(), Claim("2 left", "", (comparison,))
+        (found,) = judged(measured([claim], rows), measured_again([claim], rows))
+        return found.outcome.verdict, found.is_second, found.outcome.n
+
+    UNCLEAR, CLEAR = (1.0, -1.0, 0.5, -0.5, 0.2), (3.0, 3.1, 2.9, 3.0, 3.2)
+
+    def test_the_new_seeds_decide_alone(self):
+        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9, 3.0)) == (HOLDS, True, 4)
+        assert self.verdict(self.UNCLEAR, (-3.0, -3.1, -2.9, -3.0)) == (REFUTED, True, 4)
+        assert self.verdict(self.UNCLEAR, (0.0, 0.1, -0.1, 0.0)) == (NO_DIFFERENCE, True, 4)
+        assert self.verdict(self.UNCLEAR, (2.0, -2.0, 2.5, -2.5)) == (INCONCLUSIVE, True, 4)
+
+    def test_a_clear_first_test_stands(self):
+        assert self.verdict(self.CLEAR, (-3.0, -3.1, -2.9, -3.0)) == (HOLDS, False, 5)
+
+    def test_without_all_its_runs_there_is_no_second_test(self):
+        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9)) == (INCONCLUSIVE, False, 5)
+
+    def test_other_runs_may_take_the_place_of_those_of_a_faulty_protocol(self):
+        sparser = replace(RIGL, sparsity=0.995)
+        both = Comparison("", (RIGL, sparser), (STATIC,), again=Again(4, None, (RIGL,), (STATIC,)))
+        assert self.verdict((), (3.0, 3.1, 2.9, 3.0), both) == (TOO_FEW, False, 0)  # the first test lacks runs
+        assert both.second.runs == (RIGL, STATIC)
+
+    def test_p_values_count_twice(self):
+        values = [1.0, 2.0, 3.0, 4.0]
+        once, twice = of_differences(values), of_second_test(values)
+        assert (once.p, twice.p) == (pytest.approx(0.0305, abs=1e-4), pytest.approx(0.0610, abs=1e-4))
+        assert (once.verdict, twice.verdict) == (HOLDS, INCONCLUSIVE)
+        # Standard error 0.0577 and 0.2 to the bound: t = 3.464 with 3 degrees of freedom, one side, 0.0203, twice.
+        near = of_second_test([0.7, 0.9, 0.7, 0.9], level=1.0)
+        assert near.p_level == pytest.approx(2 * 0.0203, abs=1e-4)
+
+    def test_a_claim_is_level_if_one_comparison_is_and_none_is_worse(self):
+        assert of_claim([HOLDS, NO_DIFFERENCE]) == NO_DIFFERENCE
+        assert of_claim([NO_DIFFERENCE, INCONCLUSIVE]) == INCONCLUSIVE
+
+    def test_the_seeds_are_new_and_the_runs_declared_but_in_no_figure(self):
+        second = runs_again(claims("small"))
+        assert second
+        assert min(run.seed for run in second) > max(CLAIM_SEEDS)
+        assert not {run.identity for run in second} & by_identity("small").keys()
+        assert {run.identity for run in second} <= by_identity("small", again=True).keys()
+        assert set(launch.selected(["again"], "small")) == set(second)
 
 
 class TestStudy:
