@@ -150,4 +150,4 @@ _ = figure.colorbar(shown, ax=axes[1:], shrink=0.8)
 #
 # - `sparsity=0.97` in all three: the static network falls behind, RigL hardly.
 # - `UpdateSchedule(interval=300)`: so few updates that the connections stay near where they began.
-# - One seed is an anecdote. Notebook 03 compares over three; notebook 02 trains a module of your own.
+# - One seed is an anecdote. Notebook 03 compares over three; notebook 02 trains your own module.

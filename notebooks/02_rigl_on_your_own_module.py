@@ -70,7 +70,7 @@ def loaders():
 
 
 # %% [markdown]
-# ## Which layers become how sparse
+# ## The sparsity of each layer
 #
 # Before training the callback prints this table. You can also ask for it without training. The classifier shall stay dense.
 
@@ -144,4 +144,4 @@ print("accuracy after two more epochs", float(second.callback_metrics["val/accur
 # - `exclude=[]`: the classifier becomes sparse, too. How much accuracy does it cost?
 # - `SparseTrainingCallback(..., strict=True)` checks every promise after every step.
 # - Your own network in the place of `SmallConvNet`: if the table lists a layer that should stay dense, exclude it.
-# - Notebook 03: a criterion of your own.
+# - Notebook 03: your own criterion.

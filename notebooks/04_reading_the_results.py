@@ -136,5 +136,5 @@ both.groupby(["status", "agrees"]).size().to_frame("published multipliers")
 # ## What to try next
 #
 # - `paper/README.md` has the verdict on each of the paper's claims, `paper/out/table_claims.csv` all comparisons.
-# - `python paper/launch.py 2 --print` prints the commands of figure 2; run one of them with a seed of your own.
+# - `python paper/launch.py 2 --print` prints the commands of figure 2; run one of them with another seed.
 # - The page `docs/choosing.md` draws advice from these rows.

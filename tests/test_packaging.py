@@ -1,4 +1,4 @@
-"""What is installed: one version, environments that agree, and configurations that come along."""
+"""What is installed: one version, environments that agree, and configurations of the package."""
 
 import re
 import subprocess

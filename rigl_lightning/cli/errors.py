@@ -73,8 +73,8 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
     if absent:
         names = sorted(config_files())
         return _with_suggestion(
-            f"Expected a configuration file, found none at {absent[1]}. Set --config to a file, or to one that comes "
-            f"along: {', '.join(names)}",
+            f"Expected a configuration file, found none at {absent[1]}. Set --config to a file, or to one of the "
+            f"package: {', '.join(names)}",
             Path(absent[1]).stem,
             names,
         )

@@ -10,14 +10,14 @@ HELP = """usage: rigl-lightning COMMAND [--config NAME_OR_FILE] [--SETTING VALUE
 Train any LightningModule sparse.
 
 look first:
-  configs [NAME]    list the configurations that come along, or print one
-  inspect           which layers become how sparse, and what the training will cost
+  configs [NAME]    list the configurations of the package, or print one
+  inspect           the sparsity of each layer and the cost of the training; trains nothing
 train:
-  fit               train; with `--ckpt_path last` the same command goes on where it stopped
-use what was trained, with --ckpt_path FILE, or last for the newest run of the configuration:
+  fit               train; with `--ckpt_path last` the same command resumes where it stopped
+use a trained network, from --ckpt_path FILE, or last for the newest run of the configuration:
   test, validate    accuracy, density, FLOPs and bytes of the network
   predict           outputs for the data that the DataModule predicts; --output FILE keeps them
-  export            a small file of the network, and how much faster it runs with active connections only
+  export            a small file of the network, and its speed with active connections only
 
 settings (the same names in a YAML file and on the command line):
   --sparse.*                 algorithm, include, exclude, compute, ...
@@ -34,12 +34,12 @@ There is no shell completion: a command takes seconds to find out what it accept
 
 HELP_OF_CONFIGS = """usage: rigl-lightning configs [NAME]
 
-List the configurations that come along, or print one: `rigl-lightning configs NAME > mine.yaml` makes it yours.
+List the configurations of the package, or print one; `rigl-lightning configs NAME > mine.yaml` copies it.
 A configuration is code: each class_path in it is imported and called."""
 
 CHECKPOINT_OF = {
-    True: "What to go on with: a file, an address of fsspec, or last: what the same command left, if anything.",
-    False: "The trained network: a file, an address of fsspec, or last: the newest run of this configuration.",
+    True: "Checkpoint to resume: a file, an address of fsspec, or last: that of the same command, if there is one.",
+    False: "Checkpoint to use: a file, an address of fsspec, or last: the newest run of this configuration.",
 }
 WEIGHTS_ONLY = (
     "False loads objects other than tensors and plain values too, which may run code; null is Lightning's choice."

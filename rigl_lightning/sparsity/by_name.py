@@ -1,4 +1,4 @@
-"""Algorithms by name, for notebooks and configurations of one's own."""
+"""Algorithms by name, for notebooks and other configurations."""
 
 from __future__ import annotations
 

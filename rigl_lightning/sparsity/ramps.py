@@ -26,7 +26,7 @@ class SparsityRamp:
         begin: Where it starts to move: an int (step), or a fraction of training as float.
         end: Where it arrives, likewise.
         decay: What is left of the way, over the progress between the two: ``linear``, ``cosine``, ``cubic``,
-            ``exponential`` or ``sigmoid`` of `rigl_lightning.sparsity.schedules`, or a function of your own.
+            ``exponential`` or ``sigmoid`` of `rigl_lightning.sparsity.schedules`, or your own function.
 
     >>> ramp = SparsityRamp(0.5, 0.9, end=0.5).resolve(200)
     >>> [round(ramp.at(step), 3) for step in (0, 50, 100, 150)]

@@ -47,22 +47,24 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
     equals the uninterrupted one.
 
     Args:
-        algorithm: What to do: `RigL`, `SET`, `Static`, ... with its settings.
-        include: Name patterns of the weights to make sparse, see `select_parameters`; None for the usual ones.
-        exclude: Name patterns of weights to leave dense.
-        depthwise: Make depthwise convolutions sparse too.
+        algorithm: The method: `RigL`, `SET`, `Static`, ... with its settings.
+        include: Name patterns of the weights to make sparse; None for the default ones, see `select_parameters`.
+        exclude: Name patterns of weights that stay dense.
+        depthwise: Make depthwise convolutions sparse, too.
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
-        log_layers: Log also the density, survival and dead units of every layer at each mask update.
+        log_layers: Also log density, survival and dead units of every layer at each mask update.
         strict: Check all invariants after every step, and stop if one is broken.
-        name: Of one of several callbacks, each with an optimizer of its own; in ``sparse/<name>/density``.
-        compute: "sparse": on the CPU, Linear, Conv2d, GRU and LSTM compute with active connections only (see
-            `SparseCompute`); the rest is dense, with a warning. "auto": where a timing says so, so that runs agree to
-            rounding; "dense" if deterministic, compiled or on a GPU. "dense": masked dense products.
-        storage: "connections": layers that compute sparsely keep active weights, gradients and optimizer state only.
-            Checkpoints are dense. "auto": unless another callback may read the weights. "dense": nowhere.
-        adam_warm_up: None, as the authors have it, or n: Adam and AdamW correct the moments of a grown connection by
+        name: Name of this callback if there are several, each with its own optimizer; part of
+            ``sparse/<name>/density``.
+        compute: "sparse": Linear, Conv2d, GRU and LSTM on the CPU compute with active connections only (see
+            `SparseCompute`); others are dense, with a warning. "dense": masked dense products. "auto": the one that a
+            timing finds faster, so runs differ by rounding; "dense" if deterministic, compiled or on a GPU.
+        storage: "connections": layers that compute sparsely store weights, gradients and optimizer state of active
+            connections only. "dense": none do. "auto": all do, unless another callback may read the weights.
+            Checkpoints are dense.
+        adam_warm_up: None, as in the authors' code, or n: Adam and AdamW correct the moments of a grown connection by
             its age, and its steps reach full size after n.
-        by_density: First weights and rates by density, see `ByDensity`.
+        by_density: Scale first weights and learning rates by density, see `ByDensity`.
     """
 
     def __init__(

@@ -291,7 +291,7 @@ def explain_step_without_gradients(sparsifier: Sparsifier, optimizer: Optimizer,
     remedy = (
         f"{type(optimizer).__name__} has to leave such parameters alone. Use another optimizer, or"
         if _came_from(optimizer, exception)
-        else "Clipping, logging and hooks of your own have to pass over those (`if p.grad is not None`). Or"
+        else "Your own clipping, logging and hooks have to pass over those (`if p.grad is not None`). Or"
     )
     rank_zero_warn(
         f"{type(exception).__name__} in the step of a mask update (step {sparsifier.step}), which takes the place of a "

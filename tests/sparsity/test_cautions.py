@@ -247,7 +247,7 @@ class TestGrowthIntoDeadUnits:
 
 
 class TestDivergence:
-    """What is said of a loss or gradient that is not finite, in a loop of one's own."""
+    """What is said of a loss or gradient that is not finite, in a plain training loop."""
 
     @staticmethod
     def said(model, bad, steps=6, algorithm=None, sees_loss=True, skip=()):

@@ -97,7 +97,7 @@ def _warn_of_other_weights(checkpoint: str | Path, layers: Mapping[str, Connecti
     wrong = [name for name, layer in layers.items() if known.get(name) != weight_checksum(layer.weight)]
     remedy = (
         "A lottery ticket is its masks and its initialisation. Take the seed of that run (seed_everything; in a "
-        "loop of your own torch.manual_seed, before the model is made), or load its initial weights into the model."
+        "plain loop torch.manual_seed, before the model is made), or load its initial weights into the model."
     )
     if not known:
         warnings.warn(
