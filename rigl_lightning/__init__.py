@@ -1,19 +1,19 @@
 """Sparse-from-scratch training for PyTorch Lightning, after "Rigging the Lottery: Making All Tickets Winners".
 
 To read the algorithm, begin with the list in ``sparsity/__init__.py``: where connections are dropped and grown, masks
-applied, FLOPs counted, runs resumed. Where what is, from the bottom up; a folder imports only from those above it in
+applied, FLOPs counted, runs resumed. The folders from the bottom up; a folder imports only from those above it in
 this list (`tests/test_layers.py`):
 
-- ``base/``      files that are whole or not there
+- ``base/``      errors, and files that are written completely or not at all
 - ``kernels/``   products with sparse weights: the active connections only
 - ``sparsity/``  the algorithms and the `Sparsifier`, plain PyTorch: masks, scores, distributions, schedules, costs
 - ``compute/``   how the sparse layers of a module are computed and stored while it trains
 - ``export/``    networks for deployment
 - ``reports/``   tables and numbers of a sparse network
-- ``trainer/``   all that knows a Trainer: `SparseTrainingCallback`, what it checks, counts and logs
+- ``trainer/``   all that needs a Trainer: `SparseTrainingCallback`, its checks, counts and logs
 - ``huggingface/``  `SparseTrainerCallback` for the Trainer of transformers
 - ``cli/``       ``rigl-lightning fit|validate|test|predict|inspect|export|configs``
-- ``modules/``, ``models/``, ``data/``  the benchmarks, which know nothing of sparsity
+- ``modules/``, ``models/``, ``data/``  the benchmarks, which do not depend on sparsity
 """
 
 from importlib import import_module

@@ -245,7 +245,10 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.sparsity", "1.2"], "`sparsity` in [0, 1), got 1.2. Set --sparse.algorithm.sparsity"),
         (["--sparse.algorithm.sparsity", "-1"], "`sparsity` in [0, 1), got -1.0. Set --sparse.algorithm.sparsity"),
         (["--sparse.algorithm.sparsity", "many"], "sparsity"),
-        (["--sparse.algorithm", "Rigl"], "got 'Rigl'. Did you mean 'RigL'?"),
+        (
+            ["--sparse.algorithm", "Rigl"],
+            "Static, TopKAST, or the dotted path of a class, got 'Rigl'. Did you mean 'RigL'?",
+        ),
         (["--sparse.algorithm.sparcity", "0.9"], "'sparcity' is not accepted. Did you mean 'sparsity'?"),
         (["--sparse.algoritm", "RigL"], "Did you mean '--sparse.algorithm'?"),
         (["--sparse.algorithm.distribution", "Unifrom"], "Did you mean 'Uniform'?"),

@@ -1,6 +1,6 @@
-"""Errors and warnings of our own, so that users can tell them from those of torch, Lightning and their own code.
+"""Errors and warnings of this package, so that users can distinguish them from those of torch, Lightning and others.
 
-Each is also the built-in error that it would be elsewhere: ``except ValueError`` catches a `SettingError`.
+Each error is also a built-in one: ``except ValueError`` catches a `SettingError`.
 
 >>> import warnings
 >>> warnings.filterwarnings("ignore", category=SparseTrainingWarning)  # silences this package, and nothing else
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 class SparseTrainingError(Exception):
-    """What all errors are that this package raises by itself, but for those of `rigl_lightning.kernels`."""
+    """Base of all errors that this package raises, except for those of `rigl_lightning.kernels`."""
 
 
 class SettingError(SparseTrainingError, ValueError):
@@ -22,11 +22,11 @@ class SettingTypeError(SparseTrainingError, TypeError):
 
 
 class StateError(SparseTrainingError, RuntimeError):
-    """Something is asked for at the wrong time, or what must always hold does not."""
+    """A call at the wrong time, or an invariant that does not hold."""
 
 
 class MissingFileError(SparseTrainingError, FileNotFoundError):
-    """A file or folder that a setting names is not there."""
+    """A file or folder that a setting names does not exist."""
 
 
 class MissingPackageError(SparseTrainingError, ImportError):
@@ -34,8 +34,8 @@ class MissingPackageError(SparseTrainingError, ImportError):
 
 
 class FullDiskError(SparseTrainingError, OSError):
-    """There is no room for a file; what was there before is kept."""
+    """There is no space for a file; an earlier file of the name is kept."""
 
 
 class SparseTrainingWarning(UserWarning):
-    """What all warnings are that this package gives by itself."""
+    """Class of all warnings of this package."""

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -60,7 +61,7 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
     for key, base in _CLASSES.items():
         unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*dot import path string: (\S+)', message, re.DOTALL)
         if unknown:
-            names = sorted(c.__name__ for c in _subclasses(base) if not inspect.isabstract(c))
+            names = sorted(c.__name__ for c in _subclasses(base) if not _is_base(c))
             return _with_suggestion(
                 f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
                 f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}"
@@ -267,6 +268,11 @@ def _setting_names() -> list[str]:
 def _subclasses(base: type) -> set[type]:
     direct: list[type] = base.__subclasses__()
     return {*direct, *(c for child in direct for c in _subclasses(child))}
+
+
+def _is_base(kind: type) -> bool:
+    """Whether a class is there for others to derive from, and no choice itself."""
+    return inspect.isabstract(kind) or (not is_dataclass(kind) and bool(kind.__subclasses__()))
 
 
 def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:

@@ -39,11 +39,11 @@ class SparseTrainerCallback(TrainerCallback):
         algorithm: Which connections are active, and when they change.
         include: Patterns of the weights to make sparse, see `select_parameters`; by default all but embeddings, norms
             and biases.
-        exclude: Patterns of names to leave dense.
-        seed: Of all randomness here; by default that of the Trainer.
+        exclude: Patterns of names that stay dense.
+        seed: Seed of masks and growth; by default that of the Trainer.
         compute: How sparse layers are computed on the CPU, see `SparseCompute`.
         storage: How their weights are stored, see `SparseCompute`.
-        resume_from: Folder of the checkpoint that is resumed, where it is not in the Trainer's ``output_dir``.
+        resume_from: Folder of the checkpoint to resume, if it is not in the Trainer's ``output_dir``.
 
     Attributes:
         sparsifier: That of the last training; None before.

@@ -1,4 +1,4 @@
-"""summary: what an algorithm will make of a network, before anything is trained."""
+"""summary: the sparsity and cost that an algorithm gives a network, before any training."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def summary(
 
     Args:
         model: Any module; it is not changed.
-        algorithm: To be shown.
+        algorithm: The algorithm to show.
         total_steps: Optimizer steps of the whole training; needed if the schedule gives fractions of it.
         inputs: A batch, for the FLOPs: a tensor, a tuple of positional or a dict of named ones; None leaves them out.
-        include: See `select_parameters`, as for the next one.
-        exclude: Patterns of names to leave dense.
+        include: Name patterns of the weights to make sparse, see `select_parameters`.
+        exclude: Name patterns of weights that stay dense.
 
     Raises:
         ValueError: If settings do not fit the model.

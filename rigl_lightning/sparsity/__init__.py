@@ -1,16 +1,16 @@
 """Sparse training in plain PyTorch: masks, scores, schedules, algorithms and the Sparsifier. No Lightning here.
 
-To read, in this order, with what is decided where:
+The files in the order to read them, with what each decides:
 
 - ``masks``                 the drop and the grow of one layer: `drop_and_grow`; exact counts, ties by position
-- ``scores``                by what is dropped and grown; what a score may see is in ``connections``
+- ``scores``                the rankings for drop and grow; what a score may read is in ``connections``
 - ``distributions``         sparsity of each layer: uniform, Erdős-Rényi (ER), with kernel sizes (ERK)
 - ``schedules``             when masks are updated, and how the drop fraction decays
 - ``algorithms/base``       the questions that an algorithm answers; ``algorithms/drop_grow``: SET and RigL
 - ``sparsifier``            one training step: `before_step`, `after_step`; `state_dict` and `load_state_dict` (resume)
 - ``trainer/callback``      the same in Lightning: hooks, and one step as pseudocode
 
-What a step calls on the way:
+A step also calls:
 
 - ``gradients``             which gradients an algorithm reads, and the averages it keeps
 - ``mask_update``           new masks; weights and optimizer state of what was dropped or grown follow
@@ -21,7 +21,7 @@ What a step calls on the way:
 Elsewhere:
 
 - ``counts``                sparsities to whole numbers of connections: the rounding
-- ``structures``            N:M, blocks, constant fan-in: which connections of a layer go together
+- ``structures``            N:M, blocks, constant fan-in: which connections of a layer must be active together
 - ``costs/``                FLOPs (``costs/flops``, also under the name ``flops``), bytes, neurons and widths
 - ``compact_weights``       layers that store active connections only; ``streamed_growth`` is their drop and grow
 - refusals                  FSDP and DeepSpeed in ``trainer/checks``, a DTensor in ``parameters``: parts of a weight

@@ -29,9 +29,9 @@ def algorithm_named(name: str, **settings: Any) -> SparseAlgorithm:
     """An algorithm by its name.
 
     Args:
-        name: Of its class in any case, hyphens and underscores left out; "pruning" and "gmp" are gradual magnitude
-            pruning, "lottery" the lottery ticket.
-        **settings: Of the class.
+        name: Name of the class. Case, hyphens and underscores do not matter. "pruning" and "gmp" are gradual magnitude
+            pruning, "lottery" is the lottery ticket.
+        **settings: Settings of the class.
 
     Raises:
         ValueError: If there is no such algorithm, or it has no such setting.
@@ -64,16 +64,15 @@ def sparsify(
     seed: int = 0,
     **settings: Any,
 ) -> Sparsifier:
-    """`Sparsifier.attach` with an algorithm by name: the model is sparse from now on, and the loop stays as it is.
+    """`Sparsifier.attach` with an algorithm by name: makes a model sparse, without a change of the training loop.
 
     Args:
-        model: Whose weights of linear, convolution, recurrent and attention layers become sparse; or the weights by
-            name.
-        optimizer: That trains it.
+        model: Model whose linear, convolution, recurrent and attention weights become sparse; or the weights by name.
+        optimizer: Optimizer of the model.
         algorithm: Name for `algorithm_named`, or an algorithm.
         total_steps: Optimizer steps of the whole training.
-        seed: Of all randomness here.
-        **settings: Of the named algorithm.
+        seed: Seed of masks and growth.
+        **settings: Settings of the named algorithm.
 
     Raises:
         ValueError: As `algorithm_named` and `Sparsifier.attach`.

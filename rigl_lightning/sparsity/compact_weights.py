@@ -154,7 +154,7 @@ class Beginning(NamedTuple):
 
     Attributes:
         compact: By layer name.
-        checksums: `weight_checksum` of every layer's first weights.
+        checksums: `weight_checksum` of every layer's initial weights.
         masks: First masks of the layers that are not compact.
     """
 

@@ -1,9 +1,9 @@
-"""Scales by density: first weights and learning rates that give a sparse layer what a dense one has.
+"""Scales by density: initial weights and learning rates for sparse layers.
 
 Weights and learning rates are usually chosen for dense layers. With a fraction d of its connections a unit sums a
 fraction d of the terms, so its output has sqrt(d) of the standard deviation at first, and d of the change in a step
-(Dey et al. 2024, "Sparse maximal update parameterization", arXiv 2405.15743). Both are off unless asked for: the
-reference has neither.
+(Dey et al. 2024, "Sparse maximal update parameterization", arXiv 2405.15743). Both scales are off by default, because
+the reference has neither.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rigl_lightning.sparsity.weights import Weights
 
 
 def with_sparse_fan_in(weight: Tensor, mask: Tensor, inputs_first: bool = False) -> Tensor:
-    """First weights of a sparse layer from those of a dense one: each unit's times sqrt(inputs / active inputs).
+    """Initial weights of a sparse layer from those of a dense one: each unit's times sqrt(inputs / active inputs).
 
     So an initialisation that divides by the square root of the fan-in (Kaiming, Xavier, torch's own) divides by that of
     the active fan-in of each unit (Evci et al. 2022, arXiv 2010.03533, section 3).
@@ -46,11 +46,11 @@ def with_sparse_fan_in(weight: Tensor, mask: Tensor, inputs_first: bool = False)
 
 @dataclass(frozen=True)
 class ByDensity:
-    """What goes by the density of a layer.
+    """Which settings of a layer are scaled by its density.
 
     Attributes:
-        init: Multiply the first weights of each unit by sqrt(inputs / active inputs), see `with_sparse_fan_in`. Not of
-            a run that goes on from a checkpoint.
+        init: Multiply the initial weights of each unit by sqrt(inputs / active inputs), see `with_sparse_fan_in`; not
+            in a run that resumes a checkpoint.
         learning_rate: p in [0, 1]: multiply the learning rate of each layer by ``density^-p``, see
             `DensityScaling`; 1 is the sparse maximal update parameterization, 0 the optimizer's own rate.
 
@@ -94,7 +94,7 @@ class DensityScaling:
 
     @torch.no_grad()
     def begin(self, algorithm: SparseAlgorithm, weights: Weights) -> None:
-        """Scale the first weights, if that is asked for.
+        """Scale the initial weights, if that is asked for.
 
         Raises:
             ValueError: If it is, and no layer is sparse or inactive weights are kept.

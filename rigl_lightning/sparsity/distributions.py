@@ -24,7 +24,7 @@ def check_sparsity(sparsity: float, setting: str = "`sparsity` of the algorithm"
 
 
 class Distribution(ABC):
-    """Base of the distributions. A subclass answers `_free_sparsities` for the layers that nobody fixed."""
+    """Base of the distributions. A subclass answers `_free_sparsities` for the layers without a fixed sparsity."""
 
     dense: tuple[str, ...]
     custom: Mapping[str, float]
@@ -72,10 +72,10 @@ class Uniform(Distribution):
     """The same sparsity in every layer but the first, which stays dense (paper, section 3).
 
     Attributes:
-        first_layer_dense: Keep the first layer dense. Its connections are not made up for elsewhere, so the
-            network is a little denser than the sparsity says, as in the paper.
-        dense: Name patterns of further layers to keep dense.
-        custom: Name pattern -> sparsity of that layer, outside the rule.
+        first_layer_dense: Keep the first layer dense. Other layers do not become sparser for it, so the network is a
+            little denser than the sparsity, as in the paper.
+        dense: Name patterns of further layers that stay dense.
+        custom: Name pattern -> sparsity of that layer, instead of the common one.
 
     >>> Uniform()({"conv.weight": (8, 3, 3, 3), "fc.weight": (10, 8)}, 0.9)
     {'conv.weight': 0.0, 'fc.weight': 0.9}
@@ -100,14 +100,13 @@ class ErdosRenyi(Distribution):
     the kernel sizes out. A layer whose density would exceed 1 is made dense and its surplus goes to the others, the
     most saturated layers first, as in the reference (rigl/sparse_utils.py:90-207, commit d39fc7d).
 
-    The densities add up to the total exactly: weighted by size, the mean sparsity of all layers that are not in
-    ``custom`` is the one asked for.
+    The total is exact: the mean sparsity of all layers that are not in ``custom``, weighted by size, is the given one.
 
     Attributes:
         kernel: Count kernel sizes (ERK) or not (ER).
         power: Exponent on the layer's ratio ("erk_power_scale" of the reference); 0 gives the same density everywhere.
-        dense: Name patterns of layers to keep dense; the other layers make up for them.
-        custom: Name pattern -> sparsity of that layer, outside the rule and outside the total.
+        dense: Name patterns of layers that stay dense; the other layers become sparser for them.
+        custom: Name pattern -> sparsity of that layer, which is not part of the total.
 
     >>> sparsities = ErdosRenyi()({"first.weight": (10, 10), "second.weight": (30, 10)}, 0.5)
     >>> {name: round(value, 3) for name, value in sparsities.items()}  # densities 3 : 2, as 20/100 : 40/300

@@ -27,10 +27,10 @@ def select_parameters(
 ) -> dict[str, nn.Parameter]:
     """Trainable weights to make sparse, by name, in the order of the network.
 
-    Without ``include`` these are the weights of Linear (transformers' ``Conv1D`` too, which is marked as stored inputs
-    first), convolutions, RNN, GRU, LSTM and MultiheadAttention: never
-    biases, norms or embeddings, nor a tensor that is tied to an embedding. Depthwise convolutions stay dense unless
-    asked for, as in the paper (section 4.1.2). A tied tensor is one parameter. Frozen weights are left alone.
+    Without ``include`` these are the weights of Linear (and transformers' ``Conv1D``, which is marked as stored inputs
+    first), convolutions, RNN, GRU, LSTM and MultiheadAttention. Biases, norms and embeddings stay dense, and so does a
+    tensor that is tied to an embedding. Depthwise convolutions stay dense by default, as in the paper (section 4.1.2).
+    A tied tensor is one parameter. Frozen weights are not selected.
 
     Args:
         module: Any module. Names of compiled submodules lose their ``_orig_mod.`` prefix.

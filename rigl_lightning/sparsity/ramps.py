@@ -16,16 +16,16 @@ from rigl_lightning.sparsity.structures import Unstructured
 class SparsityRamp:
     """A sparsity that moves from ``initial`` to ``final`` between two points of the training.
 
-    It stands where a number would: ``RigL(sparsity=SparsityRamp(0.5, 0.9))``. Masks follow it at their updates; one is
-    made at ``end``, so that the final sparsity is always reached. With an initial sparsity above the final one the
+    It replaces a number: ``RigL(sparsity=SparsityRamp(0.5, 0.9))``. Masks follow the ramp at their updates. There is an
+    update at ``end``, so that the final sparsity is always reached. If the initial sparsity is above the final one, the
     network grows.
 
     Attributes:
         initial: Sparsity up to ``begin``, in [0, 1).
         final: Sparsity from ``end`` on, in [0, 1).
-        begin: Where it starts to move: an int (step), or a fraction of training as float.
-        end: Where it arrives, likewise.
-        decay: What is left of the way, over the progress between the two: ``linear``, ``cosine``, ``cubic``,
+        begin: When the sparsity begins to change: a step as int, or a fraction of the training as float.
+        end: When the final sparsity is reached, as for ``begin``.
+        decay: Remaining fraction of the way, as a function of progress from 0 to 1: ``linear``, ``cosine``, ``cubic``,
             ``exponential`` or ``sigmoid`` of `rigl_lightning.sparsity.schedules`, or your own function.
 
     >>> ramp = SparsityRamp(0.5, 0.9, end=0.5).resolve(200)

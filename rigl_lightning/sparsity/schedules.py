@@ -21,13 +21,13 @@ class UpdateSchedule:
 
     The defaults are the paper's (section 4): every 100 steps over the first three quarters of training, step 0
     included. ``begin`` and ``end`` are steps if given as int, and fractions of all steps if given as float, so that
-    a longer training stretches its window by itself.
+    the window grows with the length of the training.
 
     Attributes:
         interval: Delta T, in optimizer steps, at least 1.
         begin: First update step, an int, or a fraction in [0, 1].
         end: T_end, an int, or a fraction in (0, 1]. Drop-and-grow updates stop before it; pruning reaches its
-            final sparsity at it. The int 1 is step 1, and no training begins with it: all of training is 1.0.
+            final sparsity at it. The int 1 is step 1, which a training refuses; its end is 1.0.
 
     >>> schedule = UpdateSchedule(interval=10, end=0.75).resolve(total_steps=40)
     >>> schedule.end, [step for step in range(40) if schedule.is_update(step)]
@@ -143,7 +143,7 @@ class InversePower:
 
 
 def cubic(progress: float) -> float:
-    """``(1 - progress)^3``: what gradual pruning leaves of the way (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
+    """``(1 - progress)^3``: what gradual pruning has left of its way (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1).
 
     >>> cubic(0.5)
     0.125

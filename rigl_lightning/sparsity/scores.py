@@ -1,7 +1,7 @@
-"""Scores: how much a connection is worth, seen from one layer. Low is dropped, high is grown.
+"""Scores: numbers that rank the connections of a layer. Low scores are dropped, high scores are grown.
 
-A score is any function ``Connections -> Tensor`` of the weight's shape; a user's own function is used by its
-dotted path. It must be the same on every process, so randomness comes from ``connections.generator`` only.
+A score is any function ``Connections -> Tensor`` of the weight's shape; a user's own function is named by its dotted
+path. It must return the same on every process, so random numbers come from ``connections.generator`` only.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def weight_magnitude(c: Connections) -> Tensor:
 def gradient_magnitude(c: Connections) -> Tensor:
     """``|dL/dw|`` of the dense gradient: the grow score of RigL (paper, section 3).
 
-    The first public code of the authors took the signed gradient; the paper says magnitude, and so do we.
+    The first public code of the authors took the signed gradient; the paper has the magnitude, as here.
     """
     return c.grad.abs()
 
 
 def channel_normalised_gradient(c: Connections) -> Tensor:
-    """``|dL/dw|`` over the root mean square of its output channel's: no channel is ahead of the others.
+    """``|dL/dw|`` over the root mean square of its output channel, so that growth spreads over channels.
 
-    Not in the paper. RigL's own score lets the few channels with the largest gradients take all growth, dead ones
-    behind a batch norm first, whose gradients are magnified.
+    Not in the paper. With RigL's own score a few channels with the largest gradients take all growth, first of all dead
+    channels before a batch norm, which magnifies their gradients.
     """
     grad = rows_are_units(c.grad, c.inputs_first)
     size = rows_of(grad).square().mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
@@ -53,7 +53,7 @@ def gradient_average_magnitude(c: Connections) -> Tensor:
 def saliency(c: Connections) -> Tensor:
     """``|w · dL/dw|``: the score of SNIP (Lee et al. 2019, arXiv 1810.02340).
 
-    It ranks connections that have a weight. As a grow score it is zero at every inactive connection.
+    It ranks connections with a weight. As a grow score it would be zero at every inactive connection.
     """
     return (c.weight * c.grad).abs()
 
@@ -61,8 +61,8 @@ def saliency(c: Connections) -> Tensor:
 def relative_importance(c: Connections) -> Tensor:
     """``|w| / sum over its unit + |w| / sum over its input`` (Zhang et al. 2024, "Plug-and-Play"; 2501.19107, eq. 1).
 
-    A small weight counts where its unit or its input has few others. In a convolution a kernel position of an input
-    channel is an input.
+    A small weight has a high score if its unit or its input has few others. In a convolution an input is a kernel
+    position of an input channel.
     """
     size = rows_are_units(c.weight.abs(), c.inputs_first)
     rows = rows_of(size)
@@ -72,7 +72,7 @@ def relative_importance(c: Connections) -> Tensor:
 
 
 def length_three_paths(c: Connections) -> Tensor:
-    """CH2-L3n: how many short paths of the network lead there already, and how local they are; see `paths`.
+    """CH2-L3n: the number and locality of short paths that join the two units already; see `paths`.
 
     The grow score of CHTs (Zhang et al. 2025, arXiv 2501.19107, eq. 3). It is zero where no such path leads.
     """
@@ -83,8 +83,8 @@ def length_three_paths(c: Connections) -> Tensor:
 def gradient_flow(c: Connections) -> Tensor:
     """``w · Hg``, H the loss's Hessian and g its gradient: the score of GraSP (Wang et al. 2020, arXiv 2002.07376).
 
-    Removing a connection changes ``|g|^2 / 2`` by ``-w · Hg`` to first order, so keeping the largest keeps, or even
-    adds to, the gradient that training lives on. The algorithm has to ask for it (`needs_hessian_gradient`).
+    Removing a connection changes ``|g|^2 / 2`` by ``-w · Hg`` to first order, so the connections with the largest score
+    preserve or increase the norm of the gradient. The algorithm must request it (`needs_hessian_gradient`).
     """
     if c.hessian_gradient is None:
         raise SettingError(
@@ -115,5 +115,5 @@ _WITHOUT_GRADIENT = (weight_magnitude, gradient_average_magnitude, random, relat
 
 
 def needs_gradient(score: Score) -> bool:
-    """Whether a score reads the dense gradient of its step. Any score we do not know is taken to read it."""
+    """Whether a score reads the dense gradient of its step. An unknown score is assumed to read it."""
     return score not in _WITHOUT_GRADIENT

@@ -40,7 +40,7 @@ _REMEMBERED = ("step", "total_steps", "seed", "memory", "initial_weights", "last
 
 
 class Sparsifier(Attachable, MaskReadings):
-    """Masks of a set of parameters, and everything that has to follow them.
+    """Holds the masks of a set of parameters, and keeps weights, gradients and optimizer state true to them.
 
     Weights and gradients are masked in place, so the model stays the plain model: ``state_dict``, optimizer and
     compiled code see ordinary tensors. Inactive weights are zero before the first and after every optimizer step.
@@ -49,24 +49,24 @@ class Sparsifier(Attachable, MaskReadings):
         parameters: Sparse weights by name, as from `select_parameters`. Put them on their device before.
         algorithm: Which connections are active, and when they change.
         total_steps: Optimizer steps of the whole training; needed if the schedule gives fractions of it.
-        seed: Seed of all randomness here, see `layer_generator`.
-        beginning: Layers that have no dense weights to begin with, from `build_sparse`.
-        state: What an earlier `state_dict` returned, to go on exactly from there; the model's and the optimizer's
-            own states may be loaded before or after.
+        seed: Seed of masks and growth, see `layer_generator`.
+        beginning: Layers without dense initial weights, from `build_sparse`.
+        state: What an earlier `state_dict` returned, to resume exactly. The states of model and optimizer may be loaded
+            before or after.
         adam_warm_up: None, as in the reference: under Adam the first step of a grown connection is up to 3.2 times the
             learning rate. A number n: Adam and AdamW correct its moments by its own age, see `AdamWarmUp`.
-        by_density: First weights and learning rates by the density of a layer, see `ByDensity`; None for neither.
+        by_density: Scale initial weights and learning rates by the density of a layer, see `ByDensity`; None: neither.
 
     Attributes:
-        network: The masks, and what is known of them: counts, first masks, what was explored.
-        masks: Boolean tensor by name, True where a connection is active; ``explored``: where one ever was. Changed in
-            place. ``n_active``: active connections by name.
-        weights: The weights, however they are kept: in the parameters, hidden, or the active ones alone (``compact``).
-        gradients: What is kept of gradients for the algorithm.
+        network: The masks and their statistics: counts, first masks, explored connections.
+        masks: Boolean tensor by name, True where a connection is active; ``explored``: where one was ever active.
+            Changed in place. ``n_active``: number of active connections by name.
+        weights: The weights: in the parameters, hidden, or the active ones alone (``compact``).
+        gradients: Averages and products of gradients that the algorithm needs.
         step: Optimizer steps completed.
         last_update: The most recent mask update, or None.
-        memory: What the algorithm remembers from one update to the next.
-        initial_weights: `weight_checksum` of each layer before it was first masked, to tell one start from another.
+        memory: State of the algorithm between updates.
+        initial_weights: `weight_checksum` of each layer before it was first masked, to identify the initialisation.
 
     Raises:
         ValueError: If settings do not fit the model, ``state`` fits neither the model nor the algorithm, or a process

@@ -1,4 +1,4 @@
-"""Structures: which connections of a layer have to be active together, or in what number, so that hardware can use it.
+"""Structures: which connections of a layer must be active together, or in which number, so that hardware can use it.
 
 A structure is a setting of an algorithm, not another algorithm. It answers four questions: which sparsities a layer can
 have (`layer_sparsities`, asked before training, so that nothing is refused later), a random mask with that count
@@ -36,7 +36,7 @@ class Structure(Claiming, ABC):
     """Base of the structures. A subclass is a frozen dataclass of settings.
 
     Attributes:
-        treats_layers_alone: What becomes of one layer does not depend on the others.
+        treats_layers_alone: The masks of a layer do not depend on other layers.
     """
 
     claims: ClassVar[Mapping[str, tuple[str, ...]]] = {"treats_layers_alone": ("ablated_layers",)}
@@ -95,7 +95,7 @@ class Structure(Claiming, ABC):
 
 @dataclass(frozen=True)
 class Unstructured(Structure):
-    """Any connection of a layer may be active: RigL, SET and SNFS as their papers have them."""
+    """Any connection of a layer may be active, as in the papers of RigL, SET and SNFS."""
 
     def layer_sparsities(self, shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, float]:
         """Those asked for."""
@@ -186,9 +186,9 @@ class NM(Structure):
 class Blocks(Structure):
     """Blocks of connections that are active or inactive together.
 
-    A block spans ``shape[0]`` outputs and ``shape[1]`` inputs; each kernel position of a convolution has blocks of its
-    own. Its score is the sum of its members' scores, added in double precision. The idea is that of block-sparse
-    networks (Narang et al. 2017, arXiv 1711.02782), which prune blocks; moving them by drop and grow is new here.
+    A block has ``shape[0]`` outputs and ``shape[1]`` inputs; each kernel position of a convolution has its own blocks.
+    The score of a block is the sum of the scores of its connections, in double precision. Block-sparse networks (Narang
+    et al. 2017, arXiv 1711.02782) prune blocks; drop and grow of blocks is new here.
 
     Attributes:
         shape: Outputs and inputs of a block, each at least 1 and a divisor of the sparse layers' own.
@@ -264,23 +264,23 @@ class ConstantFanIn(Structure):
     shared by neurons of fan-in k:
 
     1. K = drop fraction of the active connections; the K with the smallest magnitudes are marked.
-    2. Salient are the connections that keep their mark off, and the K best by gradient among all others.
+    2. Salient are the active connections without a mark, and the K of all others with the largest gradients.
     3. Neurons with fewer salient connections than ``max(1, min_salient · k)`` lose all connections (ablation).
     4. The budget is shared by the other neurons: the new fan-in, rounded down.
     5. K connections are dropped, those of ablated neurons first; each neuron grows to the new fan-in by gradient.
 
     Steps, threshold, rounding and the exemption of the last layer follow the authors' code (calgaryml/
-    condensed-sparsity, src/rigl_torch/rigl_constant_fan.py). An ablated neuron may come back, as there. Four things
-    differ. The best by gradient (2) are sought among connections that could grow, as RigL has it; the code looks at
-    active ones too. A neuron with too many kept connections (5) loses those of lowest score; the code, any. If too few
-    neurons are left to hold the budget, those with most salient connections stay, and never none. And the fan-in of a
-    layer is its density times its inputs rounded to the nearest number, at least 1; the code rounds down.
+    condensed-sparsity, src/rigl_torch/rigl_constant_fan.py). An ablated neuron may become active again, as there. Four
+    things differ. Step 2 ranks the gradients of connections that can grow, as RigL does; the code also ranks active
+    ones. A neuron with too many kept connections (5) loses those with the lowest scores; in the code it loses arbitrary
+    ones. If too few neurons are left for the budget, those with the most salient connections stay. The fan-in of a
+    layer is its density times its inputs, rounded to the nearest number, at least 1; the code rounds down.
 
-    After an ablation the layer may have fewer connections than its budget, by less than one a surviving neuron.
+    After an ablation a layer may have fewer connections than its budget, by less than one per surviving neuron.
 
     Attributes:
         min_salient: Salient connections a neuron needs to stay, as a fraction of the fan-in before ablation, in [0, 1].
-        ablation: Whether neurons may be ablated at all.
+        ablation: Whether neurons may be ablated.
         never_ablate: Name patterns of layers that keep all neurons. The last sparse layer always does: its neurons are
             the network's outputs.
 

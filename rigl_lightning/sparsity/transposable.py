@@ -24,10 +24,10 @@ _AT_ONCE = 1 << 15
 class TransposableNM(NM):
     """Exactly ``n`` active connections in every row and every column of each block of ``m`` units and ``m`` inputs.
 
-    So the weight and its transpose are N:M, and the hardware's products serve the forward pass and the gradient of the
-    inputs (Hubara et al. 2021, arXiv 2102.08124). All masks of a block are compared, 90 for 2:4, as Hu et al. 2024
-    (arXiv 2404.01847) do, so that each is the best there is. An update drops the lowest-scored connections of the layer
-    and takes, of the masks that hold the others, the one whose new connections have the largest sum of grow scores.
+    The weight and its transpose are both N:M, so hardware can use the mask in the forward pass and for the gradient of
+    the inputs (Hubara et al. 2021, arXiv 2102.08124). All masks of a block are compared, 90 for 2:4, as Hu et al. 2024
+    (arXiv 2404.01847) do, so each choice is optimal. An update drops the lowest-scored connections of the layer. Of the
+    masks that contain the others it takes the one whose new connections have the largest sum of grow scores.
 
     Attributes:
         n: Active connections of a row and of a column, in [1, m).

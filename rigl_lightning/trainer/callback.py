@@ -1,4 +1,4 @@
-"""SparseTrainingCallback: sparse training of any LightningModule, by telling a Sparsifier when."""
+"""SparseTrainingCallback: sparse training of any LightningModule; it calls a Sparsifier from Lightning's hooks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             Checkpoints are dense.
         adam_warm_up: None, as in the authors' code, or n: Adam and AdamW correct the moments of a grown connection by
             its age, and its steps reach full size after n.
-        by_density: Scale first weights and learning rates by density, see `ByDensity`.
+        by_density: Scale initial weights and learning rates by density, see `ByDensity`.
     """
 
     def __init__(

@@ -23,14 +23,14 @@ def mask_metrics(sparsifier: Sparsifier, by_layer: bool = False) -> dict[str, fl
     """What is logged of the masks as they are now.
 
     Args:
-        sparsifier: Of any algorithm.
+        sparsifier: A Sparsifier with any algorithm.
         by_layer: Also ``density/<layer>``, ``survival/<layer>``, ``dead_units/<layer>``, and where the algorithm plans
             layers ``target/<layer>``: the density that it plans for this moment, before connections are counted.
 
     Returns:
         ``density``; ``churn``, ``drop_fraction`` and ``blind_growth`` of the last update (see `MaskUpdate`);
         ``exploration``: fraction of all connections that were ever active; ``survival``: fraction of the first
-        connections that are active; ``hamming_distance``: fraction of all connections that are not as at first;
+        connections that are active now; ``hamming_distance``: fraction of all entries that differ from the first masks;
         ``dead_units``: number of units without an incoming connection.
     """
     masks, update = sparsifier.masks, sparsifier.last_update

@@ -37,7 +37,7 @@ class SparsityPlot(*callback_flavours()):  # type: ignore[misc]
     Args:
         path: The file; None for ``sparsity.png`` in the logger's folder, or in the Trainer's without a logger.
         layer: Name of the weight whose mask is shown; None for the first that is sparse.
-        name: Of the SparseTrainingCallback to draw, if there are several.
+        name: Name of the SparseTrainingCallback to draw, if there are several.
         log_every: Give those loggers a picture of the masks at every so many notes of the history, and not only in the
             end: 1 for every mask update, None for the end alone. A picture takes about a third of a second.
     """

@@ -1,4 +1,4 @@
-"""Errors and warnings of our own are also the built-in ones that they would be elsewhere."""
+"""Errors and warnings of the package are also built-in ones."""
 
 import ast
 import pickle

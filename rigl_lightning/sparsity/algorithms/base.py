@@ -2,7 +2,7 @@
 
 How many connections each layer has (`layer_sparsities`), when to change them (its `schedule`), which come next
 (`update_masks`), and what value a grown one gets (`grow_init`). It holds no state; `Sparsifier` does. A few methods ask
-for more: a look at the first weights, a memory, weights that learn while inactive, a penalty, a step of their own.
+for more: a look at the initial weights, a memory, weights that learn while inactive, a penalty, a step of their own.
 """
 
 # No postponed annotations here and in the other algorithms: the command line reads the types of settings, also those
