@@ -40,7 +40,7 @@ class SparseAlgorithm(Claiming, ABC):
     """Base of all algorithms. A subclass is a frozen dataclass of settings; what it does not override never happens.
 
     Attributes:
-        structure: Which connections of a layer go together.
+        structure: Which connections of a layer must be active together, or in which number.
         takes_ramp: Whether the sparsity may be a ramp.
         schedule: When masks are updated; None for never, but see `further_updates`.
         drop_fraction: Fraction of the active connections that the first update drops.
