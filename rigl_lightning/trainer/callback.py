@@ -54,17 +54,15 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.
         log_layers: Also log density, survival and dead units of every layer at each mask update.
         strict: Check all invariants after every step, and stop if one is broken.
-        name: Name of this callback if there are several, each with its own optimizer; part of
-            ``sparse/<name>/density``.
+        name: Name of one of several callbacks, each with its own optimizer; part of ``sparse/<name>/density``.
         compute: "sparse": Linear, Conv2d, GRU and LSTM on the CPU compute with active connections only (see
             `SparseCompute`); others are dense, with a warning. "dense": masked dense products. "auto": the one that a
             timing finds faster, so runs differ by rounding; "dense" if deterministic, compiled or on a GPU.
-        storage: "connections": layers that compute sparsely store weights, gradients and optimizer state of active
-            connections only. "dense": none do. "auto": all do, unless another callback may read the weights.
-            Checkpoints are dense.
+        storage: "connections": layers that compute sparsely store active weights, gradients and optimizer state only.
+            "auto": the same, unless another callback may read the weights. "dense": none do. Checkpoints are dense.
         adam_warm_up: None, as in the authors' code, or n: Adam and AdamW correct the moments of a grown connection by
             its age, and its steps reach full size after n.
-        by_density: Scale initial weights and learning rates by density, see `ByDensity`.
+        by_density: Scale weights and learning rates by density, see `ByDensity`.
     """
 
     def __init__(
