@@ -316,7 +316,7 @@ def _lottery() -> list[Claim]:
 
 
 def _narrow_networks() -> list[Claim]:
-    """Our own question; the rules and the sparsity are from pilots of seeds 0 to 2."""
+    """A question beyond the paper; the rules and the sparsity are from pilots of seeds 0 to 2."""
     of, wrn, lenet = Bench("small", RESNET), Bench("small", WRN), Bench("small", MNIST)
     sparsest = 0.98
 

@@ -77,7 +77,7 @@ def _overview(runs: pd.DataFrame, scale: str) -> Figure | None:
 
 
 def _narrow(runs: pd.DataFrame, judged: pd.DataFrame, scale: str) -> Figure | None:
-    """Our own question, if both sides of a comparison have runs."""
+    """The question beyond the paper, if both sides of a comparison have runs."""
     of_question = of_runs(own(runs), panels.narrow_networks(scale, 0)) if scale == "small" else runs.head(0)
     return narrow_networks.draw(runs, judged) if of_question["method"].nunique() > 1 else None
 

@@ -1,6 +1,6 @@
 """Every comparison of every claim as effect and interval, coloured by verdict and grouped by figure.
 
-What to see: what lies to the right of the line speaks for the claim, what lies to the left against it.
+What to see: effects to the right of the line support the claim, effects to the left contradict it.
 """
 
 from __future__ import annotations

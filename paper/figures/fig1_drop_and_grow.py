@@ -1,7 +1,7 @@
 """Figure 1: sparse training as a loop, drawn from a real mask update of one small layer.
 
-What to see: random masks at first; then, again and again, training with fixed masks, dropping the connections of
-smallest magnitude (dashed), growing as many of largest gradient, and back. The number of connections stays.
+What to see: the first masks are random. Then three steps repeat: training with fixed masks, dropping the connections of
+smallest magnitude (dashed), growing as many with the largest gradient. The number of connections stays the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figure 2: ResNet-50. Left: accuracy over training FLOPs. Right: accuracy over sparsity.
 
-What to see: at equal FLOPs RigL above SET, Small-Dense and Static; RigL gains with longer training; extended RigL
-reaches pruning at every sparsity. Ours above, published below.
+What to see: at equal FLOPs RigL is above SET, Small-Dense and Static; RigL gains with longer training; extended RigL
+reaches pruning at every sparsity. Measured values are in the upper row, published ones in the lower.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figure 3: MobileNet-v1 and v2 over sparsity, all five times as long; MobileNet-v1 over the FLOPs of inference.
 
-What to see: RigL above pruning above Small-Dense; Big-Sparse, a wider network at 75 %, above the dense one of equal
-FLOPs. Ours above, published below.
+What to see: RigL is above pruning, and pruning above Small-Dense. Big-Sparse, a wider network at 75 %, is above the
+dense one of equal FLOPs. Measured values are in the upper row, published ones in the lower.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figure 4. Left: character GRU, bits per character over training FLOPs. Right: WRN-22-2, accuracy over sparsity.
 
-What to see: pruning best on text, RigL and SNFS improving with longer training; on images RigL above Static at every
-sparsity, the more so the sparser. At the far right the published values of WRN-22-2.
+What to see: on text pruning is best, and RigL and SNFS improve with longer training. On images RigL is above Static at
+every sparsity, and the difference grows with the sparsity. The published values of WRN-22-2 are at the far right.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figure 5: ResNet-50 with RigL. Left: distributions over sparsity. Right: the cosine sweep of Delta T and alpha.
 
-What to see: ERK best, the more so the sparser; the best interval near the paper's 100 steps, with alpha .3 to .5. The
-lower row shows the same on LeNet-300-100, where a sweep tells its points apart.
+What to see: ERK is best, and its gain grows with the sparsity; the best interval is near the paper's 100 steps, with
+alpha .3 to .5. The lower row is LeNet-300-100, where the differences of a sweep are larger than its noise.
 """
 
 from __future__ import annotations

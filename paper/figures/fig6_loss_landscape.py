@@ -1,6 +1,6 @@
 """Figure 6. Left: the training loss between a pruned and a static solution. Right: RigL leaves the static one.
 
-What to see: a high barrier on the line; a lower one on curves within the sparse subspace; (nearly) none through the
+What to see: the barrier is high on the line, lower on curves within the sparse subspace, and nearly zero through the
 dense space. Started from the static solution, RigL reaches a lower loss than Static started there.
 """
 

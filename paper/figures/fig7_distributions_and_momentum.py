@@ -1,6 +1,6 @@
 """Figure 7: distributions of every method over sparsity; SNFS over the coefficient of its average.
 
-What to see: ERK best for every method. What the momentum does is reported as found.
+What to see: ERK is best for every method. There is no claim about the coefficient of SNFS.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Figure 8: the cosine sweep of Delta T and alpha for SET and SNFS, as figure 5 for RigL.
 
-What to see: which intervals and fractions suit the other two methods; large fractions go with long intervals.
+What to see: the best intervals and fractions of the other two methods; large fractions are best with long intervals.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Figure 9: RigL with other decays of the drop fraction: constant, inverse power (k = 3), linear.
 
-What to see: constant falls behind as alpha grows; linear is close to the cosine of figure 5.
+What to see: the constant decay loses accuracy as alpha grows; the linear one is close to the cosine of figure 5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our own question: what RigL's growth by gradient magnitude does on narrow networks, and what other rules do instead.
+"""A question beyond the paper: RigL's growth by gradient magnitude and other grow rules on narrow networks.
 
 What to see: how far each grow rule is above or below RigL with the same seed, at each sparsity; rules right of the line
 are better. The rules are described in ``paper/studies/growth_scores.py``.

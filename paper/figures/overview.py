@@ -1,8 +1,8 @@
 """Error against training FLOPs of every method on LeNet-300-100: the README's picture.
 
-What to see: methods that never hold a dense network are at the left; among them those that move connections err less
-than static masks; what errs less still pays with dense FLOPs. The line joins the methods that no other one beats at
-their cost or less.
+What to see: methods that never hold a dense network are at the left; among them those that move connections have a
+lower error than static masks; methods with a still lower error need dense FLOPs. The line joins the methods to which no
+other one is superior at the same cost or less.
 """
 
 from __future__ import annotations

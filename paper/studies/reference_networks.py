@@ -1,8 +1,8 @@
 """The networks of the paper as their authors count them: shapes of the weights, and how often each one is used.
 
 They counted Keras models (google-research/rigl d39fc7d, rigl/imagenet_resnet/colabs), whose padding layers make some
-convolutions larger than the ones they trained, and ours: `in_keras`. This belongs to the published numbers, not to the
-package, whose tracing counts what a module really does.
+convolutions larger than those that they trained and that the package traces: `in_keras`. This belongs to the published
+numbers, not to the package, whose tracing counts what a module really does.
 """
 
 from __future__ import annotations
