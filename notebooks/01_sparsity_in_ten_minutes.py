@@ -28,8 +28,8 @@ torch.manual_seed(0)
 # %% [markdown]
 # ## A mask
 #
-# A boolean tensor of the weight's shape: True where a connection exists. This layer has 12 x 20 connections, of which one in
-# five is active; the others are zero, in the weight, in its gradient, and in the optimizer.
+# A mask is a boolean tensor of the weight's shape: True where a connection is active. This layer has 12 x 20 connections, of
+# which one in five is active. The others are zero in the weight, in its gradient and in the optimizer's state.
 
 # %%
 mask = random_mask((12, 20), 48, torch.Generator().manual_seed(0))
@@ -40,8 +40,8 @@ print(f"{mask.sum()} of {mask.numel()} connections are active: density {mask.flo
 # %% [markdown]
 # ## One update of RigL
 #
-# Drop the 12 active connections with the smallest weights, grow the 12 with the largest gradients among all others. The number
-# of connections is the same before and after.
+# RigL drops the 12 active connections with the smallest weights. Then it grows the 12 inactive ones with the largest
+# gradients. The number of active connections stays the same.
 
 # %%
 after = drop_and_grow(mask, weight.abs(), gradient.abs(), n_update=12)
@@ -67,7 +67,7 @@ for axis in axes:
 # %% [markdown]
 # ## How sparsity is shared among layers
 #
-# The same total for all, two distributions: uniform, and the paper's Erdős-Rényi-Kernel, which makes large layers sparser.
+# Two distributions with the same total: uniform, and the paper's Erdős-Rényi-Kernel (ERK), which makes large layers sparser.
 
 # %%
 model = LeNet300100(64, 10)
@@ -85,8 +85,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## A training
 #
-# LeNet-300-100 on 8 x 8 digits with 90 % of its connections missing from the first step to the last; one dense network, one
-# whose random masks stay, one trained with RigL.
+# LeNet-300-100 on 8 x 8 digits, three times: dense, with random masks that never change (static), and with RigL. The two
+# sparse networks have a tenth of the connections from the first step to the last.
 
 
 # %%
@@ -143,11 +143,11 @@ for axis, image, title in ((axes[1], first, "before RigL"), (axes[2], last, "aft
 _ = figure.colorbar(shown, ax=axes[1:], shrink=0.8)
 
 # %% [markdown]
-# The pixels at the left and right edges are black in nearly every digit. Nobody told RigL; their gradients are zero, so nothing grows
-# there, and what was there at first is dropped.
+# The pixels at the left and right edges are black in nearly every digit. Their gradients are zero, so RigL grows no connection
+# there, and it drops those of the first mask.
 #
 # ## What to try next
 #
 # - `sparsity=0.97` in all three: the static network falls behind, RigL hardly.
-# - `UpdateSchedule(interval=300)`: so few updates that the connections stay near where they began.
-# - One seed is an anecdote. Notebook 03 compares over three; notebook 02 trains your own module.
+# - `UpdateSchedule(interval=300)`: so few updates that most connections stay where they were.
+# - One seed is no evidence. Notebook 03 compares over three; notebook 02 trains your own module.

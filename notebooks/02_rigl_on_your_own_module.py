@@ -1,8 +1,8 @@
 # %% [markdown]
 # # RigL on your own LightningModule
 #
-# A module that knows nothing of sparsity, one callback, and what one wants afterwards: what happened, the checkpoint,
-# a resumed training, the plain network.
+# A module without any change for sparsity, one callback, and what follows: the logs, the checkpoint, a resumed training,
+# the plain network.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 import logging
@@ -72,7 +72,7 @@ def loaders():
 # %% [markdown]
 # ## The sparsity of each layer
 #
-# Before training the callback prints this table. You can also ask for it without training. The classifier shall stay dense.
+# Before training the callback prints this table. You can also print it without training. The classifier stays dense here.
 
 # %%
 from rigl_lightning import select_parameters
@@ -136,12 +136,12 @@ second.fit(SmallConvNet(), *loaders(), ckpt_path=path)
 print("accuracy after two more epochs", float(second.callback_metrics["val/accuracy"]))
 
 # %% [markdown]
-# That the window of mask updates did not move is on purpose: a resumed training is the same training. For bitwise equality the
-# data must resume, too, as the data modules of this package do; a plain shuffling loader starts a new order.
+# The window of mask updates does not move with the new number of epochs, because a resumed training is the same training. For
+# bitwise equality the data must resume, too, as the data modules of this package do; a plain shuffling loader starts a new order.
 #
 # ## What to try next
 #
 # - `exclude=[]`: the classifier becomes sparse, too. How much accuracy does it cost?
-# - `SparseTrainingCallback(..., strict=True)` checks every promise after every step.
+# - `SparseTrainingCallback(..., strict=True)` checks every invariant after every step.
 # - Your own network in the place of `SmallConvNet`: if the table lists a layer that should stay dense, exclude it.
 # - Notebook 03: your own criterion.

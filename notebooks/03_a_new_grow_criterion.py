@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A new grow criterion, compared with RigL over three seeds
 #
-# A criterion is a function of one layer's connections. No class, no registration.
+# A criterion is a function of the connections of one layer. It needs no class and no registration.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 import logging
@@ -25,8 +25,8 @@ torch.set_num_threads(1)
 # %matplotlib inline
 
 # %% [markdown]
-# RigL grows where the gradient is largest, wherever that is. This one asks for balance: a gradient counts less the more
-# connections its unit has already.
+# RigL grows where the gradient is largest. This criterion balances the units: the more connections a unit has, the less a
+# gradient counts.
 
 
 # %%
@@ -109,6 +109,6 @@ pd.DataFrame(rows).T
 # ## What to try next
 #
 # - Ten seeds (`SEEDS = range(10)`), before you believe a difference.
-# - `c.weight.abs()` in the score, or random numbers from `c.generator`: what else tells where a connection is missing?
+# - `c.weight.abs()` in the score, or random numbers from `c.generator`: do they find better connections?
 # - The same function on a benchmark's data, from `mine.py`:
 #   `rigl-lightning fit --config mnist_lenet --data.init_args.root DIR --sparse.algorithm.grow_score mine.balanced_gradient`

@@ -31,8 +31,8 @@ runs.iloc[[0]].T
 # Mean over the seeds, with the standard deviation as a bar and the training FLOPs (those of the dense network are 1) as colour. n differs
 # between rows and is in the table. `read` gives the rows of declared runs, as the figures use them; `swept` marks the sweeps of mask updates.
 #
-# These are runs of the small scale, which one CPU core can do: `imagenet_resnet50` means a small residual
-# network on CIFAR-10 here (`rigl-lightning configs` describes each), and no accuracy is one of the paper's benchmark.
+# These are runs of the small scale, which fits one CPU core: here `imagenet_resnet50` is a small residual network on
+# CIFAR-10 (`rigl-lightning configs` describes each). No accuracy belongs to a benchmark of the paper.
 
 # %%
 from paper.figures.data import own, read
@@ -90,8 +90,8 @@ for benchmark, rows in of_usual_length(table).groupby("benchmark"):
 # %% [markdown]
 # ## Paired by seed
 #
-# Runs of the same seed share their initial weights and the order of their data, so a difference by seed says more than one of
-# means.
+# Runs of the same seed share their initial weights and the order of their data, so a paired difference is more precise than a
+# difference of means.
 
 # %%
 pairs = of_usual_length(plain)
@@ -109,7 +109,7 @@ for (benchmark, distribution, sparsity), rows in pairs.groupby(["benchmark", "di
 # %% [markdown]
 # ## Counted against published FLOPs
 #
-# Here no training is involved, so everything is compared at the paper's own scale.
+# Counting needs no training, so all numbers are compared at the paper's own scale.
 
 # %%
 published, computed = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("published", "flops"))
@@ -130,11 +130,11 @@ both["agrees"] = (both["computed"] - both["published"]).abs() <= 0.011
 both.groupby(["status", "agrees"]).size().to_frame("published multipliers")
 
 # %% [markdown]
-# "Contradictory" are published numbers that contradict another published one, or the paper's own formulas; the reason for each
-# is in the same row of `docs/flops.md`.
+# A published number is "contradictory" if it contradicts another published one or the paper's own formulas. The row of
+# `docs/flops.md` gives the reason.
 #
 # ## What to try next
 #
 # - `paper/README.md` has the verdict on each of the paper's claims, `paper/out/table_claims.csv` all comparisons.
 # - `python paper/launch.py 2 --print` prints the commands of figure 2; run one of them with another seed.
-# - The page `docs/choosing.md` draws advice from these rows.
+# - `docs/choosing.md` has advice that is based on these rows.

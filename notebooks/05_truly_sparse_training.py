@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Truly sparse training, timed
 #
-# Counted FLOPs are not seconds. Here layers compute with their active connections only, on the CPU, and a clock measures what that
-# gains on this machine. Below some sparsity it gains nothing.
+# Counted FLOPs are not seconds. Here layers on the CPU compute with their active connections only, and a clock measures the
+# gain on this machine. Below some sparsity there is none.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 import time
@@ -77,8 +77,8 @@ _ = axis.legend(frameon=False)
 # ## A whole training
 #
 # The same network, data and seed; once with masks on dense layers, once with layers that compute with active connections only.
-# The `Sparsifier` is the same: a pattern is made anew when masks have moved, and on update steps the dense gradient is asked
-# for, because RigL grows by it.
+# The `Sparsifier` is the same. The pattern of a layer is rebuilt when its mask has changed. Update steps compute the dense
+# gradient, because RigL grows by it.
 
 
 # %%
@@ -132,8 +132,8 @@ print(f"{masked_seconds / sparse_seconds:.2f} times as fast at 95 %; largest dif
 # %% [markdown]
 # ## With the callback: one argument
 #
-# `compute="sparse"` does all of that in any LightningModule; `"auto"`, the default, measures on the first batch which layers
-# gain, says so, and leaves the others dense; `"dense"` computes with masked dense layers.
+# `compute="sparse"` does this in any LightningModule. `"auto"`, the default, times each layer on the first batch, prints the
+# result, and leaves layers dense that do not gain. `"dense"` computes with masked dense layers.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 import logging
