@@ -221,7 +221,7 @@ def in_words(types: str) -> str:
 
 
 def _classes_in(types: str) -> Iterable[type]:
-    """Classes of ours and of Lightning that are named in a message."""
+    """Classes of this package and of Lightning that are named in a message."""
     for module, name in re.findall(r"([\w.]+)\.(\w+)", types):
         found = getattr(sys.modules.get(module), name, None)
         if isinstance(found, type) and module != "builtins":

@@ -1,4 +1,4 @@
-"""What ``--help`` says: our own settings first, the usual ones of Lightning after them, in few lines."""
+"""What ``--help`` says: the settings of this package first, the usual ones of Lightning after them, in few lines."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rigl_lightning.trainer.flavours import load_other_flavour
 
 
 def _flavours() -> tuple[type, ...]:
-    """Of every installed flavour of Lightning, so that any Trainer takes ours for a plugin."""
+    """Of every installed flavour of Lightning, so that any Trainer takes this plugin."""
     other = load_other_flavour()
     return (TorchCheckpointIO,) if other is None else (TorchCheckpointIO, other.plugins.io.TorchCheckpointIO)
 

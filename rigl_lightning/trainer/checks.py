@@ -86,7 +86,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
 
 
 def _refuse_other_pruning(trainer: pl.Trainer) -> None:
-    """Refuse Lightning's own pruning: it would put masks of its own over ours, and the network would be sparser.
+    """Refuse Lightning's own pruning: its masks would be added to those of the callback, and the network be sparser.
 
     Raises:
         ValueError: If there is a ModelPruning callback.

@@ -1,4 +1,4 @@
-"""Flavours: `pytorch_lightning` and `lightning` are two packages with the same classes; ours work in both."""
+"""Flavours: `pytorch_lightning` and `lightning` have the same classes; this package works with both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_utilities.core import rank_zero
 
 
 def callback_flavours() -> tuple[type, ...]:
-    """Callback classes of every installed flavour of Lightning, so that any Trainer takes ours."""
+    """Callback classes of every installed flavour of Lightning, so that any Trainer takes its subclasses."""
     other = load_other_flavour()
     return (pl.Callback,) if other is None else (pl.Callback, other.Callback)
 

@@ -1,1 +1,1 @@
-"""Files that hold masks: our own, and those of other packages."""
+"""Files that hold masks: those of this package and of others."""
