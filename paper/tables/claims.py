@@ -88,13 +88,15 @@ def counts(found: pd.Series) -> str:
 
     >>> counts(pd.Series([HOLDS, HOLDS, INCONCLUSIVE]))
     '2 hold, 0 are refuted, 1 is inconclusive'
+    >>> counts(pd.Series([HOLDS, TOO_FEW]))
+    '1 holds, 0 are refuted, 0 are inconclusive, 1 lacks runs'
     """
     n = {verdict: int((found == verdict).sum()) for verdict in VERDICTS}
     be = {verdict: "is" if count == 1 else "are" for verdict, count in n.items()}
     text = f"{n[HOLDS]} {'holds' if n[HOLDS] == 1 else 'hold'}, {n[REFUTED]} {be[REFUTED]} refuted, "
     text += f"{n[NO_DIFFERENCE]} {be[NO_DIFFERENCE]} level, " if n[NO_DIFFERENCE] else ""
     text += f"{n[INCONCLUSIVE]} {be[INCONCLUSIVE]} inconclusive"
-    return text + (f", {n[TOO_FEW]} lack runs" if n[TOO_FEW] else "")
+    return text + (f", {n[TOO_FEW]} {'lacks' if n[TOO_FEW] == 1 else 'lack'} runs" if n[TOO_FEW] else "")
 
 
 def as_markdown(table: pd.DataFrame) -> str:
