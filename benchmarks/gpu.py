@@ -176,10 +176,10 @@ def repeated(action: Callable[[], object], least_seconds: float) -> tuple[Callab
     return many, n
 
 
-def compare(actions: Mapping[str, Callable[[], object]], rounds: int, least: float) -> dict[str, list[float]]:
+def compare(actions: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of one call of each action, in each round."""
-    many = {name: repeated(action, least) for name, action in actions.items()}
-    times = interleaved_times({name: run for name, (run, _) in many.items()}, rounds, clock)
+    many = {name: repeated(action, options.least) for name, action in actions.items()}
+    times = interleaved_times({name: run for name, (run, _) in many.items()}, options.rounds, clock)
     return {name: [seconds / many[name][1] for seconds in values] for name, values in times.items()}
 
 
@@ -191,18 +191,10 @@ def milliseconds(seconds: list[float]) -> str:
     return f"{1e3 * median(seconds):.3g}"
 
 
-STEP_COLUMNS = (
-    *("network", "masked / dense (middle half)"),
-    *("dense ms", "masked ms", "samples/s dense", "samples/s masked"),
-)
-
-
 def steps(report: Report, options: argparse.Namespace) -> None:
     """Eager training steps, and throughput."""
-    report.table("Training step, eager, sparsity 0.9, no mask update", *STEP_COLUMNS)
-    for name, case in chosen(options).items():
-        pair = {"dense": Training(case, False).step, "masked": Training(case, True).step}
-        _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
+    title = "Training step, eager, sparsity 0.9, no mask update"
+    _step_table(report, options, title, lambda case, sparse: Training(case, sparse).step)
 
 
 def graphs(report: Report, options: argparse.Namespace) -> None:
@@ -210,26 +202,39 @@ def graphs(report: Report, options: argparse.Namespace) -> None:
     if not ON_GPU:
         report.line("\nNo CUDA graphs without CUDA.")
         return
-    report.table("The same step replayed from a CUDA graph", *STEP_COLUMNS)
-    for name, case in chosen(options).items():
-        if "GRU" not in name:
-            pair = {"dense": Training(case, False).captured(), "masked": Training(case, True).captured()}
-            _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
+
+    def replay(case: Case, sparse: bool) -> Callable[[], None]:
+        return Training(case, sparse).captured()
+
+    _step_table(report, options, "The same step replayed from a CUDA graph", replay, lambda name: "GRU" not in name)
 
 
 def compiled(report: Report, options: argparse.Namespace) -> None:
     """Steps of networks that went through torch.compile; the Sparsifier is outside."""
-    report.table("Training step, torch.compile, sparsity 0.9, no mask update", *STEP_COLUMNS)
+
+    def step(case: Case, sparse: bool) -> Callable[[], None]:
+        return Training(case, sparse, compiled=True).step
+
+    title = "Training step, torch.compile, sparsity 0.9, no mask update"
+    _step_table(report, options, title, step, lambda name: "WRN" in name or "ResNet" in name)
+
+
+def _step_table(
+    report: Report,
+    options: argparse.Namespace,
+    title: str,
+    step_of: Callable[[Case, bool], Callable[[], None]],
+    is_measured: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Steps of a case, masked if ``step_of`` is told so, over dense ones."""
+    numbers = "dense ms", "masked ms", "samples/s dense", "samples/s masked"
+    report.table(title, "network", "masked / dense (middle half)", *numbers)
     for name, case in chosen(options).items():
-        if "WRN" in name or "ResNet" in name:
-            pair = {kind: Training(case, kind == "masked", compiled=True).step for kind in ("dense", "masked")}
-            _step_row(report, name, compare(pair, options.rounds, options.least), len(case.batch()))
-
-
-def _step_row(report: Report, name: str, times: Mapping[str, list[float]], n: int) -> None:
-    dense, masked = times["dense"], times["masked"]
-    rates = (f"{n / median(seconds):,.0f}" for seconds in (dense, masked))
-    report.row(name, ratio(masked, dense), milliseconds(dense), milliseconds(masked), *rates)
+        if is_measured(name):
+            times = compare({"dense": step_of(case, False), "masked": step_of(case, True)}, options)
+            dense, masked, n = times["dense"], times["masked"], len(case.batch())
+            rates = (f"{n / median(seconds):,.0f}" for seconds in (dense, masked))
+            report.row(name, ratio(masked, dense), milliseconds(dense), milliseconds(masked), *rates)
 
 
 def updates(report: Report, options: argparse.Namespace) -> None:
@@ -249,7 +254,7 @@ def updates(report: Report, options: argparse.Namespace) -> None:
         update = Update(case.network())
         actions = {"step": Training(case, False).step, "update": update.update, "read": update.read_once}
         with torch.no_grad():
-            times = compare(actions, options.rounds, options.least)
+            times = compare(actions, options)
         share = median(times["update"]) / (100 * median(times["step"]))
         ratios = ratio(times["update"], times["step"]), ratio(times["update"], times["read"])
         report.row(name, f"{update.size:,}", milliseconds(times["update"]), *ratios, f"{share:.2%}")
@@ -305,16 +310,14 @@ def _two_of_four_cells(outputs: int, inputs: int, n: int, options: argparse.Name
                 "dense": lambda: F.linear(x, weight),
                 "sparse": lambda: F.linear(x, sparse),
             },
-            options.rounds,
-            options.least,
+            options,
         )
     training = compare(
         {
             "dense": lambda: torch.autograd.grad(F.linear(x, weight), (x, weight), grad),
             "sparse": lambda: torch.autograd.grad(SparseForward.apply(x, weight), (x, weight), grad),
         },
-        options.rounds,
-        options.least,
+        options,
     )
     difference = float((sparse_out.float() - dense_out.float()).norm() / dense_out.float().norm())
     yield milliseconds(times["convert"])
@@ -358,7 +361,7 @@ def _fan_in_cells(width: int, sparsity: float, n: int, options: argparse.Namespa
         actions["gathered"] = lambda: (x[:, columns] * values).sum(2)
     for action in actions.values():
         torch.testing.assert_close(action(), actions["dense"](), rtol=2e-2, atol=2e-2)
-    times = compare(actions, options.rounds, options.least)
+    times = compare(actions, options)
     yield milliseconds(times["dense"])
     for name in ("gathered", "embedding_bag", "csr"):
         yield ratio(times["dense"], times[name]) if name in times else "too large"

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from rigl_lightning import Sparsifier, Static, select_parameters
 from rigl_lightning.compute import SparseCompute
 from rigl_lightning.kernels import available, use_tier
+from tests.helpers import small_training
 from tests.helpers.every_algorithm import ALGORITHMS, HIDING, OPTIMIZERS, TOTAL
-from tests.helpers.small_training import batch
 
 NEED_DENSE = {*HIDING, "SNFS", "SNFS from dense"}
 
@@ -48,14 +47,7 @@ def train(name, file, how, storage="dense"):
     masks, n_sparse, n_compact = [], 0, 0
     with compute:
         for step in range(TOTAL):
-            images, labels = batch(step)
-            model.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
-            sparsifier.before_backward(loss)
-            loss.backward()
-            sparsifier.before_step(optimizer)
-            optimizer.step()
-            sparsifier.after_step(optimizer)
+            small_training.train(model, optimizer, sparsifier, [step])
             masks.append(sparsifier.checksums())
             n_sparse += sum(layer.is_sparse for layer in compute.layers)
             n_compact += len(sparsifier.compact)

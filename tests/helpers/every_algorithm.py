@@ -38,6 +38,7 @@ from rigl_lightning.sparsity.transposable import TransposableNM
 
 EVERY_FOURTH = UpdateSchedule(interval=4, begin=0, end=0.9)
 EVERY_STEP = UpdateSchedule(interval=1, begin=0, end=1.0)
+HALF = {"schedule": EVERY_FOURTH, "drop_fraction": 0.5}  # moves many connections often
 
 ALGORITHMS = {
     "Dense": lambda file: Dense(),
@@ -45,11 +46,11 @@ ALGORITHMS = {
     "FixedMasks": FixedMasks,
     "SNIP": lambda file: SNIP(0.7),
     "SNIP global": lambda file: SNIP(0.7, global_ranking=True),
-    "SET": lambda file: SET(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "SNFS": lambda file: SNFS(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "RigL": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "RigL with a minimum fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, min_fan_in=2),
-    "DropGrow": lambda file: DropGrow(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, grow_score=gradient_magnitude),
+    "SET": lambda file: SET(0.7, **HALF),
+    "SNFS": lambda file: SNFS(0.7, **HALF),
+    "RigL": lambda file: RigL(0.7, **HALF),
+    "RigL with a minimum fan-in": lambda file: RigL(0.7, **HALF, min_fan_in=2),
+    "DropGrow": lambda file: DropGrow(0.7, **HALF, grow_score=gradient_magnitude),
     "GradualMagnitudePruning": lambda file: GradualMagnitudePruning(0.7, ErdosRenyi(), EVERY_FOURTH),
     "OneShotMagnitude": lambda file: OneShotMagnitude(0.7, at=0.5),
     "OneShotMagnitude global, at the beginning": lambda file: OneShotMagnitude(0.7, global_ranking=True, at=0),
@@ -61,7 +62,7 @@ ALGORITHMS = {
     "DNW every fourth": lambda file: DNW(0.7, schedule=EVERY_FOURTH),
     "TopKAST": lambda file: TopKAST(0.7, 0.4, schedule=EVERY_FOURTH, penalty=0.01),
     "LotteryTicket": LotteryTicket,
-    "LotteryTicket with RigL": lambda file: LotteryTicket(file, RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)),
+    "LotteryTicket with RigL": lambda file: LotteryTicket(file, RigL(0.7, **HALF)),
 }
 MOVING_AFTER_RIGL = {
     "SETITOP": lambda file: SETITOP(0.7, schedule=EVERY_FOURTH),
@@ -71,12 +72,12 @@ MOVING_AFTER_RIGL = {
     # The first layer, with one input, stays dense.
     "RigL 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.5, structure=NM(2, 4)),
     "RigL blocks": lambda file: RigL(0.7, Uniform(), EVERY_FOURTH, 0.5, structure=Blocks((2, 4))),
-    "RigL constant fan-in": lambda file: RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5, structure=ConstantFanIn()),
+    "RigL constant fan-in": lambda file: RigL(0.7, **HALF, structure=ConstantFanIn()),
 }
 ALGORITHMS |= MOVING_AFTER_RIGL
 ALGORITHMS |= {
-    "MEST": lambda file: MEST(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
-    "CHTs": lambda file: CHTs(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "MEST": lambda file: MEST(0.7, **HALF),
+    "CHTs": lambda file: CHTs(0.7, **HALF),
     "RigL transposable 2:4": lambda file: RigL(0.5, Uniform(), EVERY_FOURTH, 0.9, structure=TransposableNM(2, 4)),
     "ACDC": lambda file: ACDC(0.7, warm_up=2, phase=3, last=11),
     "ACDC by layer": lambda file: ACDC(0.7, global_ranking=False, warm_up=2, phase=0.2, last=0.8),
@@ -85,16 +86,14 @@ ALGORITHMS |= {
     "SRSTE": lambda file: SRSTE(0.5, schedule=EVERY_STEP, penalty=0.01),
     "SRSTE transposable": lambda file: SRSTE(0.5, schedule=EVERY_FOURTH, structure=TransposableNM()),
     "SRSTE unstructured": lambda file: SRSTE(0.7, ErdosRenyi(), schedule=EVERY_STEP, structure=Unstructured()),
-    "RigL with a ramp": lambda file: RigL(SparsityRamp(0.2, 0.7, 2, 9), schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "RigL with a ramp": lambda file: RigL(SparsityRamp(0.2, 0.7, 2, 9), **HALF),
     "SET that grows": lambda file: SET(SparsityRamp(0.9, 0.6, 0, 0.7, exponential), schedule=EVERY_FOURTH),
-    "SNFS from dense": lambda file: SNFS(SparsityRamp(0.0, 0.7), schedule=EVERY_FOURTH, drop_fraction=0.5),
+    "SNFS from dense": lambda file: SNFS(SparsityRamp(0.0, 0.7), **HALF),
     "CHTs with a sigmoid": lambda file: CHTs(SparsityRamp(0.5, 0.7, decay=sigmoid), schedule=EVERY_FOURTH),
-    "Group": lambda file: Group(
-        {"*[0v].weight": Static(0.5), "*": RigL(0.7, schedule=EVERY_FOURTH, drop_fraction=0.5)}
-    ),
+    "Group": lambda file: Group({"*[0v].weight": Static(0.5), "*": RigL(0.7, **HALF)}),
     "Group that moves": lambda file: Group(
         {
-            "*[0v].weight": SET(0.5, schedule=EVERY_FOURTH, drop_fraction=0.5),
+            "*[0v].weight": SET(0.5, **HALF),
             "*": DeepR(0.7, l1=0.03, temperature=0.001),
         }
     ),

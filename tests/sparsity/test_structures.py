@@ -275,6 +275,15 @@ def network():
     )  # fmt: skip
 
 
+def take_step(model, optimizer, sparsifier, step):
+    images, labels = batch(step)
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    sparsifier.before_step(optimizer)
+    optimizer.step()
+    sparsifier.after_step(optimizer)
+
+
 OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
     "AdamW": lambda p: torch.optim.AdamW(p, 0.01),
@@ -316,12 +325,7 @@ def test_the_structure_holds_at_every_step_of_a_training(name, optimizer):
     assert sparsifier.n_active == announced
     first = {n: m.clone() for n, m in sparsifier.masks.items()}
     for step in range(24):
-        images, labels = batch(step)
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        sparsifier.before_step(optimizer)
-        optimizer.step()
-        sparsifier.after_step(optimizer)
+        take_step(model, optimizer, sparsifier, step)
         for n, mask in sparsifier.masks.items():
             check(algorithm.structure, mask, n == "8.weight")
             assert not sparsifier.parameters[n][~mask].any()
@@ -339,12 +343,7 @@ def test_srigl_ablates_neurons_of_a_real_network():
     algorithm = RigL(0.97, schedule=SCHEDULE, drop_fraction=0.5, structure=ConstantFanIn(0.6))
     sparsifier = Sparsifier(select_parameters(model), algorithm, total_steps=24)
     for step in range(24):
-        images, labels = batch(step)
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        sparsifier.before_step(optimizer)
-        optimizer.step()
-        sparsifier.after_step(optimizer)
+        take_step(model, optimizer, sparsifier, step)
     ablated = {n: int((fan_ins(m) == 0).sum()) for n, m in sparsifier.masks.items()}
     assert ablated["6.weight"] > 0
     assert ablated["8.weight"] == 0  # the outputs

@@ -7,39 +7,22 @@ import pytorch_lightning as pl
 import torch
 
 from rigl_lightning import (
-    DNW,
-    DSR,
     SET,
-    SNFS,
-    SNIP,
-    AnnealedTopK,
-    CHTs,
-    DeepR,
     GradualMagnitudePruning,
-    GraSP,
     RigL,
     SparseTrainingCallback,
     SparsityRamp,
     Static,
-    TopKAST,
     UpdateSchedule,
 )
+from tests.helpers import small_runs
 from tests.helpers.process_groups import run_in_world
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallData, SmallModel
 
+SAME = ("rigl", "set", "snfs", "snip", "grasp", "dsr", "deep_r", "dnw", "top_kast", "chts", "annealed")
 ALGORITHMS = {
-    "rigl": RigL(0.7, schedule=SCHEDULE),
-    "set": SET(0.7, schedule=SCHEDULE),
-    "snfs": SNFS(0.7, schedule=SCHEDULE),
-    "snip": SNIP(0.7),
+    **{name: small_runs.ALGORITHMS[name] for name in SAME},
     "pruning": GradualMagnitudePruning(0.7, schedule=UpdateSchedule(interval=2, begin=0.1, end=0.7)),
-    "grasp": GraSP(0.7),
-    "dsr": DSR(0.7, schedule=SCHEDULE, target_fraction=0.1, threshold=0.05),
-    "deep_r": DeepR(0.7, l1=0.01, temperature=1e-4),
-    "dnw": DNW(0.7),
-    "top_kast": TopKAST(0.7, 0.4, schedule=SCHEDULE),
-    "chts": CHTs(0.7, schedule=SCHEDULE),
-    "annealed": AnnealedTopK(0.7),
     "ramp": RigL(SparsityRamp(0.3, 0.7), schedule=SCHEDULE),
 }
 
