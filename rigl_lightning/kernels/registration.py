@@ -61,7 +61,7 @@ def register_operator(
 
 
 class _Gradients:
-    """What autograd asks of an operator with a backward operator beside it."""
+    """What autograd asks of an operator whose gradients are another operator, ``<name>_backward``."""
 
     def __init__(self, name: str, returns: str, n_differentiable: int, n_saved: int) -> None:
         self.name, self.returns, self.n_differentiable, self.n_saved = name, returns, n_differentiable, n_saved

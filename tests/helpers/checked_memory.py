@@ -46,7 +46,8 @@ class CheckedMemory:
             return given_out(tensor)
 
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
-        monkeypatch.setattr(threads, "run_slots", self.run_slots)
+        for module in (threads, compiled_masking):
+            monkeypatch.setattr(module, "run_slots", self.run_slots)
         compiled_linear._steps_between.cache_clear()  # its addresses were given out before
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
@@ -61,9 +62,8 @@ class CheckedMemory:
             monkeypatch.setattr(jobs, "store_i32", self.storer(np.int32), raising=False)
 
     def patch_vectors(self, monkeypatch):
-        for jobs in (compiled_jobs, compiled_recurrent_jobs):
+        for jobs in (compiled_jobs, compiled_recurrent_jobs, inference_jobs):
             monkeypatch.setattr(jobs, "product_row", self.row)
-        monkeypatch.setattr(inference_jobs, "bounded_row", self.row)
         for size in (8, 4, 2, 1):
             monkeypatch.setattr(compiled_jobs, f"_group_{size}", self.gradient_group(size))
         for (of_source, of_target), (settings, _) in compiled_transposition._JOBS.items():
@@ -109,7 +109,9 @@ class CheckedMemory:
 
         return store
 
-    def row(self, n, x, columns, scale, values, start, stop, y, last, addend, first, low=-np.inf, high=np.inf):
+    def row(self, n, row, bounds):
+        x, columns, scale, values, start, stop, y, last, addend, first = row
+        low, high = bounds or (-np.inf, np.inf)
         places = [*range(0, (n - 1) * WIDTH, WIDTH), last]
         totals = [np.full(WIDTH, first, F32) for _ in places]
         for place, total in zip(places, totals, strict=True):

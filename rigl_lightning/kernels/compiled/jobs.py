@@ -1,7 +1,7 @@
 """Compiled jobs of the fast tier: sparse × dense, sampled dense × dense, gathering and scattering.
 
-Beside each job are its settings, the one place where they are named. Distances are in elements; in the jobs themselves
-a tensor is its address.
+The named tuple before a job is the one place where its settings are named. Distances are in elements; in the jobs
+themselves a tensor is its address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rigl_lightning.kernels.compiled.ir import (
     store_f32,
     store_i32,
 )
-from rigl_lightning.kernels.compiled.rows import MOST, product_row
+from rigl_lightning.kernels.compiled.rows import Row, product_row, tiles_of, vectors_of
 from rigl_lightning.kernels.settings import Floats, Ints
 
 _group_8, _group_4, _group_2, _group_1 = (gradient_group(size) for size in (8, 4, 2, 1))
@@ -66,13 +66,9 @@ def product_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has 
                     total += load_f32(s.values, k) * load_f32(x, load_i32(s.columns, k) * s.scale + p)
                 store_f32(y, r * s.y_row + p, total)
         return
-    n_vectors = (length + WIDTH - 1) // WIDTH
-    n_tiles = (n_vectors + MOST - 1) // MOST
+    n_tiles = tiles_of(length)
     for tile in range(n_tiles):
-        vector = n_vectors * tile // n_tiles
-        n, p = n_vectors * (tile + 1) // n_tiles - vector, vector * WIDTH
-        # The last vector begins within the one before: the same outputs are written twice.
-        last = min((n - 1) * WIDTH, length - WIDTH - p)
+        n, p, last = vectors_of(tile, n_tiles, length)
         for part in range(s.n_parts):
             starts = s.parts + 4 * part * n_rows
             for r in range(bottom, top):
@@ -83,7 +79,8 @@ def product_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has 
                     if k0 == k1:
                         continue
                     more = out
-                product_row(n, x + 4 * p, s.columns, s.scale, s.values, k0, k1, out, last, more, first)
+                row = Row(x + 4 * p, s.columns, s.scale, s.values, k0, k1, out, last, more, first)
+                product_row(n, row, None)
 
 
 class Sampled(NamedTuple):

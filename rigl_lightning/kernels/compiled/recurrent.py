@@ -45,6 +45,34 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     width = inputs.shape[2]
     hs = new(times + 1, units, width)
     hidden = new(times + 1 if is_lstm else times, units, width)
+    by_row = gather(weights.weight_hh, patterns.hh), patterns.hh.columns, patterns.hh.row_starts
+    last = run_steps(gates, hidden, hs, states, by_row, hidden_bias)
+    return [unpack(hs[1:], batch, batch_first(x), x.dtype), *last], Saved(gates, hidden, hs)
+
+
+def run_steps(
+    gates: Tensor,
+    hidden: Tensor,
+    hs: Tensor,
+    states: list[Tensor],
+    weight: tuple[Tensor, Tensor, Tensor],
+    bias: Tensor | None,
+) -> list[Tensor]:
+    """All time steps forward: fills ``hidden`` and ``hs``, and the recurrent share into ``gates``.
+
+    Args:
+        gates: The input's share, see `gru_job` and `lstm_job` for this and the next two.
+        hidden: Of a GRU, or the cell states of an LSTM.
+        hs: The states.
+        states: The first ones, (batch, units), as in `forward`.
+        weight: Values, columns and row starts of the recurrent weight.
+        bias: Of the recurrent share of a GRU's n.
+
+    Returns:
+        The last states, (batch, units).
+    """
+    (values, columns, starts), is_lstm = weight, len(states) == 2
+    batch, (_, units, width) = states[0].shape[0], hs.shape
     for target, state in zip((hs, hidden), states, strict=False):
         target[0].zero_()
         target[0, :, :batch] = state.t()
@@ -52,19 +80,18 @@ def forward(x: Tensor, states: list[Tensor], weights: Weights, patterns: Pattern
     settings = Recurrence(
         tile=tile,
         batch=width,
-        times=times,
+        times=gates.shape[0],
         units=units,
-        starts=patterns.hh.row_starts,
-        columns=patterns.hh.columns,
-        values=gather(weights.weight_hh, patterns.hh),
-        bias=hidden_bias,
+        starts=starts,
+        columns=columns,
+        values=values,
+        bias=bias,
         gates=gates,
         hidden=hidden,
         states=hs,
     )
     run(lstm_job if is_lstm else gru_job, width // tile, settings)
-    last = [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, hidden)[: len(states)]]
-    return [unpack(hs[1:], batch, batch_first(x), x.dtype), *last], Saved(gates, hidden, hs)
+    return [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, hidden)[: len(states)]]
 
 
 def backward(

@@ -14,7 +14,7 @@ from numba import types
 from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.cells import gru_cell, gru_cell_backward, lstm_cell, lstm_cell_backward
 from rigl_lightning.kernels.compiled.ir import WIDTH, load_f32, load_i32
-from rigl_lightning.kernels.compiled.rows import product_row
+from rigl_lightning.kernels.compiled.rows import Row, product_row
 from rigl_lightning.kernels.settings import Floats, Ints
 
 
@@ -76,10 +76,10 @@ def gru_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
                 row = gate * units + j
                 k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
                 out = r + gate * line
-                product_row(n_vectors, state, columns, batch, values, k0, k1, out, last, out, zero)
+                product_row(n_vectors, Row(state, columns, batch, values, k0, k1, out, last, out, zero), None)
             first = load_f32(s.bias, j) if s.bias != 0 else zero
             k0, k1 = load_i32(starts, 2 * units + j), load_i32(starts, 2 * units + j + 1)
-            product_row(n_vectors, state, columns, batch, values, k0, k1, h, last, 0, first)
+            product_row(n_vectors, Row(state, columns, batch, values, k0, k1, h, last, 0, first), None)
             gru_cell(tile, (r, z, n, h, state + line * j, r, z, n, after + line * j))
             r += 3 * line
             h += line
@@ -88,7 +88,7 @@ def gru_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 @job(Backward)
 def gru_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """GRU backward: gradients of both shares of the gates, and of the first state, which ``grad`` becomes."""
-    tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
+    tile, batch, units, starts, zero = s.tile, s.batch, s.units, s.starts, types.float32(0.0)
     line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for step in range(s.times):
         t = s.times - 1 - step
@@ -103,7 +103,7 @@ def gru_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
         for j in range(units):
             k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
             d = s.grad + column + line * j
-            product_row(n_vectors, source, s.rows, batch, s.values, k0, k1, d, last, d, types.float32(0.0))
+            product_row(n_vectors, Row(source, s.rows, batch, s.values, k0, k1, d, last, d, zero), None)
 
 
 @job(Recurrence)
@@ -112,7 +112,7 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 
     ``hidden`` are the cell states, (time + 1, units, batch), filled from the second on.
     """
-    tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
+    tile, batch, units, starts, zero = s.tile, s.batch, s.units, s.starts, types.float32(0.0)
     line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for t in range(s.times):
         state = s.states + line * t * units + column
@@ -122,7 +122,7 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
                 row = part * units + j
                 k0, k1 = load_i32(starts, row), load_i32(starts, row + 1)
                 out = i + part * line
-                product_row(n_vectors, state, s.columns, batch, s.values, k0, k1, out, last, out, types.float32(0.0))
+                product_row(n_vectors, Row(state, s.columns, batch, s.values, k0, k1, out, last, out, zero), None)
             f, g, o = i + line, i + 2 * line, i + 3 * line
             cell, h = s.hidden + line * (t * units + j) + column, state + line * j
             lstm_cell(tile, (i, f, g, o, cell, i, f, g, o, cell + line * units, h + line * units))
@@ -131,7 +131,7 @@ def lstm_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 @job(Backward)
 def lstm_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """LSTM backward: gradients of the gates, and of the first states, which ``grad`` and ``grad_other`` become."""
-    tile, batch, units, starts = s.tile, s.batch, s.units, s.starts
+    tile, batch, units, starts, zero = s.tile, s.batch, s.units, s.starts, types.float32(0.0)
     line, column, n_vectors, last = 4 * batch, 4 * task * tile, tile // WIDTH, tile - WIDTH
     for step in range(s.times):
         t = s.times - 1 - step
@@ -147,4 +147,4 @@ def lstm_backward_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
         for j in range(units):
             k0, k1 = load_i32(starts, j), load_i32(starts, j + 1)
             d = s.grad + column + line * j
-            product_row(n_vectors, source, s.rows, batch, s.values, k0, k1, d, last, 0, types.float32(0.0))
+            product_row(n_vectors, Row(source, s.rows, batch, s.values, k0, k1, d, last, 0, zero), None)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from rigl_lightning.kernels.compiled.ir import (
     F32,
@@ -29,8 +29,22 @@ MOST = 8
 _KIND = ir.VectorType(F32, WIDTH)
 
 
-class _Row(NamedTuple):
-    """Operands of a row in the function that is being built; see `product_row`."""
+class Row(NamedTuple):
+    """What `product_row` reads and writes: ``y = first + addend + sum of values[k] * x[columns[k] * scale]``.
+
+    Attributes:
+        x: Address of the inputs.
+        columns: Address of the columns, int32.
+        scale: Floats from one column to the next.
+        values: Address of the values.
+        start: First connection.
+        stop: The one after the last.
+        y: Address of the outputs.
+        last: Position at which the last vector begins. Vectors may overlap: a position is then computed twice, with
+            the same result.
+        addend: Address of what is added; it may be that of the outputs. 0 for none.
+        first: A number that is added.
+    """
 
     x: Any
     columns: Any
@@ -44,64 +58,46 @@ class _Row(NamedTuple):
     first: Any
 
 
-@intrinsic
-def product_row(
-    typing_context: Any,
-    n: Any,
-    x: Any,
-    columns: Any,
-    scale: Any,
-    values: Any,
-    start: Any,
-    stop: Any,
-    y: Any,
-    last: Any,
-    addend: Any,
-    first: Any,
-) -> tuple[Any, Codegen]:
-    """One row for ``n`` vectors of positions, 1 to `MOST`, the last of which begins at position ``last``.
+_KINDS = (*[types.int64] * 9, types.float32)
 
-    ``y = first + addend + sum of values[k] * x[columns[k] * scale]`` over k in [start, stop), without the addend if its
-    address is 0. Vectors may overlap: a position is then computed twice, with the same result.
+
+@intrinsic
+def product_row(typing_context: Any, n: Any, row: Any, bounds: Any) -> tuple[Any, Codegen]:
+    """One `Row` for ``n`` vectors of positions, 1 to `MOST`.
+
+    The outputs are held within ``bounds``, (low, high) or None; NaN stays NaN.
     """
+    is_bounded = isinstance(bounds, types.BaseTuple)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row = _Row(*args[1:])
-        emit_cases(builder, args[0], range(1, MOST + 1), lambda n: _emit_row(builder, n, row, lambda total: total))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 10, types.float32), codegen
-
-
-@intrinsic
-def bounded_row(
-    typing_context: Any,
-    n: Any,
-    x: Any,
-    columns: Any,
-    scale: Any,
-    values: Any,
-    start: Any,
-    stop: Any,
-    y: Any,
-    last: Any,
-    addend: Any,
-    first: Any,
-    low: Any,
-    high: Any,
-) -> tuple[Any, Codegen]:
-    """As `product_row`, the outputs held within [low, high]; NaN stays NaN."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, (low, high) = _Row(*args[1:11]), args[11:]
+        given = zip(cgutils.unpack_tuple(builder, args[1]), row.types, _KINDS, strict=True)
+        operands = Row(*(context.cast(builder, value, kind, wanted) for value, kind, wanted in given))
 
         def finish(total: Any) -> Any:
-            return emit_bounded(builder, total, low, high)
+            return emit_bounded(builder, total, *cgutils.unpack_tuple(builder, args[2])) if is_bounded else total
 
-        emit_cases(builder, args[0], range(1, MOST + 1), lambda n: _emit_row(builder, n, row, finish))
+        emit_cases(builder, args[0], range(1, MOST + 1), lambda n: _emit_row(builder, n, operands, finish))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10, *[types.float32] * 3), codegen
+    return types.void(types.int64, row, types.UniTuple(types.float32, 2) if is_bounded else bounds), codegen
+
+
+@register_jitable(inline="always")
+def tiles_of(length):  # type: ignore[no-untyped-def]  # numba has no types
+    """Into how many tiles of at most `MOST` vectors a row of ``length`` positions, at least one vector, is cut."""
+    return ((length + WIDTH - 1) // WIDTH + MOST - 1) // MOST
+
+
+@register_jitable(inline="always")
+def vectors_of(tile, n_tiles, length):  # type: ignore[no-untyped-def]
+    """Vectors of a tile, its first position, and that of the last vector, counted from there.
+
+    The last vector of a row begins within the one before: the same outputs are written twice.
+    """
+    n_vectors = (length + WIDTH - 1) // WIDTH
+    vector = n_vectors * tile // n_tiles
+    n, p = n_vectors * (tile + 1) // n_tiles - vector, vector * WIDTH
+    return n, p, min((n - 1) * WIDTH, length - WIDTH - p)
 
 
 def emit_bounded(builder: Any, value: Any, low: Any, high: Any) -> Any:
@@ -112,7 +108,7 @@ def emit_bounded(builder: Any, value: Any, low: Any, high: Any) -> Any:
     return value
 
 
-def _emit_row(builder: Any, n: int, row: _Row, finish: Callable[[Any], Any]) -> None:
+def _emit_row(builder: Any, n: int, row: Row, finish: Callable[[Any], Any]) -> None:
     places = [I64(i * WIDTH) for i in range(n - 1)] + [row.last]
     # Several sums for few vectors, to hide the latency of a multiply-add.
     unroll = max(1, MOST // n)
@@ -144,7 +140,7 @@ def _emit_row(builder: Any, n: int, row: _Row, finish: Callable[[Any], Any]) -> 
         emit_store(builder, finish(total), row.y, place)
 
 
-def _emit_first_sums(builder: Any, row: _Row, places: list[Any], sums: list[list[Any]]) -> None:
+def _emit_first_sums(builder: Any, row: Row, places: list[Any], sums: list[list[Any]]) -> None:
     start_value = splat(builder, row.first, WIDTH)
     with builder.if_else(builder.icmp_signed("!=", row.addend, I64(0))) as (then, otherwise):
         with then:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.ir import (
@@ -27,7 +27,7 @@ from rigl_lightning.kernels.compiled.ir import (
     load_i64,
     store_f32,
 )
-from rigl_lightning.kernels.compiled.rows import MOST, bounded_row, emit_bounded
+from rigl_lightning.kernels.compiled.rows import Row, emit_bounded, product_row, tiles_of, vectors_of
 from rigl_lightning.kernels.settings import Floats, Ints, Longs
 
 _KIND = ir.VectorType(F32, WIDTH)
@@ -65,16 +65,12 @@ def fused_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no
     """
     n_rows, n_parts, length = s.n_rows, s.n_parts, s.length
     zero, infinity = types.float32(0.0), types.float32(float("inf"))
-    n_vectors = (length + WIDTH - 1) // WIDTH
-    n_tiles = (n_vectors + MOST - 1) // MOST
+    n_tiles = tiles_of(length)
     row_chunk, tile_chunk = task % s.n_row_chunks, task // s.n_row_chunks % s.n_tile_chunks
     block = task // s.n_row_chunks // s.n_tile_chunks
     bottom, top = n_rows * row_chunk // s.n_row_chunks, n_rows * (row_chunk + 1) // s.n_row_chunks
     for tile in range(n_tiles * tile_chunk // s.n_tile_chunks, n_tiles * (tile_chunk + 1) // s.n_tile_chunks):
-        vector = n_vectors * tile // n_tiles
-        n = n_vectors * (tile + 1) // n_tiles - vector
-        p = vector * WIDTH
-        last = min((n - 1) * WIDTH, length - WIDTH - p)
+        n, p, last = vectors_of(tile, n_tiles, length)
         xt = s.x + 4 * (block * s.x_block + p)
         for part in range(n_parts):
             starts = s.parts + 4 * part * n_rows
@@ -92,7 +88,8 @@ def fused_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba has no
                         first = load_f32(s.bias, r)
                     if s.addend != 0:
                         more = s.addend + offset
-                bounded_row(n, xt, s.columns, s.scale, s.values, k0, k1, out, last, more, first, low, high)
+                row = Row(xt, s.columns, s.scale, s.values, k0, k1, out, last, more, first)
+                product_row(n, row, (low, high))
 
 
 class Single(NamedTuple):
@@ -196,7 +193,12 @@ def pad_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
 
     ``target[plane, lines[i] + pixels[j]] = source[plane, i, j]``; the margins are not written.
     """
-    source, target = s.source + 4 * task * s.height * s.width, s.target + 4 * task * s.plane
+    _pad(s, s.source + 4 * task * s.height * s.width, s.target + 4 * task * s.plane)
+
+
+@register_jitable(inline="always")
+def _pad(s, source, target):  # type: ignore[no-untyped-def]
+    """One channel of one image, for `pad_job` and `grouped_job`."""
     for i in range(s.height):
         line = target + 4 * load_i64(s.lines, i)
         if s.is_contiguous:
@@ -228,14 +230,19 @@ def crop_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     ``target[channel, i, j] = clamp(source[channel, i * pitch + j] + addend[channel, i, j])``; without an addend the
     bounds were applied before.
     """
-    source, offset = s.source + 4 * task * s.plane, 4 * task * s.height * s.width
-    for _ in range(s.height):
+    _crop(s, s.source + 4 * task * s.plane, s.target, 4 * task * s.height * s.width, s.height, s.width)
+
+
+@register_jitable(inline="always")
+def _crop(s, source, target, offset, height, width):  # type: ignore[no-untyped-def]
+    """One channel of one image, ``offset`` bytes from the first, for `crop_job` and `grouped_job`."""
+    for _ in range(height):
         if s.addend == 0:
-            _copy(s.target + offset, source, s.width)
+            _copy(target + offset, source, width)
         else:
-            _finish(s.target + offset, source, s.addend + offset, s.width, s.low, s.high)
+            _finish(target + offset, source, s.addend + offset, width, s.low, s.high)
         source += 4 * s.pitch
-        offset += 4 * s.width
+        offset += 4 * width
 
 
 class Grouped(NamedTuple):
@@ -277,36 +284,21 @@ def grouped_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     offsets within a padded group; a task has ``scratch`` of its own: a padded group, then one row of outputs.
     """
     zero, infinity, none = types.float32(0.0), types.float32(float("inf")), types.int64(0)
-    n_vectors = (s.length + WIDTH - 1) // WIDTH
-    n_tiles = (n_vectors + MOST - 1) // MOST
+    n_tiles = tiles_of(s.length)
     x = s.scratch + 4 * task * (s.padded + s.wide)
     y = x + 4 * s.padded
     below, above = (s.low, s.high) if s.addend == 0 else (-infinity, infinity)
     for index in range(s.n_all * task // n_tasks, s.n_all * (task + 1) // n_tasks):
         source = s.source + 4 * index * s.n_channels * s.height * s.width
         for channel in range(s.n_channels):
-            for i in range(s.height):
-                line = x + 4 * (channel * s.plane + load_i64(s.lines, i))
-                if s.is_contiguous:
-                    _copy(line + 4 * load_i64(s.pixels, 0), source, s.width)
-                else:
-                    for j in range(s.width):
-                        store_f32(line, load_i64(s.pixels, j), load_f32(source, j))
-                source += 4 * s.width
+            _pad(s, source + 4 * channel * s.height * s.width, x + 4 * channel * s.plane)
         for row in range(s.n_rows):
             r = index % s.n_groups * s.n_rows + row
             k0, k1 = load_i32(s.starts, r), load_i32(s.starts, r + 1)
             first = load_f32(s.bias, r) if s.bias != 0 else zero
             for tile in range(n_tiles):
-                vector = n_vectors * tile // n_tiles
-                n = n_vectors * (tile + 1) // n_tiles - vector
-                p = vector * WIDTH
-                last = min((n - 1) * WIDTH, s.length - WIDTH - p)
-                bounded_row(n, x + 4 * p, s.columns, 1, s.values, k0, k1, y + 4 * p, last, none, first, below, above)
+                n, p, last = vectors_of(tile, n_tiles, s.length)
+                connections = Row(x + 4 * p, s.columns, 1, s.values, k0, k1, y + 4 * p, last, none, first)
+                product_row(n, connections, (below, above))
             offset = 4 * (index * s.n_rows + row) * s.out_height * s.out_width
-            for i in range(s.out_height):
-                if s.addend == 0:
-                    _copy(s.out + offset, y + 4 * i * s.pitch, s.out_width)
-                else:
-                    _finish(s.out + offset, y + 4 * i * s.pitch, s.addend + offset, s.out_width, s.low, s.high)
-                offset += 4 * s.out_width
+            _crop(s, y, s.out, offset, s.out_height, s.out_width)

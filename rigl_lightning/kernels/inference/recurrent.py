@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.linear import multiply
 from rigl_lightning.kernels.compiled.products import Matrix
-from rigl_lightning.kernels.compiled.recurrent import batch_first, pack, tile_of, unpack
-from rigl_lightning.kernels.compiled.recurrent_jobs import Recurrence, gru_job, lstm_job
+from rigl_lightning.kernels.compiled.recurrent import batch_first, pack, run_steps, unpack
 from rigl_lightning.kernels.settings import readable
-from rigl_lightning.kernels.threads import run
 from rigl_lightning.kernels.workspace import scratch
 
 
@@ -37,33 +34,14 @@ def recurrent(
         The outputs (time, batch, units) and the last states.
     """
     times, batch, _ = x.shape
-    units, is_lstm = states[0].shape[1], len(states) == 2
-    packed = pack(x, "inputs")
+    units, packed = states[0].shape[1], pack(x, "inputs")
     width = packed.shape[2]
     values, columns, parts = map(readable, inputs)
     gates = scratch("gates", times, parts.shape[1], width)
     multiply(packed, values, Matrix(parts, columns, width), bias, gates)
     hs = scratch("hs", times + 1, units, width)
     other = scratch("other", times + 1, units, width)
-    for target, state in zip((hs, other), states, strict=False):
-        target[0].zero_()
-        target[0, :, :batch] = state.t()
     values, columns, starts = map(readable, hidden)
     hidden_bias = None if hidden_bias is None else readable(hidden_bias)
-    tile = tile_of(width)
-    settings = Recurrence(
-        tile=tile,
-        batch=width,
-        times=times,
-        units=units,
-        starts=starts,
-        columns=columns,
-        values=values,
-        bias=hidden_bias,
-        gates=gates,
-        hidden=other,
-        states=hs,
-    )
-    run(lstm_job if is_lstm else gru_job, width // tile, settings)
-    last = [s[-1, :, :batch].t().clone(memory_format=torch.contiguous_format) for s in (hs, other)[: len(states)]]
+    last = run_steps(gates, other, hs, states, (values, columns, starts), hidden_bias)
     return [unpack(hs[1:], batch, batch_first(x), x.dtype), *last]
