@@ -22,6 +22,7 @@ from rigl_lightning.kernels.compiled import linear as compiled_linear
 from rigl_lightning.kernels.compiled import masking as compiled_masking
 from rigl_lightning.kernels.compiled import recurrent_jobs as compiled_recurrent_jobs
 from rigl_lightning.kernels.compiled import transposition as compiled_transposition
+from rigl_lightning.kernels.compiled.cache import Job
 from rigl_lightning.kernels.compiled.ir import WIDTH
 from rigl_lightning.kernels.inference import jobs as inference_jobs
 from rigl_lightning.kernels.settings import FIRST, fields_of
@@ -48,6 +49,8 @@ class CheckedMemory:
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
         for module in (threads, compiled_masking):
             monkeypatch.setattr(module, "run_slots", self.run_slots)
+        for name in ("address", "ctypes"):  # else a job that is compiled already would run, and nothing be checked
+            monkeypatch.setattr(Job, name, property(self.refuse_compiled))
         compiled_linear._steps_between.cache_clear()  # its addresses were given out before
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
@@ -79,6 +82,9 @@ class CheckedMemory:
             kind, _, direction = name.partition("_cell")
             formula = getattr(compiled_cells, f"_{kind}{direction or '_forward'}")
             monkeypatch.setattr(compiled_recurrent_jobs, name, self.cell(formula, 5 if not direction else None))
+
+    def refuse_compiled(self, job):
+        raise AssertionError(f"{job.body.__name__} runs compiled, and its memory is not checked")
 
     def run_slots(self, job, address, threads):
         """All tasks of a job, in Python."""

@@ -59,6 +59,7 @@ class Row(NamedTuple):
 
 
 _KINDS = (*[types.int64] * 9, types.float32)
+"""Of the fields of `Row`."""
 
 
 @intrinsic
