@@ -56,10 +56,13 @@ def draw(judged: pd.DataFrame) -> Figure:
     figure.axes[0].legend(
         handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(shown), frameon=False, fontsize=6
     )
+    second = " Where the first test was inconclusive, that of a second one on new seeds alone."
     caption(
         figure,
         "Effect in the direction of the claim, in standard deviations of the differences over seeds, with its own 95 % "
-        "interval; the verdicts are corrected for the comparisons of a figure (Holm). A triangle: no spread, a cost. "
+        "interval; the verdicts are corrected for the comparisons of a figure (Holm)."
+        + (second if (judged["test"] == "second").any() else "")
+        + " A triangle: no spread, a cost. "
         "Effects in their units: table_claims.csv.",
     )
     return figure
