@@ -13,7 +13,7 @@ from itertools import product
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -23,8 +23,8 @@ from paper.tables.methods import frontier
 
 EMPHASISED = ("Dense", "Static", "RigL")
 ERROR_TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50)
-DISTANCES = (5, 9, 14, 20, 27, 35, 45, 57, 70, 90)  # points between a point and its name
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.6), (-0.8, 0.6), (0.8, -0.6), (-0.8, -0.6))
+DISTANCES = (5, 9, 14, 20, 27, 35, 45, 57, 70, 90, 115, 145)  # points between a point and its name
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *((x, y) for y in (-0.3, -0.6, 0.3, 0.6) for x in (0.8, -0.8)))
 
 
 def draw(accuracies: pd.DataFrame, what: str) -> Figure:
@@ -66,12 +66,14 @@ def _name_points(axis: Axes, rows: pd.DataFrame) -> None:
     points = axis.transData.transform(list(zip(rows["training"], 100 - rows["accuracy"], strict=True)))
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
     frame = axis.get_window_extent()
-    order = sorted(range(len(rows)), key=lambda i: rows["method"].iloc[i] not in EMPHASISED)
+    # From above to below, so that names of points in a column stand in the order of the points.
+    order = sorted(range(len(rows)), key=lambda i: (rows["method"].iloc[i] not in EMPHASISED, rows["accuracy"].iloc[i]))
     for i in order:
         row = rows.iloc[i]
         for place in _places():
             name = _name(axis, row["method"], (row["training"], 100 - row["accuracy"]), place)
-            box = name.get_window_extent()
+            name.get_window_extent()  # which places it
+            box = Text.get_window_extent(name)  # without the line, which begins at the point
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box.expanded(1.02, 1.05))

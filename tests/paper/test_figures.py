@@ -11,6 +11,7 @@ import pytest
 
 from paper import make_figures as made
 from paper.experiments import CLAIM_SEEDS
+from paper.figures import overview
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import own, read
 from paper.make_figures import make_figures
@@ -139,3 +140,9 @@ def test_no_figure_and_no_table_needs_torch(path):
 def test_drawing_loads_no_torch():
     program = "import sys, paper.make_figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=PAPER.parent).returncode == 0
+
+
+def test_every_method_is_named_in_the_overview():
+    table = pd.read_csv(PAPER / "out" / "table_methods.csv")
+    (axis,) = overview.draw(table, "LeNet-300-100").axes
+    assert {text.get_text() for text in axis.texts} == set(table["method"])
