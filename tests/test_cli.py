@@ -247,7 +247,7 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.sparsity", "many"], "sparsity"),
         (
             ["--sparse.algorithm", "Rigl"],
-            "Static, TopKAST, or the dotted path of a class, got 'Rigl'. Did you mean 'RigL'?",
+            "TopKAST, or the dotted path of a class, got 'Rigl'. Did you mean 'RigL'?",
         ),
         (["--sparse.algorithm.sparcity", "0.9"], "'sparcity' is not accepted. Did you mean 'sparsity'?"),
         (["--sparse.algoritm", "RigL"], "Did you mean '--sparse.algorithm'?"),
@@ -329,6 +329,10 @@ def test_print_config_is_a_configuration(capsys):
 def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):
     assert expected in error(capsys, *args)
     assert not list(Path().glob("runs/digits/*/checkpoints/*"))
+
+
+def test_a_base_class_is_not_offered_as_an_algorithm(capsys):
+    assert " TopK," not in error(capsys, "--sparse.algorithm", "Rigl")
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict", "export"])

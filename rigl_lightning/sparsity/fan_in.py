@@ -28,8 +28,7 @@ def with_minimum_fan_in(
     >>> mask = torch.tensor([[True, True, True, False], [True, False, False, False], [False] * 4])
     >>> weight = torch.tensor([[3.0, 2.0, 4.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])
     >>> gradient = torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 5.0, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0]])
-    >>> from rigl_lightning.sparsity.layouts import rows_of
-    from rigl_lightning.sparsity.masks import drop_and_grow
+    >>> from rigl_lightning.sparsity.masks import drop_and_grow
     >>> drop, grow, n = with_minimum_fan_in(mask, weight, gradient, 1, 1)
     >>> drop_and_grow(mask, drop, grow, n).int().tolist()  # not 1.0, the last of its unit; and not where 9.0 is
     [[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def judged(*verdicts):
     """A claim with each verdict, one comparison each."""
-    row = {"scale": "small", "figure": "2 left", "effect": 1.0, "interval": 0.5, "spread": 1.0, "n": 5}
+    row = {"scale": "small", "figure": "2 left", "effect": 1.0, "interval": 0.5, "spread": 1.0, "n": 5, "test": "first"}
     found = [
         {**row, "claim": f"{i}", "comparison": f"{i}", "verdict": v, "claim_verdict": v} for i, v in enumerate(verdicts)
     ]
