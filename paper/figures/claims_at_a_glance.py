@@ -56,7 +56,7 @@ def draw(judged: pd.DataFrame) -> Figure:
     figure.axes[0].legend(
         handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(shown), frameon=False, fontsize=6
     )
-    second = " Where the first test was inconclusive, that of a second one on new seeds alone."
+    second = " Where a second test was made, on new seeds alone, it is shown."
     caption(
         figure,
         "Effect in the direction of the claim, in standard deviations of the differences over seeds, with its own 95 % "
