@@ -17,6 +17,7 @@ from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
 from rigl_lightning.kernels.stored_types import TakeGradient
 from rigl_lightning.sparsity.compact_gradients import taker
+from rigl_lightning.sparsity.compact_weights import SeenBare
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 Storage = Literal["auto", "connections", "dense"]
@@ -24,7 +25,7 @@ _KEPT_UP_TO = 1 << 24
 """Weights of the compact layers up to which dense gradients are kept for the step: 64 MB."""
 
 
-class LayerStorage:
+class LayerStorage(SeenBare):
     """Storage of one layer's sparse weights: all compact (see `CompactWeight`), or all dense.
 
     A weight that is read as an attribute of its module is dense again from the next step on under "auto". Until then,
@@ -55,7 +56,7 @@ class LayerStorage:
         self.storage = storage
         self.why_dense = "asked for" if storage == "dense" else why_dense or self._find_refusal()
         self.is_paused = False
-        self._was_read = self._is_bare = False
+        self._was_read = False
         self._copies: dict[str, Tensor] = {}
         self._graph_step = -1
 
@@ -171,15 +172,6 @@ class LayerStorage:
         else:
             _warn_of_reading(self.weights[attribute])
         return self.differentiable(attribute)
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
-        """Within, the parameters are seen as they are."""
-        self._is_bare = True
-        try:
-            yield
-        finally:
-            self._is_bare = False
 
     def differentiable(self, attribute: str) -> Tensor:
         """The dense weight as a function of the values; its gradient is handed on where it is read."""

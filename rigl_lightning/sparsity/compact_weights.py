@@ -163,7 +163,22 @@ class Beginning(NamedTuple):
     masks: dict[str, Tensor]
 
 
-class CompactWeights(dict[str, CompactWeight]):
+class SeenBare:
+    """Base of what is seen as dense although it is stored as vectors of active values."""
+
+    _is_bare = False
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Within, it is seen as it is stored."""
+        self._is_bare = True
+        try:
+            yield
+        finally:
+            self._is_bare = False
+
+
+class CompactWeights(dict[str, CompactWeight], SeenBare):
     """The compact weights of a network by name, and what belongs to one step.
 
     Attributes:
@@ -178,7 +193,6 @@ class CompactWeights(dict[str, CompactWeight]):
         self._passes: dict[str, int] = {}
         self._optimizer: Optimizer | None = None
         self._hook: Any = None
-        self._is_bare = False
 
     def add(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
         """Make a parameter compact; state that an optimizer has of it follows at its next step."""
@@ -189,15 +203,6 @@ class CompactWeights(dict[str, CompactWeight]):
         self.pop(name).expand(self._optimizer)
         self.gradients.pop(name, None)
         self.updates.pop(name, None)
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
-        """Within, the optimizer's ``state_dict`` has its state as it is."""
-        self._is_bare = True
-        try:
-            yield
-        finally:
-            self._is_bare = False
 
     def take_positions(self, name: str, positions: Tensor) -> None:
         """Move a weight to the connections of a checkpoint; what stays active keeps values and optimizer state."""
