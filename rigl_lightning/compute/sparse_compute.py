@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.compute.batch_norms import replace_batch_norms
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward, restore_forward
 from rigl_lightning.compute.layers import KINDS, Kind, LayerPatterns, Tensors
 from rigl_lightning.compute.pattern_cache import PatternCache
@@ -44,7 +45,7 @@ class SparseCompute:
     steps whose mask update reads the dense gradient. So any layer may be computed either way at any time.
 
     A layer that reads the weight in another way than by its module's forward is dense there. Derivatives of a higher
-    order are computed by dense operators.
+    order are computed by dense operators. Beside convolutions, batch norms in training go by `batch_norm2d`.
 
     Args:
         module: Any module.
@@ -101,6 +102,7 @@ class SparseCompute:
         if compute == "auto" and storage != "connections" and not choices:
             self.trial = StepTrial(sparsifier, self.layers)
         self._installed: list[LayerCompute] = []
+        self._norms: list[nn.BatchNorm2d] = []
         self._step, self._needs_dense = -1, False
 
     def install(self, compact: bool = True) -> None:
@@ -118,6 +120,8 @@ class SparseCompute:
                 self._installed.append(layer)
                 if compact:
                     layer.storage.compact_if_asked()
+        if any(isinstance(layer.module, nn.Conv2d) for layer in self._installed):
+            self._norms = replace_batch_norms(self.module, self.compute == "sparse")
 
     def remove(self) -> None:
         """Give every module its own forward back, and free what the kernels keep."""
@@ -126,7 +130,9 @@ class SparseCompute:
             layer.is_on = False
             layer.storage.expand()
             restore_forward(layer.module)
-        self._installed = []
+        for norm in self._norms:
+            restore_forward(norm)
+        self._installed, self._norms = [], []
         self.patterns = PatternCache()
         release()
 

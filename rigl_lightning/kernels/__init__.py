@@ -4,6 +4,7 @@ Weights stay the user's dense parameters, zero at inactive connections; a `Spars
 nothing of algorithms, and everything works without it.
 """
 
+from rigl_lightning.kernels.batch_norm import batch_norm2d
 from rigl_lightning.kernels.conv import sparse_conv2d
 from rigl_lightning.kernels.linear import sparse_linear
 from rigl_lightning.kernels.pattern import SparsePattern
@@ -20,6 +21,7 @@ __all__ = [
     "Stored",
     "Weights",
     "available",
+    "batch_norm2d",
     "release",
     "sparse_conv2d",
     "sparse_gru",

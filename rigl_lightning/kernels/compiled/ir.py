@@ -218,7 +218,7 @@ def _fold_pair(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
     return _add(builder, builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
 
 
-def _folded(builder: Any, vector: Any, lanes: int) -> Any:
+def folded(builder: Any, vector: Any, lanes: int) -> Any:
     """Upper half added to the lower until ``lanes`` are left."""
     while vector.type.count > lanes:
         half = vector.type.count // 2
@@ -230,7 +230,7 @@ def _folded(builder: Any, vector: Any, lanes: int) -> Any:
 
 def _sums_of_four(builder: Any, vectors: Sequence[Any]) -> Any:
     ab, cd = (_fold_pair(builder, a, b, (0, 4, 1, 5, 2, 6, 3, 7)) for a, b in (vectors[:2], vectors[2:]))
-    return _folded(builder, _fold_pair(builder, ab, cd, (0, 1, 4, 5, 2, 3, 6, 7)), 4)
+    return folded(builder, _fold_pair(builder, ab, cd, (0, 1, 4, 5, 2, 3, 6, 7)), 4)
 
 
 def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
@@ -241,5 +241,5 @@ def _horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
     kind = ir.VectorType(F32, len(vectors))
     result = ir.Constant(kind, ir.Undefined)
     for u, vector in enumerate(vectors):
-        result = builder.insert_element(result, builder.extract_element(_folded(builder, vector, 1), I32(0)), I32(u))
+        result = builder.insert_element(result, builder.extract_element(folded(builder, vector, 1), I32(0)), I32(u))
     return result
