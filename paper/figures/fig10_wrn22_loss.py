@@ -33,7 +33,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     dense_line(left, results, runs[0], "final_train_loss")
     sparsity_axis(left, PROTOCOLS[scale][BENCHMARK].sparsities)
     left.set_ylabel(BETTER["final_train_loss"])
-    title(left, "Ours: WRN-22-2, ERK, mean of the last tenth of the training", verdict_of(judged, "10 left", scale))
+    title(left, "Measured: WRN-22-2, ERK, mean of the last tenth of the training", verdict_of(judged, "10 left", scale))
     legend_below(left, (left,))
     _intervals(right, results, scale)
     text = f"{protocols_caption(results, runs)} {interval_caption(scale, [BENCHMARK])}"
@@ -55,5 +55,5 @@ def _intervals(axis: Axes, results: pd.DataFrame, scale: str) -> None:
     log_ticks(axis, protocol.intervals, "ΔT (steps)")
     axis.set_ylabel(BETTER["accuracy"])
     alpha = configured_updates(protocol)[1]
-    title(axis, f"Ours: RigL, {100 * protocol.sparsity:g} % sparse, α = {alpha:g}")
+    title(axis, f"Measured: RigL, {100 * protocol.sparsity:g} % sparse, α = {alpha:g}")
     legend_below(axis, (axis,))

@@ -58,8 +58,8 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     flops_axis(left)
     sparsity_axis(right, protocol.sparsities)
     where = f"{100 * protocol.sparsity:g} % sparse, {protocol.distribution}"
-    title(ours_left, f"Ours, {where}", verdict_of(judged, "2 left", scale))
-    title(ours_right, f"Ours, {protocol.distribution} where not named", verdict_of(judged, "2 right", scale))
+    title(ours_left, f"Measured, {where}", verdict_of(judged, "2 left", scale))
+    title(ours_right, f"Measured, {protocol.distribution} where not named", verdict_of(judged, "2 right", scale))
     title(left, f"Published: ResNet-50, {100 * PUBLISHED_SPARSITY:g} % sparse, uniform")
     title(right, "Published: ResNet-50, uniform where not named")
     legend_below(left, (ours_left, left))

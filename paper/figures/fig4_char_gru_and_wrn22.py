@@ -45,9 +45,9 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         axis.set_xlabel("sparsity")
         axis.set_ylabel(BETTER["accuracy"])
     gru = PROTOCOLS[scale][GRU]
-    what = f"Ours: character GRU, {100 * gru.sparsity:g} % sparse, {gru.distribution}"
+    what = f"Measured: character GRU, {100 * gru.sparsity:g} % sparse, {gru.distribution}"
     title(text, what, verdict_of(judged, "4 left", scale, 44))
-    title(images, "Ours: WRN-22-2, ERK", verdict_of(judged, "4 right", scale, 34))
+    title(images, "Measured: WRN-22-2, ERK", verdict_of(judged, "4 right", scale, 34))
     title(theirs, "Published: WRN-22-2, ERK")
     legend_below(text, (text,), n_columns=3)
     legend_below(images, (images, theirs), n_columns=2)

@@ -41,10 +41,12 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         for axis in (ours, sweep):
             axis.set_ylabel(BETTER["accuracy"])
         network = protocol.title.split(",")[0]
-        title(ours, f"Ours: {network}", verdict_of(judged, "5 left", scale, 40) if benchmark == panels.RESNET else "")
+        title(
+            ours, f"Measured: {network}", verdict_of(judged, "5 left", scale, 40) if benchmark == panels.RESNET else ""
+        )
         is_judged = benchmark == panels.MNIST
         sparse = f"{100 * protocol.sparsity:g} % sparse, {protocol.distribution}"
-        title(sweep, f"Ours: {network}, {sparse}", verdict_of(judged, "5 right", scale, 40) if is_judged else "")
+        title(sweep, f"Measured: {network}, {sparse}", verdict_of(judged, "5 right", scale, 40) if is_judged else "")
     _published(figure, results, scale)
     caption(figure, f"{protocols_caption(results, runs)} {interval_caption(scale)} {_OF_PUBLISHED}")
     return figure

@@ -39,8 +39,8 @@ def draw(landscape: pd.DataFrame, escape: pd.DataFrame, judged: pd.DataFrame) ->
     scale = "/".join(landscape["scale"].unique())
     _landscape(left, landscape)
     _escape(right, escape)
-    title(left, "Ours: between a pruned and a static solution", verdict_of(judged, "6 left", scale))
-    title(right, "Ours: from the static solution on", verdict_of(judged, "6 right", scale))
+    title(left, "Measured: between a pruned and a static solution", verdict_of(judged, "6 left", scale))
+    title(right, "Measured: from the static solution on", verdict_of(judged, "6 right", scale))
     caption(figure, _caption(landscape, scale))
     return figure
 
@@ -49,9 +49,10 @@ def _caption(landscape: pd.DataFrame, scale: str) -> str:
     protocol, n = PROTOCOLS[scale][BENCHMARK], landscape["seed"].nunique()
     bands = "; bands and intervals: 95 %" if n >= MIN_SEEDS else ""
     return (
-        f"Ours: {protocol.title}, {100 * protocol.sparsity:g} % sparse, {protocol.distribution} ({scale} scale). Means "
-        f"over n = {n} pairs of solutions{bands}. Both ends have the pruned network's masks; batch-norm statistics are "
-        f"those of each point. Right: running means of {SMOOTHED * LOSS_EVERY} steps. No numbers are published."
+        f"Measured: {protocol.title}, {100 * protocol.sparsity:g} % sparse, {protocol.distribution} ({scale} scale). "
+        f"Means over n = {n} pairs of solutions{bands}. Both ends have the pruned network's masks; batch-norm "
+        f"statistics are those of each point. Right: running means of {SMOOTHED * LOSS_EVERY} steps. No numbers are "
+        "published."
     )
 
 

@@ -74,7 +74,7 @@ def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Ru
             frame_above(axis, results, curves)
         sparsity_axis(axis, protocol.sparsities)
         axis.tick_params(axis="x", labelsize=TICKS)
-        title(axis, f"Ours: {method}\n{protocol.title.split(',')[0]}")
+        title(axis, f"Measured: {method}\n{protocol.title.split(',')[0]}")
     row[0].set_ylabel("accuracy (%),\nhigher is better")
 
 
@@ -99,4 +99,4 @@ def _momenta(axis: Axes, results: pd.DataFrame, benchmark: str) -> None:
     draw_curves(axis, results, [Curve("SNFS", runs, method_style("SNFS"))], "snfs_momentum", "accuracy")
     axis.set_xlabel("momentum of the average")
     network, sparse = where(scale, benchmark).split(", ", 1)
-    title(axis, f"Ours: SNFS, {network}\n{sparse}")
+    title(axis, f"Measured: SNFS, {network}\n{sparse}")

@@ -33,7 +33,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         of_panel = [run for run in runs if (run.benchmark, run.sparsity) == (benchmark, sparsity)]
         _panel(axis, results, of_panel, rules)
         network = PROTOCOLS[scale][benchmark].title.split(",")[0]
-        title(axis, f"Ours: {network}, {100 * sparsity:g} % sparse")
+        title(axis, f"{network}, {100 * sparsity:g} % sparse")
     for axis in figure.axes[len(groups) :]:
         axis.set_axis_off()
     verdict = verdict_of(judged, "narrow", scale, 120)

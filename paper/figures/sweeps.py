@@ -36,10 +36,10 @@ def sweep_figure(results: pd.DataFrame, choices: Sequence[tuple[str, str]], verd
         row = figure.axes[i * len(choices) : (i + 1) * len(choices)]
         for axis, choice in zip(row, choices, strict=True):
             shown += over_intervals(axis, results, benchmark, *choice)
-            title(axis, f"Ours: {choice[0]}, {choice[1]} decay\n{where(scale, benchmark)}")
+            title(axis, f"Measured: {choice[0]}, {choice[1]} decay\n{where(scale, benchmark)}")
         row[0].set_ylabel(BETTER["accuracy"])
         if benchmark == benchmarks[-1]:
-            title(row[0], f"Ours: {choices[0][0]}, {choices[0][1]} decay\n{where(scale, benchmark)}", verdict)
+            title(row[0], f"Measured: {choices[0][0]}, {choices[0][1]} decay\n{where(scale, benchmark)}", verdict)
     legend_below(figure.axes[-len(choices)], figure.axes, n_columns=3)
     caption(figure, f"{protocols_caption(results, shown)} {interval_caption(scale)} No numbers are published.")
     return figure

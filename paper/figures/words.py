@@ -80,7 +80,7 @@ def protocols_caption(rows: pd.DataFrame, runs: Iterable[Run]) -> str:
     n = shown.groupby("point")["seed"].nunique()
     seeds = f"n = {n.min()}" if n.min() == n.max() else f"n = {n.min()} to {n.max()} seeds a point"
     where = "" if n.min() >= MIN_SEEDS else f" where n is at least {MIN_SEEDS}"
-    return f"Ours: {what} ({scale_of(rows)} scale). Means, {seeds}; bars: 95 % intervals{where}."
+    return f"Measured: {what} ({scale_of(rows)} scale). Means, {seeds}; bars: 95 % intervals{where}."
 
 
 def handles(*axes: Axes) -> tuple[list[Any], list[str]]:

@@ -101,6 +101,7 @@ def multipliers_in_words(table: pd.DataFrame) -> str:
     consistent = multipliers[multipliers["status"] == ""]
     met = consistent[consistent["difference"].abs() <= TOLERANCE]
     contradictory = multipliers.loc[multipliers["status"] == "contradictory", "source"].value_counts()
+    contradictory = contradictory.sort_index().sort_values(ascending=False, kind="stable")
     where = ", ".join(f"{n} in {source}" for source, n in contradictory.items())
     return (
         f"Of the paper's FLOPs multipliers {len(met)} of {len(consistent)} consistent ones are met to {TOLERANCE:g}; "

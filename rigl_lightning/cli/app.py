@@ -145,12 +145,16 @@ class _Parser(LightningArgumentParser):
         options = [name for action in parser._actions for name in action.option_strings]
         _fail(explain_parse_error(message, options, _Parser.given))
 
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """Of a command: our settings first, and of Lightning's the usual ones."""
+    def format_help(self, *formatter: Any) -> str:
+        """Of a command: our settings first, and of Lightning's the usual ones.
+
+        Args:
+            *formatter: argparse gives one from Python 3.15 on; jsonargparse takes none before 4.53.
+        """
         groups = self._action_groups
         self._action_groups = short_groups(self)
         try:
-            return super().format_help(formatter)
+            return super().format_help(*formatter)
         finally:
             self._action_groups = groups
 

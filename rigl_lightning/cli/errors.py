@@ -18,7 +18,7 @@ from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.structures import Structure
 
 _KINDS = re.compile(
-    r'key "([\w.]+)": (?:- Expected a path but .*? - )?'
+    r'key "([\w.]+)": (?:- Expected a (?:config )?path but .*? - )?'
     r"(?:Does not validate.*?Subtypes: \[(.*?)\] Errors:.*Given value:|Expected an? (.*?)\. Got value:) (.*)"
 )
 _LONGEST = 60

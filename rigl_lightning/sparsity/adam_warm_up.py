@@ -109,19 +109,22 @@ class AdamWarmUp:
             state, group = optimizer.state[parameter], group_of(optimizer, parameter) or {}
             age = torch.as_tensor(state["step"]).to(born) - born
             second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-            parameter[index] = self._step(weight, state["exp_avg"][index], second[index], age, group)
+            decayed = weight * (1 - group["lr"] * _decoupled_decay(optimizer, group))
+            step = self._step(state["exp_avg"][index], second[index], age, group)
+            parameter[index] = (decayed - group["lr"] * step).to(weight.dtype)
             is_young = group["betas"][1] ** age > _NEGLIGIBLE
             self.young[name] = at[is_young], born[is_young]
         self._before = {}
 
-    def _step(self, weight: Tensor, first: Tensor, second: Tensor, age: Tensor, group: Mapping[str, Any]) -> Tensor:
-        """Adam's step (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) of connections of different ages."""
+    def _step(self, first: Tensor, second: Tensor, age: Tensor, group: Mapping[str, Any]) -> Tensor:
+        """Adam's step at a learning rate of 1 of connections of different ages.
+
+        Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
+        """
         beta1, beta2 = group["betas"]
         mean, square = first / (1 - beta1**age), second / (1 - beta2**age)
         ramp = (age / self.n_steps).clamp(max=1) if self.n_steps else 1.0
-        decay = group["weight_decay"] if group.get("decoupled_weight_decay") else 0.0
-        step = ramp * mean / (square.sqrt() + group["eps"])
-        return (weight * (1 - group["lr"] * decay) - group["lr"] * step).to(weight.dtype)
+        return ramp * mean / (square.sqrt() + group["eps"])
 
     def _index(self, name: str) -> tuple[Tensor, ...]:
         # Weights may be in another order in memory (channels last).
@@ -139,3 +142,12 @@ class AdamWarmUp:
         saved = state.get("adam_warm_up", {}) if self.is_on else {}
         devices = {name: parameter.device for name, parameter in self._parameters.items()}
         self.young = {n: (s["at"].to(devices[n]), s["born"].to(devices[n])) for n, s in saved.items()}
+
+
+def _decoupled_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+    """The weight decay of AdamW, which is no part of the gradient; 0 for Adam's own, which is.
+
+    Up to torch 2.6 AdamW is a class of its own; later it is Adam with a setting.
+    """
+    is_decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+    return float(group["weight_decay"]) if is_decoupled else 0.0

@@ -93,7 +93,7 @@ class TestComplete:
             figure = TRAININGS[number].draw(runs, judged)
             titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_title(loc="left")]
             assert any(text.startswith("Published") for text in titles)
-            assert all(text.startswith(("Ours", "Published")) for text in titles)
+            assert all(text.startswith(("Measured", "Published")) for text in titles)
 
     def test_a_panel_with_one_claim_says_its_verdict(self, runs, judged):
         (right,) = [axis for axis in TRAININGS[4].draw(runs, judged).axes if "WRN" in axis.get_title(loc="left")][:1]
