@@ -125,7 +125,7 @@ def step_from_blocks(
     source = Planes(blocks, channels * length, 0, steps(1, 0))
     target = Planes(rows, length * channels, 0, steps(1, 0), dtype=dtype)
     of_blocks = Axis(steps(channels, length), n_blocks * channels)
-    return transposition(source, of_blocks, target, Axis(steps(length, channels), samples), n_blocks, 1)
+    return transposition(source, of_blocks, target, Axis(steps(length, channels), samples), n_blocks, 1, True)
 
 
 def partition(samples: int) -> tuple[int, int]:

@@ -213,7 +213,7 @@ def unpack(packed: Tensor, batch: int, with_batch_first: bool, dtype: torch.dtyp
     x = x.transpose(0, 1) if with_batch_first else x
     source, target = Planes(packed, features * width, 0, steps(1, 0)), Planes(x, x.stride(0), 0, steps(1, 0))
     rows = Axis(steps(features, width), times * features)
-    transpose(source, rows, target, Axis(steps(batch, x.stride(1)), times * batch), times, 1)
+    transpose(source, rows, target, Axis(steps(batch, x.stride(1)), times * batch), times, 1, True)
     return x
 
 

@@ -17,6 +17,9 @@ from rigl_lightning.kernels.compiled.ir import load_i64
 from rigl_lightning.kernels.settings import Bfloats, Floats, Late, Longs, Place
 from rigl_lightning.kernels.threads import Step
 
+NEAR, FAR = 16, 64
+"""Rows that are copied together: as many as fill a line of the cache, or four lines of a page, for each column."""
+
 
 class Planes(NamedTuple):
     """One side of `transpose`: where its planes and lines lie, in elements.
@@ -79,6 +82,7 @@ class Transposition(NamedTuple):
     target_columns: Longs
     n_columns: int
     all_columns: int
+    rows_at_once: int
 
 
 def _of_bfloat16(name: str, side: str) -> Any:
@@ -98,7 +102,8 @@ def transposition_body(square: Any, copy: Any, source_size: int, target_size: in
         """Each task is one plane of one block.
 
         ``target[block, plane, line, target_columns[j] + i] = source[block, plane, line, source_rows[i] + j]``. The
-        last block may have fewer rows i or columns j; offsets of lines, rows and columns are tables of int64.
+        last block may have fewer rows i or columns j; offsets of lines, rows and columns are tables of int64. So many
+        rows are copied before the next columns: all that fill a line of the cache, while it is there.
         """
         source_rows, target_columns = s.source_rows, s.target_columns
         plane, block = task % s.n_planes, task // s.n_planes
@@ -110,10 +115,11 @@ def transposition_body(square: Any, copy: Any, source_size: int, target_size: in
             source = s.source + source_size * first
             first = block * s.target_block + plane * s.target_plane + load_i64(s.target_lines, line)
             target = s.target + target_size * first
-            for i in range(0, high, 8):
+            for first in range(0, high, s.rows_at_once):
                 for j in range(0, wide, 8):
-                    rows, columns = source_rows + 8 * i, target_columns + 8 * j
-                    square(source + source_size * j, rows, target + target_size * i, columns)
+                    for i in range(first, min(first + s.rows_at_once, high), 8):
+                        rows, columns = source_rows + 8 * i, target_columns + 8 * j
+                        square(source + source_size * j, rows, target + target_size * i, columns)
             for i in range(height):
                 for j in range(wide if i < high else 0, width):
                     copy(source, load_i64(source_rows, i) + j, target, load_i64(target_columns, j) + i)
@@ -135,12 +141,26 @@ _JOBS: dict[tuple[bool, bool], tuple[Any, Job]] = {
 }
 
 
-def transpose(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> None:
-    """``target[columns.offsets[j] + i] = source[rows.offsets[i] + j]``, in every line of every plane and block."""
-    transposition(source, rows, target, columns, n_blocks, n_planes).run({})
+def transpose(
+    source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int, is_far: bool = False
+) -> None:
+    """``target[columns.offsets[j] + i] = source[rows.offsets[i] + j]``, in every line of every plane and block.
+
+    Args:
+        source: What is read.
+        rows: Its rows.
+        target: What is written.
+        columns: Its rows, which are columns of the source.
+        n_blocks: Blocks of both.
+        n_planes: Planes of both.
+        is_far: Whether columns lie further apart in the target than rows in the source, by pages of memory.
+    """
+    transposition(source, rows, target, columns, n_blocks, n_planes, is_far).run({})
 
 
-def transposition(source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int) -> Step:
+def transposition(
+    source: Planes, rows: Axis, target: Planes, columns: Axis, n_blocks: int, n_planes: int, is_far: bool = False
+) -> Step:
     """`transpose`, to be run later."""
     settings, compiled = _JOBS[source.is_bfloat16, target.is_bfloat16]
     filled = settings(
@@ -160,5 +180,6 @@ def transposition(source: Planes, rows: Axis, target: Planes, columns: Axis, n_b
         target_columns=columns.offsets,
         n_columns=columns.offsets.shape[0],
         all_columns=columns.all,
+        rows_at_once=FAR if is_far else NEAR,
     )
     return Step(compiled, n_blocks * n_planes, filled)
