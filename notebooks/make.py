@@ -63,6 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, without ipywidgets; it names a path
     slow = []
     for source in sorted(HERE.glob("[0-9]*.py")):
         if options.names and not source.name.startswith(tuple(options.names)):

@@ -48,7 +48,7 @@ def frontier_in_words(accuracies: pd.DataFrame) -> str:
     if not len(accuracies):
         return "No runs yet.\n"
     best = [f"{row.method} {row.accuracy:.1f} % at {row.training:.3g}" for row in frontier(accuracies).itertuples()]
-    return f"No other method is as accurate at the same training FLOPs or fewer (dense = 1): {', '.join(best)}.\n"
+    return f"Accuracy and training FLOPs (dense = 1) of these methods: {'; '.join(best)}.\n"
 
 
 def at_length_in_words(lenet: pd.DataFrame) -> str:

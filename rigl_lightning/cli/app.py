@@ -31,7 +31,7 @@ from rigl_lightning.cli.configs import describe_configs, is_smoke, with_config_p
 from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
 from rigl_lightning.cli.flags import with_flags
-from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups
+from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups, without_bases
 from rigl_lightning.cli.predictions import check_output, save_predictions
 from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
 from rigl_lightning.cli.runs import (
@@ -165,7 +165,10 @@ class _Parser(LightningArgumentParser):
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Leaves the description's lines as they are."""
+    """Leaves the description's lines as they are, and of the known classes names those that a user chooses."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return without_bases(super()._get_help_string(action) or "")
 
 
 class _SaveFitConfig(SaveConfigCallback):

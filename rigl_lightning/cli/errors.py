@@ -61,7 +61,7 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
     for key, base in _CLASSES.items():
         unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*dot import path string: (\S+)', message, re.DOTALL)
         if unknown:
-            names = sorted(c.__name__ for c in _subclasses(base) if not _is_base(c))
+            names = sorted(c.__name__ for c in _subclasses(base) if not is_base(c))
             return _with_suggestion(
                 f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
                 f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}"
@@ -270,7 +270,7 @@ def _subclasses(base: type) -> set[type]:
     return {*direct, *(c for child in direct for c in _subclasses(child))}
 
 
-def _is_base(kind: type) -> bool:
+def is_base(kind: type) -> bool:
     """Whether a class is there for others to derive from, and no choice itself."""
     return inspect.isabstract(kind) or (not is_dataclass(kind) and bool(kind.__subclasses__()))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from types import SimpleNamespace
 from typing import Any
+
+from rigl_lightning.cli.errors import is_base
 
 HELP = """usage: rigl-lightning COMMAND [--config NAME_OR_FILE] [--SETTING VALUE ...]
 
@@ -69,6 +73,25 @@ def short_groups(parser: Any) -> list[Any]:
     of_trainer = parser.groups["trainer"]._group_actions
     rest = [action for action in parser._actions if not any(action is other for other in (*shown, *of_trainer))]
     return [*ours, _group("this command", rest), _group("Lightning's Trainer", [], _TRAINER)]
+
+
+def without_bases(text: str) -> str:
+    """The help of an option, without the known classes that are there for others to derive from.
+
+    >>> without_bases("the data (known subclasses: rigl_lightning.data.InMemoryDataModule, rigl_lightning.data.Mine)")
+    'the data (known subclasses: rigl_lightning.data.Mine)'
+    """
+    return re.sub(r"(?<=known subclasses: )[\w.]+(?:, [\w.]+)*", lambda known: _choices(known[0]), text)
+
+
+def _choices(known: str) -> str:
+    return ", ".join(path for path in known.split(", ") if not _names_base(path))
+
+
+def _names_base(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and is_base(kind)
 
 
 def _group(title: str, actions: list[Any], description: str | None = None) -> Any:
