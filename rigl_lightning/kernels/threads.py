@@ -46,6 +46,9 @@ class Step:
         job: A compiled job.
         n_tasks: How many tasks it has.
         settings: The job's own named tuple, which is kept alive.
+
+    Attributes:
+        dtypes: By name of a `Late` address, the dtype of its tensor.
     """
 
     def __init__(self, job: Job, n_tasks: int, settings: Any) -> None:
@@ -55,14 +58,18 @@ class Step:
         of: Any = type(settings)
         dtypes = list(fields_of(of).values())
         late = [(i, s) for i, s in enumerate(settings) if isinstance(s, Late)]
-        self._dtypes = {s.of: dtypes[i] for i, s in late}
+        self.dtypes = {s.of: dtypes[i] for i, s in late}
         self._late = [(i + FIRST, s.of, s.start * dtypes[i].itemsize) for i, s in late]
         self._threads = min(torch.get_num_threads(), n_tasks)
 
     def run(self, operands: Mapping[str, Tensor | None]) -> None:
         """Run to the end, with tensors for the `Late` addresses; several threads may do so at once."""
+        self.run_at(addresses_of(operands, self.dtypes))
+
+    def run_at(self, addresses: Mapping[str, int]) -> None:
+        """As `run`, with their addresses; the caller keeps the tensors alive."""
         slots = self._slots[:]
-        self._fill(slots, addresses_of(operands, self._dtypes))
+        self._fill(slots, addresses)
         run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), slots[0]))
 
     def run_here(self, addresses: Mapping[str, int]) -> None:
@@ -75,6 +82,24 @@ class Step:
         for i, of, start in self._late:
             address = addresses[of]
             slots[i] = address + start if address else 0
+
+
+class Program:
+    """Steps one after the other; each tensor is looked at once for all of them.
+
+    Args:
+        steps: In their order.
+    """
+
+    def __init__(self, *steps: Step) -> None:
+        self._steps = steps
+        self._dtypes = {name: dtype for step in steps for name, dtype in step.dtypes.items()}
+
+    def run(self, operands: Mapping[str, Tensor | None]) -> None:
+        """Run to the end, with tensors for the `Late` addresses; several threads may do so at once."""
+        addresses = addresses_of(operands, self._dtypes)
+        for step in self._steps:
+            step.run_at(addresses)
 
 
 def run_slots(job: Job, address: int, threads: int) -> None:

@@ -51,7 +51,8 @@ class CheckedMemory:
             monkeypatch.setattr(module, "run_slots", self.run_slots)
         for name in ("address", "ctypes"):  # else a job that is compiled already would run, and nothing be checked
             monkeypatch.setattr(Job, name, property(self.refuse_compiled))
-        compiled_linear._steps_between.cache_clear()  # its addresses were given out before
+        for programs in (compiled_linear._forward_program, compiled_linear._backward_program):
+            programs.cache_clear()  # its addresses were given out before
         # No slice of something larger.
         monkeypatch.setattr(workspace, "KEPT_FLOATS", 0)
         monkeypatch.setattr(workspace, "new", lambda *shape, dtype=torch.float32: torch.full(shape, 0.5, dtype=dtype))

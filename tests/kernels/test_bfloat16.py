@@ -31,16 +31,21 @@ def equal(one, other):
 
 @pytest.mark.parametrize(("samples", "channels"), [(16, 8), (37, 13), (3, 5), (300, 9)])
 def test_rows_are_rounded_and_widened_as_torch_does_it(samples, channels):
-    from rigl_lightning.kernels.compiled.linear import from_blocks, to_blocks
+    from rigl_lightning.kernels.compiled.blocks import partition, step_from_blocks, step_to_blocks
+
+    def rounded(rows):
+        """To blocks and back, in bfloat16."""
+        n_blocks, length = partition(samples)
+        blocks, out = torch.zeros(n_blocks, channels, length), torch.empty(samples, channels, dtype=torch.bfloat16)
+        step_to_blocks(rows, blocks, samples, channels, rows.dtype).run({})
+        step_from_blocks(blocks, out, samples, channels, torch.bfloat16).run({})
+        return out
 
     floats = awkward_floats(samples * channels).view(samples, channels)
-    found = from_blocks(to_blocks(floats, "test"), samples, torch.bfloat16)
-    expected = floats.bfloat16()
+    found, expected = rounded(floats), floats.bfloat16()
     assert equal(found.nan_to_num(1.5), expected.nan_to_num(1.5))
     assert torch.equal(found.isnan(), expected.isnan())
-    assert equal(
-        from_blocks(to_blocks(expected, "test"), samples, torch.bfloat16).nan_to_num(1.5), expected.nan_to_num(1.5)
-    )
+    assert equal(rounded(expected).nan_to_num(1.5), expected.nan_to_num(1.5))
 
 
 def linear(x, weight, bias, pattern, dense_grad):

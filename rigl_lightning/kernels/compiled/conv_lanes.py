@@ -9,8 +9,8 @@ from collections.abc import Hashable, Iterator
 
 from torch import Tensor
 
+from rigl_lightning.kernels.compiled.blocks import steps
 from rigl_lightning.kernels.compiled.conv_transposed import transposed
-from rigl_lightning.kernels.compiled.linear import steps
 from rigl_lightning.kernels.compiled.products import Matrix, View, product, sampled_product
 from rigl_lightning.kernels.compiled.transposition import Axis, Planes, transpose
 from rigl_lightning.kernels.conv_geometry import Geometry, channels_last, tables
@@ -55,7 +55,7 @@ def backward(
 
 
 def _matrix(pattern: SparsePattern, g: Geometry) -> Matrix:
-    return Matrix(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), g.lanes)
+    return Matrix.of(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), g.lanes)
 
 
 def _grad_input(grads: Tensor, out: Tensor, sparse: tuple[Matrix, Tensor], g: Geometry) -> None:

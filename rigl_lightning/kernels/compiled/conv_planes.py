@@ -68,7 +68,7 @@ def _connection_gradients(grad: Tensor, x: Tensor, matrix: Matrix, g: Geometry) 
 
 
 def _matrix(pattern: SparsePattern, g: Geometry) -> Matrix:
-    return Matrix(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), 1)
+    return Matrix.of(pattern.row_parts, tables(g).taps.index_select(0, pattern.columns), 1)
 
 
 def _length(g: Geometry) -> int:

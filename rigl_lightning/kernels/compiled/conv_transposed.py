@@ -32,4 +32,4 @@ def transposed(pattern: SparsePattern, values: Tensor, g: Geometry) -> tuple[Mat
         plane=g.grad_plane // g.lanes,
     )
     run(group_job, 1, settings)
-    return Matrix(parts, offsets, g.lanes), ordered
+    return Matrix.of(parts, offsets, g.lanes), ordered

@@ -1,22 +1,40 @@
-"""Linear layers of the fast tier: rows are turned into blocks of up to 8 vectors of samples, side by side."""
+"""Linear layers of the fast tier: rows are turned into blocks of up to 8 vectors of samples, side by side.
+
+The steps of a layer of one size are packed once, and at a call only the addresses of its tensors are filled in: in a
+small layer the Python around the products costs as much as they do.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.compiled.ir import TILES, WIDTH
-from rigl_lightning.kernels.compiled.products import Matrix, View, product, sampled_product
-from rigl_lightning.kernels.compiled.transposition import Axis, Planes, transposition
-from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
+from rigl_lightning.kernels.compiled.blocks import partition, step_from_blocks, step_to_blocks
+from rigl_lightning.kernels.compiled.products import Matrix, View, product_step, sampled_product_step
+from rigl_lightning.kernels.compiled.values import gather, ordered_by_column_step, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import Late, readable
-from rigl_lightning.kernels.threads import Step
-from rigl_lightning.kernels.workspace import new, of_no_mode, scratch
+from rigl_lightning.kernels.threads import Program
+from rigl_lightning.kernels.workspace import new, new_zeros, scratch
 
-_ROWS, _BLOCKS = "rows", "blocks"
+
+class _Sizes(NamedTuple):
+    """What a program depends on, besides dtypes and what is computed."""
+
+    samples: int
+    rows: int
+    columns: int
+    row_parts: int
+    column_parts: int
+    threads: int
+
+    @staticmethod
+    def of(samples: int, pattern: SparsePattern) -> _Sizes:
+        parts = pattern.row_parts.shape[0] - 1, pattern.column_parts.shape[0] - 1
+        return _Sizes(samples, pattern.n_rows, pattern.n_columns, *parts, torch.get_num_threads())
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern) -> Tensor:
@@ -24,118 +42,103 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePatte
 
     Inputs, and gradients in `backward`, may be bfloat16; what is returned for them is of the dtype of ``x``.
     """
-    blocks = to_blocks(x, "inputs")
-    out = scratch("outputs", blocks.shape[0], pattern.n_rows, blocks.shape[2])
-    out = multiply(blocks, gather(weight, pattern), by_row(pattern, blocks), bias, out)
-    return from_blocks(out, x.shape[0], x.dtype)
+    sizes = _Sizes.of(x.shape[0], pattern)
+    out = new(sizes.samples, sizes.rows, dtype=x.dtype)
+    _forward_program(sizes, x.dtype).run(
+        {
+            "x": readable(x),
+            "inputs": _blocks("inputs", sizes, sizes.columns),
+            "values": gather(weight, pattern),
+            "bias": None if bias is None else readable(bias),
+            "row_parts": pattern.row_parts,
+            "columns": pattern.columns,
+            "outputs": _blocks("outputs", sizes, sizes.rows),
+            "out": out,
+        }
+    )
+    return out
 
 
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern, need_x: bool, need_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the inputs (M, inputs), and of the weight: dense, zero at inactive connections."""
-    blocks = to_blocks(grad, "grads")
-    grad_x = grad_weight = None
+    sizes = _Sizes.of(x.shape[0], pattern)
+    grad_x = new(sizes.samples, sizes.columns, dtype=x.dtype) if need_x else None
+    gradients = new_zeros(pattern.n_active) if need_weight else None
+    operands: dict[str, Tensor | None] = {"grad": readable(grad), "grads": _blocks("grads", sizes, sizes.rows)}
     if need_x:
-        values = ordered_by_column(gather(weight, pattern), pattern)
-        out = scratch("outputs", blocks.shape[0], pattern.n_columns, blocks.shape[2])
-        out = multiply(blocks, values, by_column(pattern, blocks), None, out)
-        grad_x = from_blocks(out, x.shape[0], x.dtype)
+        operands |= {
+            "values": gather(weight, pattern),
+            "column_starts": pattern.column_starts,
+            "by_column": pattern.by_column,
+            "ordered": new(pattern.n_active),
+            "column_parts": pattern.column_parts,
+            "rows": pattern.rows,
+            "outputs": _blocks("outputs", sizes, sizes.columns),
+            "grad_x": grad_x,
+        }
     if need_weight:
-        x_blocks = to_blocks(x, "inputs")
-        grad_weight = scatter(connection_gradients(x_blocks, blocks, by_row(pattern, x_blocks)), weight, pattern)
-    return grad_x, grad_weight
+        operands |= {
+            "x": readable(x),
+            "inputs": _blocks("inputs", sizes, sizes.columns),
+            "row_parts": pattern.row_parts,
+            "columns": pattern.columns,
+            "gradients": gradients,
+        }
+    _backward_program(sizes, x.dtype, grad.dtype, need_x, need_weight).run(operands)
+    return grad_x, None if gradients is None else scatter(gradients, weight, pattern)
 
 
-def by_row(pattern: SparsePattern, blocks: Tensor) -> Matrix:
-    """The pattern as it multiplies blocks (n, inputs, length)."""
-    return Matrix(pattern.row_parts, pattern.columns, blocks.shape[2])
-
-
-def by_column(pattern: SparsePattern, blocks: Tensor) -> Matrix:
-    """The transposed pattern as it multiplies blocks (n, outputs, length)."""
-    return Matrix(pattern.column_parts, pattern.rows, blocks.shape[2])
-
-
-def multiply(blocks: Tensor, values: Tensor, matrix: Matrix, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """Sparse matrix times every block: (n, inputs, length) to (n, outputs, length), in ``out`` if given."""
-    n_blocks, _, length = blocks.shape
-    out = new(n_blocks, matrix.parts.shape[1], length) if out is None else out
-    product(matrix, values, view(blocks), view(out), bias, n_blocks, 1, length)
-    return out
-
-
-def connection_gradients(x: Tensor, grad: Tensor, matrix: Matrix) -> Tensor:
-    """Gradient of each active connection from blocks (n, inputs, length) and (n, outputs, length)."""
-    n_blocks, channels, length = x.shape
-    # Blocks are visited as lines of one block, so that their sums stay in registers.
-    return sampled_product(matrix, view(x), view(grad), 1, n_blocks, length, channels)
-
-
-def view(blocks: Tensor) -> View:
-    """Contiguous blocks (n, channels, length), the blocks also as lines."""
-    _, channels, length = blocks.shape
-    return View(blocks, 0, channels * length, channels * length, length)
-
-
-def to_blocks(x: Tensor, name: str) -> Tensor:
-    """(M, channels) to (n, channels, length) in the scratch memory ``name``; missing samples are 0."""
-    samples, channels = x.shape
-    n_blocks, length = partition(samples)
+def _blocks(name: str, sizes: _Sizes, channels: int) -> Tensor:
+    """Memory of blocks, which no operator gives away; missing samples are 0."""
+    n_blocks, length = partition(sizes.samples)
     blocks = scratch(name, n_blocks, channels, length)
-    if n_blocks * length > samples:
+    if n_blocks * length > sizes.samples:
         blocks[-1].zero_()
-    _steps_between(samples, channels, x.dtype)[0].run({_ROWS: readable(x), _BLOCKS: blocks})
     return blocks
 
 
-def from_blocks(blocks: Tensor, samples: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Inverse of `to_blocks`."""
-    x = new(samples, blocks.shape[1], dtype=dtype)
-    _steps_between(samples, blocks.shape[1], dtype)[1].run({_ROWS: x, _BLOCKS: blocks})
-    return x
-
-
 @lru_cache(maxsize=256)
-def _steps_between(samples: int, channels: int, dtype: torch.dtype) -> tuple[Step, Step]:
-    """From rows to blocks, and from blocks to rows."""
-    rows, blocks = Late(_ROWS), Late(_BLOCKS)
-    return (
-        step_to_blocks(rows, blocks, samples, channels, dtype),
-        step_from_blocks(blocks, rows, samples, channels, dtype),
+def _forward_program(sizes: _Sizes, dtype: torch.dtype) -> Program:
+    samples, rows, columns, parts, *_ = sizes
+    n_blocks, length = partition(samples)
+    inputs, outputs = Late("inputs"), Late("outputs")
+    matrix = Matrix(Late("row_parts"), Late("columns"), length, parts, rows)
+    x, y = _view(inputs, columns, length), _view(outputs, rows, length)
+    return Program(
+        step_to_blocks(Late("x"), inputs, samples, columns, dtype),
+        product_step(matrix, Late("values"), x, y, Late("bias"), n_blocks, 1, length),
+        step_from_blocks(outputs, Late("out"), samples, rows, dtype),
     )
 
 
-def step_to_blocks(
-    rows: Tensor | Late, blocks: Tensor | Late, samples: int, channels: int, dtype: torch.dtype = torch.float32
-) -> Step:
-    """Copy rows (M, channels) to blocks (n, channels, length)."""
+@lru_cache(maxsize=256)
+def _backward_program(
+    sizes: _Sizes, dtype: torch.dtype, grad_dtype: torch.dtype, need_x: bool, need_weight: bool
+) -> Program:
+    samples, rows, columns, row_parts, column_parts, _ = sizes
     n_blocks, length = partition(samples)
-    source = Planes(rows, length * channels, 0, steps(1, 0), dtype=dtype)
-    target = Planes(blocks, channels * length, 0, steps(1, 0))
-    of_rows = Axis(steps(length, channels), samples)
-    return transposition(source, of_rows, target, Axis(steps(channels, length), n_blocks * channels), n_blocks, 1)
+    grads, inputs, outputs = Late("grads"), Late("inputs"), Late("outputs")
+    g, x = _view(grads, rows, length), _view(inputs, columns, length)
+    found = [step_to_blocks(Late("grad"), grads, samples, rows, grad_dtype)]
+    if need_x:
+        matrix = Matrix(Late("column_parts"), Late("rows"), length, column_parts, columns)
+        ordered, y = Late("ordered"), _view(outputs, columns, length)
+        found += [
+            ordered_by_column_step(Late("values"), Late("column_starts"), Late("by_column"), ordered, columns),
+            product_step(matrix, ordered, g, y, None, n_blocks, 1, length),
+            step_from_blocks(outputs, Late("grad_x"), samples, columns, dtype),
+        ]
+    if need_weight:
+        matrix = Matrix(Late("row_parts"), Late("columns"), length, row_parts, rows)
+        found += [
+            step_to_blocks(Late("x"), inputs, samples, columns, dtype),
+            # Blocks are visited as lines of one block, so that their sums stay in registers.
+            sampled_product_step(matrix, x, g, 1, n_blocks, length, columns, Late("gradients")),
+        ]
+    return Program(*found)
 
 
-def step_from_blocks(
-    blocks: Tensor | Late, rows: Tensor | Late, samples: int, channels: int, dtype: torch.dtype = torch.float32
-) -> Step:
-    """Inverse of `step_to_blocks`."""
-    n_blocks, length = partition(samples)
-    source = Planes(blocks, channels * length, 0, steps(1, 0))
-    target = Planes(rows, length * channels, 0, steps(1, 0), dtype=dtype)
-    of_blocks = Axis(steps(channels, length), n_blocks * channels)
-    return transposition(source, of_blocks, target, Axis(steps(length, channels), samples), n_blocks, 1, True)
-
-
-def partition(samples: int) -> tuple[int, int]:
-    """Number of blocks and their length, a multiple of a vector, for the least padding."""
-    n_blocks = -(-samples // TILES[0])
-    return n_blocks, -(-samples // (max(n_blocks, 1) * WIDTH)) * WIDTH
-
-
-@lru_cache(maxsize=1024)
-@of_no_mode
-def steps(count: int, step: int) -> Tensor:
-    """``[0, step, 2 * step, ...]``, int64."""
-    return torch.arange(count) * step
+def _view(blocks: Late, channels: int, length: int) -> View:
+    return View(blocks, 0, channels * length, channels * length, length)

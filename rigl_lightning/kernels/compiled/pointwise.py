@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled import linear as compiled_linear
-from rigl_lightning.kernels.compiled.linear import by_column, by_row, multiply, view
+from rigl_lightning.kernels.compiled.blocks import by_column, by_row, multiply, view
 from rigl_lightning.kernels.compiled.products import sampled_product
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column, scatter
 from rigl_lightning.kernels.conv_geometry import channels_last

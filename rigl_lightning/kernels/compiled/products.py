@@ -16,8 +16,8 @@ from rigl_lightning.kernels.compiled.jobs import (
     gradient_job,
     product_job,
 )
-from rigl_lightning.kernels.settings import Place, readable
-from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.settings import Late, Operand, Place, readable
+from rigl_lightning.kernels.threads import Step, run
 from rigl_lightning.kernels.workspace import new_zeros
 
 _CACHE_FLOATS = 32 * 1024
@@ -37,16 +37,16 @@ class View(NamedTuple):
         row: From one channel to the next.
     """
 
-    tensor: Tensor
+    tensor: Tensor | Late
     start: int
     block: int
     line: int
     row: int
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Place | Late:
         """The first element."""
-        return Place(self.tensor, self.start)
+        return self.tensor if isinstance(self.tensor, Late) else Place(self.tensor, self.start)
 
 
 class Matrix(NamedTuple):
@@ -56,19 +56,42 @@ class Matrix(NamedTuple):
         parts: (parts + 1, rows) int32.
         columns: (n_active,) int32.
         scale: Floats from one column to the next in the dense operand.
+        n_parts: Number of parts.
+        n_rows: Number of rows.
     """
 
-    parts: Tensor
-    columns: Tensor
+    parts: Tensor | Late
+    columns: Tensor | Late
     scale: int
+    n_parts: int
+    n_rows: int
+
+    @staticmethod
+    def of(parts: Tensor, columns: Tensor, scale: int) -> Matrix:
+        """The matrix of these tensors."""
+        return Matrix(parts, columns, scale, parts.shape[0] - 1, parts.shape[1])
 
 
 def product(
     matrix: Matrix, values: Tensor, x: View, y: View, bias: Tensor | None, n_blocks: int, n_lines: int, length: int
 ) -> None:
     """Sparse × dense: ``y[block, row, line, :length] = bias[row] + matrix[row] @ x[block, :, line, :length]``."""
-    n_rows, bias = matrix.parts.shape[1], readable(bias) if bias is not None else None
-    n_chunks = _chunks(n_rows, n_blocks * n_lines)
+    bias = readable(bias) if bias is not None else None
+    run(product_job, *_product(matrix, values, x, y, bias, n_blocks, n_lines, length))
+
+
+def product_step(
+    matrix: Matrix, values: Late, x: View, y: View, bias: Late | None, n_blocks: int, n_lines: int, length: int
+) -> Step:
+    """`product`, to be run later."""
+    return Step(product_job, *_product(matrix, values, x, y, bias, n_blocks, n_lines, length))
+
+
+def _product(
+    matrix: Matrix, values: Operand, x: View, y: View, bias: Operand, n_blocks: int, n_lines: int, length: int
+) -> tuple[int, Product]:
+    """Number of tasks, and their settings."""
+    n_chunks = _chunks(matrix.n_rows, n_blocks * n_lines)
     settings = Product(
         x=x.place,
         x_block=x.block,
@@ -78,17 +101,17 @@ def product(
         y_line=y.line,
         y_row=y.row,
         parts=matrix.parts,
-        n_parts=matrix.parts.shape[0] - 1,
+        n_parts=matrix.n_parts,
         columns=matrix.columns,
         scale=matrix.scale,
         values=values,
         bias=bias,
-        n_rows=n_rows,
+        n_rows=matrix.n_rows,
         n_chunks=n_chunks,
         n_lines=n_lines,
         length=length,
     )
-    run(product_job, n_blocks * n_lines * n_chunks if n_rows and length else 0, settings)
+    return n_blocks * n_lines * n_chunks if matrix.n_rows and length else 0, settings
 
 
 def sampled_product(
@@ -97,7 +120,7 @@ def sampled_product(
     """Sampled dense × dense: ``g[row] · x[column]`` of each active connection, (n_active,) in the order by row.
 
     Args:
-        matrix: The active connections.
+        matrix: The active connections, whose tensors are known.
         x: Inputs.
         g: Gradients of the outputs.
         n_blocks: Blocks to sum over.
@@ -106,9 +129,24 @@ def sampled_product(
         channels: Channels of ``x``, for the size of the pieces.
         out: Where to add the result, or None.
     """
+    assert isinstance(matrix.columns, Tensor)
     out = new_zeros(matrix.columns.shape[0]) if out is None else out
-    n_rows, n_parts = matrix.parts.shape[1], matrix.parts.shape[0] - 1
-    width = max(1, min(channels, -(-channels // n_parts)))
+    run(gradient_job, *_sampled(matrix, x, g, n_blocks, n_lines, length, channels, out))
+    return out
+
+
+def sampled_product_step(
+    matrix: Matrix, x: View, g: View, n_blocks: int, n_lines: int, length: int, channels: int, out: Late
+) -> Step:
+    """`sampled_product`, to be run later; it adds to ``out``."""
+    return Step(gradient_job, *_sampled(matrix, x, g, n_blocks, n_lines, length, channels, out))
+
+
+def _sampled(
+    matrix: Matrix, x: View, g: View, n_blocks: int, n_lines: int, length: int, channels: int, out: Operand
+) -> tuple[int, Sampled]:
+    """Number of tasks, and their settings."""
+    width = max(1, min(channels, -(-channels // matrix.n_parts)))
     # As many lines as the cache holds; where there are few, longer pieces of them.
     piece = max(1, min(length, max(_PIECE, _CACHE_FLOATS // (width * max(1, n_lines)))))
     step = max(1, _CACHE_FLOATS // (width * piece))
@@ -121,11 +159,11 @@ def sampled_product(
         g_line=g.line,
         g_row=g.row,
         parts=matrix.parts,
-        n_parts=n_parts,
+        n_parts=matrix.n_parts,
         columns=matrix.columns,
         scale=matrix.scale,
         out=out,
-        n_rows=n_rows,
+        n_rows=matrix.n_rows,
         n_blocks=n_blocks,
         n_lines=n_lines,
         length=length,
@@ -133,8 +171,7 @@ def sampled_product(
         piece=piece,
     )
     threads = torch.get_num_threads()
-    run(gradient_job, min(n_rows, 4 * threads if threads > 1 else 1), settings)
-    return out
+    return min(matrix.n_rows, 4 * threads if threads > 1 else 1), settings
 
 
 def _chunks(n_rows: int, n_tasks: int) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.compiled.blocks import connection_gradients, multiply, steps
 from rigl_lightning.kernels.compiled.ir import TILES
-from rigl_lightning.kernels.compiled.linear import connection_gradients, multiply, steps
 from rigl_lightning.kernels.compiled.products import Matrix
 from rigl_lightning.kernels.compiled.recurrent_jobs import (
     Backward,
@@ -138,7 +138,7 @@ def backward(
 
 def _input_gradient(grads: Tensor, weight: Tensor, pattern: SparsePattern, units: int, width: int) -> Tensor:
     values = ordered_by_column(gather(weight, pattern), pattern)
-    return multiply(grads, values, Matrix(pattern.column_parts, _places(pattern, units), width), None)
+    return multiply(grads, values, Matrix.of(pattern.column_parts, _places(pattern, units), width), None)
 
 
 def _weight_gradient(
@@ -154,7 +154,7 @@ def _by_unit(pattern: SparsePattern, blocks: Tensor, units: int) -> Matrix:
     """The pattern with the rows of one unit, one for each gate, side by side."""
     parts = pattern.row_parts
     parts = parts.view(parts.shape[0], -1, units).transpose(1, 2).reshape(parts.shape)
-    return Matrix(parts, pattern.columns, blocks.shape[2])
+    return Matrix.of(parts, pattern.columns, blocks.shape[2])
 
 
 def _places(pattern: SparsePattern, units: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.compiled.blocks import partition, step_from_blocks, step_to_blocks
 from rigl_lightning.kernels.compiled.ir import WIDTH
-from rigl_lightning.kernels.compiled.linear import partition, step_from_blocks, step_to_blocks
 from rigl_lightning.kernels.compiled.rows import MOST
 from rigl_lightning.kernels.conv_geometry import Axis, Geometry, Window, tables
 from rigl_lightning.kernels.inference.jobs import (

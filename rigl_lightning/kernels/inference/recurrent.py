@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rigl_lightning.kernels.compiled.linear import multiply
+from rigl_lightning.kernels.compiled.blocks import multiply
 from rigl_lightning.kernels.compiled.products import Matrix
 from rigl_lightning.kernels.compiled.recurrent import batch_first, pack, run_steps, unpack
 from rigl_lightning.kernels.settings import readable
@@ -38,7 +38,7 @@ def recurrent(
     width = packed.shape[2]
     values, columns, parts = map(readable, inputs)
     gates = scratch("gates", times, parts.shape[1], width)
-    multiply(packed, values, Matrix(parts, columns, width), bias, gates)
+    multiply(packed, values, Matrix.of(parts, columns, width), bias, gates)
     hs = scratch("hs", times + 1, units, width)
     other = scratch("other", times + 1, units, width)
     values, columns, starts = map(readable, hidden)
