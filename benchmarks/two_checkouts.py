@@ -55,19 +55,19 @@ class Case:
 
     def __init__(self, network: str, kind: str) -> None:
         model = NETWORKS[network]()
-        self.kind, self.parameters = kind, select_parameters(model)
+        self.kind = kind
         update = RigL(0.9, schedule=UpdateSchedule(1, 0, 10**9))
-        self.sparsifier = Sparsifier(self.parameters, Static(0.9) if kind == "step" else update)
+        self.sparsifier = Sparsifier(select_parameters(model), Static(0.9) if kind == "step" else update)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        self.gradients = {name: torch.randn_like(parameter) for name, parameter in self.parameters.items()}
+        self.gradients = [(parameter, torch.randn_like(parameter)) for parameter in model.parameters()]
         self.give_gradients()
         self.optimizer.step()
         for _ in range(3):
             self.seconds()
 
     def give_gradients(self) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.grad = self.gradients[name]
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
 
     def seconds(self) -> float:
         if self.kind == "update":  # which takes them

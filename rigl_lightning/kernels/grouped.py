@@ -28,11 +28,6 @@ def are_grouped(tensors: Sequence[Tensor]) -> bool:
     return bool(tensors) and all(has_grouped_kernels(t) and t.element_size() in INTEGER_OF_SIZE for t in tensors)
 
 
-def is_captured(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a CUDA graph is being captured of what is done with them: nothing runs now, nothing can be read."""
-    return any(tensor.is_cuda for tensor in tensors.values()) and torch.cuda.is_current_stream_capturing()
-
-
 class GroupedMasks:
     """Masks of many tensors, which are held to them together.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
@@ -101,6 +101,16 @@ def address(operand: Any, dtype: torch.dtype) -> int:
             f"shape {tuple(tensor.shape)} and strides {tensor.stride()}."
         )
     return found + start * dtype.itemsize if start else found
+
+
+def addresses_of_checked(tensors: Sequence[Tensor], dtype: torch.dtype) -> array[int]:
+    """`address` of plain tensors of which the caller knows that they lie in memory without gaps, in any order of axes.
+
+    Raises:
+        ValueError: If the memory of one has been freed.
+    """
+    found = [tensor.data_ptr() for tensor in tensors]
+    return array("q", found if all(found) else [address(Place(tensor), dtype) for tensor in tensors])
 
 
 def addresses_of(

@@ -59,10 +59,11 @@ class DeadUnits:
         self._tell(name)
         if name in self._told or layer.weight.ndim < 2:
             return
-        mask, new_mask = (rows_are_units(tensor, layer.inputs_first) for tensor in (layer.mask, new_mask))
-        dead = ~live_units(mask)
-        grown_into = dead & live_units(new_mask)
-        if not bool(grown_into.any()) or bool(dead.all()):
+        dead = ~live_units(rows_are_units(layer.mask, layer.inputs_first))
+        if not bool(dead.any()) or bool(dead.all()):
+            return
+        grown_into = dead & live_units(rows_are_units(new_mask, layer.inputs_first))
+        if not bool(grown_into.any()):
             return
         if layer.dense_grad is None:  # a random growth, say: the connections begin at zero, so the next step tells
             self._awaited[name] = grown_into, step

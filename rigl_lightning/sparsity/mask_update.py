@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
@@ -134,7 +133,7 @@ class MaskUpdater:
 
     def see_gradients(self) -> None:
         """Look at the gradients of a step, masked, after an update that read none; see `DeadUnits`."""
-        if self._dead_units.is_waiting and not is_captured(self._parameters):
+        if self._dead_units.is_waiting and not self._network.is_captured:
             self._dead_units.see_gradients(self._gradient_sizes)
 
     def _gradient_sizes(self, name: str) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.kernels.grouped import GroupedMasks, is_captured
+from rigl_lightning.kernels.grouped import GroupedMasks
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.names import same_tensors
@@ -70,9 +70,14 @@ class NetworkMasks:
         self._explored_bits: dict[str, PackedMask] = {}
         self._n_explored: dict[str, int] = {}
         self._grouped = GroupedMasks(self.masks)
-        self._is_on_gpu = any(mask.is_cuda for mask in self.masks.kept().values())
+        self._is_on_gpu = any(parameter.is_cuda for parameter in parameters.values())
         for name, weight in compact.items():
             self._begin_compactly(name, weight)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a CUDA graph is being captured of the step: nothing runs now, nothing can be read."""
+        return self._is_on_gpu and torch.cuda.is_current_stream_capturing()
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks as the first ones."""
@@ -89,7 +94,7 @@ class NetworkMasks:
             tensors: Weights or gradients by layer name; a layer that has none is left out, or has None.
         """
         # A captured graph has to hold layers that are dense now and not after the next mask update.
-        names = self.masks.kept() if self._is_on_gpu and is_captured(self.masks.kept()) else self.masked_layers
+        names = self.masks.kept() if self.is_captured else self.masked_layers
         self._grouped.zero_inactive_({name: found for name in names if (found := tensors.get(name)) is not None})
 
     def change(self, name: str, new_mask: Tensor) -> Change | None:

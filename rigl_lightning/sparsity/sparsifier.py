@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
-from rigl_lightning.kernels.grouped import is_captured
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.attachment import Attachable
@@ -148,7 +147,7 @@ class Sparsifier(Attachable, MaskReadings):
 
     def note_loss(self, loss: Tensor) -> None:
         """Warn of the first loss that is not finite, see `Divergence`. It is a scalar that no GradScaler has scaled."""
-        if not is_captured(self.parameters):
+        if not self.network.is_captured:
             self.divergence.see_loss(loss, self.step)
 
     @torch.no_grad()
@@ -171,7 +170,7 @@ class Sparsifier(Attachable, MaskReadings):
         self.divergence.begin_step()
         self.gradients.begin_step(optimizer, algorithm.grad_average_decay)
         is_due = self.gradients.are_there and algorithm.is_update(self.step)
-        if is_captured(self.parameters):
+        if self.network.is_captured:
             refuse_capture(algorithm, self.step, is_due)
         if is_due:
             self.divergence.warn_of_loss()  # an update reads the device anyway

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen, load_i64
-from rigl_lightning.kernels.settings import Longs, Place, address, packed
+from rigl_lightning.kernels.settings import Longs, addresses_of_checked, packed
 from rigl_lightning.kernels.threads import run_slots
 
 _BLOCK = 1 << 15
@@ -34,26 +35,22 @@ class MaskedBlocks:
     """
 
     def __init__(self, masks: Sequence[Tensor]) -> None:
-        self._masks = [_operand(mask) for mask in masks]
+        self._masks = masks
         counts = np.array([mask.numel() for mask in masks])
         layers = np.repeat(np.arange(len(counts)), -(-counts // _BLOCK))
         starts = np.concatenate([np.arange(0, count, _BLOCK) for count in counts])
         blocks = np.stack([layers, starts, np.minimum(counts[layers] - starts, _BLOCK)], axis=1)
-        self._addresses = np.empty((len(counts), 2), dtype=np.int64)
-        tables = Masking(torch.from_numpy(blocks), torch.from_numpy(self._addresses))
+        self._addresses = array("q", bytes(16 * len(masks)))
+        tables = Masking(torch.from_numpy(blocks), torch.frombuffer(self._addresses, dtype=torch.int64))
         self._kept, self._slots = tables, packed(starts.size, tables)
 
     def zero_inactive(self, tensors: Sequence[Tensor]) -> None:
         """Clear the bits of float32 tensors where the masks are False; each lies in memory as its mask does."""
         # At every call: gradients are new tensors at each step, and memory that is shared with a process moves.
-        self._addresses[:, 0] = [address(_operand(tensor), torch.float32) for tensor in tensors]
-        self._addresses[:, 1] = [address(mask, torch.bool) for mask in self._masks]
+        self._addresses[::2] = addresses_of_checked(tensors, torch.float32)
+        self._addresses[1::2] = addresses_of_checked(self._masks, torch.bool)
         n_tasks, self._slots[1] = self._slots[0], 0
         run_slots(masking_job, self._slots.buffer_info()[0], min(torch.get_num_threads(), n_tasks))
-
-
-def _operand(tensor: Tensor) -> Tensor | Place:
-    return tensor if tensor.is_contiguous() else Place(tensor)  # whose address takes longer
 
 
 def _keep(lanes: int) -> Any:
