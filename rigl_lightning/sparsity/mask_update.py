@@ -16,7 +16,7 @@ from rigl_lightning.sparsity.compact_weights import CompactWeights
 from rigl_lightning.sparsity.dead_units import DeadUnits
 from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, rows_of
 from rigl_lightning.sparsity.network_masks import Change, NetworkMasks
-from rigl_lightning.sparsity.optimizer_state import reset_state, set_at
+from rigl_lightning.sparsity.optimizer_state import reset_state, restart, set_at
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.selection import count_active, positions
 
@@ -101,6 +101,8 @@ class MaskUpdater:
             layers = layers_of(group)
             new_masks = _choose(algorithm, layers, step, memory)
             grown += [self._install(algorithm, optimizer, layers[n], n, mask, step) for n, mask in new_masks.items()]
+        if algorithm.restarts_optimizer is not None and algorithm.restarts_optimizer(step):
+            restart(optimizer)
         n_grown, n_blindly = (sum(counts) for counts in zip(*grown, strict=True))
         n_active = sum(self._network.n_active.values())
         return MaskUpdate(step, algorithm.drop_fraction_at(step), n_grown, n_blindly, n_active)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -36,6 +37,9 @@ _STARTS: dict[tuple[str, str], _Start] = {
     ("MADGRAD", "x0"): _weight,
     ("Optimizer", "lookahead_slow_buff"): _weight,
 }
+
+# What all connections of a parameter share, where Adam's relatives correct their moments by it.
+_SHARED = {"step": 0, "mu_product": 1}
 
 
 def group_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | None:
@@ -109,6 +113,18 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
                 set_at(value, where, start, at)
 
 
+def restart(optimizer: Optimizer) -> None:
+    """Set all state of all parameters, step counts too, to what it is before the first step; see `reset_state`."""
+    for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+        reset_state(optimizer, parameter, torch.ones_like(parameter, dtype=torch.bool))
+    for state in [state for single in with_wrapped(optimizer) for state in single.state.values()]:
+        for key, start in _SHARED.items():
+            if isinstance(state.get(key), Tensor):
+                state[key].fill_(start)  # in place: a CUDA graph may hold it
+            elif key in state:
+                state[key] = start
+
+
 def set_at(tensor: Tensor, where: Tensor, value: float, at: Tensor | None = None) -> None:
     """Set elements of a tensor, chosen by a boolean of its shape, in place; ``at`` as in `reset_state`."""
     if at is not None and tensor.is_contiguous() and tensor.device == at.device:
@@ -136,5 +152,5 @@ def start_of(optimizer: Optimizer, key: str) -> _Start:
 
 def _state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
     for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and parameter.ndim > 0:
+        if isinstance(value, Tensor) and value.shape == parameter.shape and key not in _SHARED:
             yield key, value

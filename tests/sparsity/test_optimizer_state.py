@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rigl_lightning.sparsity.optimizer_state import group_of, reset_state
+from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, restart
 from rigl_lightning.sparsity.selection import positions
 
 OPTIMIZERS = {
@@ -13,6 +13,8 @@ OPTIMIZERS = {
     "RMSprop": lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9, centered=True),
     "Adadelta": lambda p: torch.optim.Adadelta(p, 0.1),
     "Adamax": lambda p: torch.optim.Adamax(p, 0.1),
+    "NAdam": lambda p: torch.optim.NAdam(p, 0.1),
+    "RAdam": lambda p: torch.optim.RAdam(p, 0.1),
 }
 
 
@@ -42,6 +44,19 @@ def test_a_reset_connection_is_as_one_that_never_had_a_gradient(name, known):
             assert not torch.equal(value[~where], fresh.state[untouched][key][where][0].expand(10)), key
             compared += 1
     assert compared
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_after_a_restart_a_step_is_that_of_a_new_optimizer(name):
+    everywhere = torch.ones(3, 4, dtype=torch.bool)
+    parameter, optimizer = after_steps(name, 3, everywhere)
+    restart(optimizer)
+    fresh = nn.Parameter(parameter.detach().clone())
+    for weight, of in ((parameter, optimizer), (fresh, OPTIMIZERS[name]([fresh]))):
+        for _ in range(2):
+            weight.grad = torch.full((3, 4), 0.5)
+            of.step()
+    torch.testing.assert_close(parameter, fresh, rtol=2e-6, atol=2e-8)
 
 
 def test_a_parameter_without_state_or_optimizer_is_left_alone():

@@ -111,18 +111,21 @@ class TestACDC:
         sparsities = [algorithm.layer_sparsities(SHAPES, n)["a"] for n in range(12)]
         assert sparsities == [0, 0, 0, 0.8, 0.8, 0.8, 0, 0, 0, 0, 0.8, 0.8]
 
-    def test_a_dense_phase_trains_all_weights_from_zero_and_without_their_old_momentum(self):
-        weight = nn.Parameter(WEIGHT.clone())
-        algorithm = ACDC(0.5, EVERYWHERE, warm_up=0, phase=1, last=2)
-        sparsifier, optimizer = Sparsifier({"w": weight}, algorithm), torch.optim.SGD([weight], 0.1, momentum=0.9)
+    def test_a_dense_phase_trains_all_weights_from_zero_and_no_parameter_keeps_its_momentum(self):
+        weight, bias = nn.Parameter(WEIGHT.clone()), nn.Parameter(torch.ones(8))
+        algorithm = ACDC(0.5, EVERYWHERE, warm_up=0, phase=1, last=3)
+        optimizer = torch.optim.SGD([weight, bias], 0.1, momentum=0.9)
+        sparsifier = Sparsifier({"w": weight}, algorithm)
         ones = [1.0] * 8
-        step(weight, sparsifier, ones, optimizer)  # dense, then compressed
-        assert written(sparsifier.masks["w"]) == "1.1.1..1"
-        step(weight, sparsifier, ones, optimizer)  # compressed, then dense
-        assert written(sparsifier.masks["w"]) == "11111111"
-        assert weight[1].item() == 0
+        for mask in ("1.1.1..1", "11111111"):  # dense, then compressed; compressed, then dense
+            optimizer.state[bias]["momentum_buffer"] = torch.ones(8)
+            step(weight, sparsifier, ones, optimizer)
+            assert written(sparsifier.masks["w"]) == mask
+            assert weight[1].item() == 0
+        assert not optimizer.state[weight]["momentum_buffer"].any()  # of the survivors neither, as in manager.py
+        assert not optimizer.state[bias]["momentum_buffer"].any()
         step(weight, sparsifier, ones, optimizer)
-        assert optimizer.state[weight]["momentum_buffer"][1].item() == 1.0
+        assert optimizer.state[weight]["momentum_buffer"].tolist() == ones
 
     def test_a_global_ranking_ranks_all_layers_together(self):
         layers = {"a": layer((0.9, 0.8, 0.7, 0.6)), "b": layer((0.1, 0.2, 0.3, 0.4))}

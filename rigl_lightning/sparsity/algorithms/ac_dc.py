@@ -16,13 +16,14 @@ class ACDC(TopK):
     """Alternating compressed and decompressed training (Peste et al. 2021, arXiv 2106.12379, algorithm 1).
 
     Training starts dense. A compressed phase keeps the largest weights of the network and trains only those. A
-    decompressed phase trains all weights; those that were inactive start at zero. The phases alternate, each ``phase``
-    long, until the last compressed phase begins at ``last``. The dense phase before it fills the time in which no whole
-    pair of phases fits.
+    decompressed phase trains all weights; those that were inactive start at zero, and so does the optimizer's state of
+    every parameter. The phases alternate, each ``phase`` long, until the last compressed phase begins at ``last``. The
+    dense phase before it fills the time in which no whole pair of phases fits.
 
     Defaults are those of the authors' code for 100 epochs of ImageNet (IST-DASLab/ACDC, configs/neurips): dense for 10
-    epochs, phases of 5, compressed from epoch 85 to the end, which makes the last dense phase 10 epochs long.
-    Deviations: each layer keeps a connection; weights that become active again have an optimizer state of zero.
+    epochs, phases of 5, compressed from epoch 85 to the end, which makes the last dense phase 10 epochs long. All their
+    runs reset the momentum (policies/manager.py:run, `reset_momentum_after_recycling`). Deviation: each layer keeps a
+    connection.
 
     Attributes:
         sparsity: Fraction of inactive connections in the compressed phases, in [0, 1).
@@ -78,3 +79,7 @@ class ACDC(TopK):
         """Those of the distribution in a compressed phase, else zero."""
         n_changes = sum(change < step for change in self.further_updates())
         return self.distribution(shapes, self.sparsity) if n_changes % 2 else dict.fromkeys(shapes, 0.0)
+
+    def restarts_optimizer(self, step: int) -> bool:
+        """At the beginning of each decompressed phase."""
+        return step in self.further_updates()[1::2]

@@ -65,6 +65,7 @@ class SparseAlgorithm(Claiming, ABC):
             nothing, whatever it says of them.
         adjust_weights: None, or a method ``(layers, step, learning_rates, memory) -> weights by name``: new weights of
             layers that the algorithm moves itself, right after the gradient step and before an update.
+        restarts_optimizer: None, or a method ``step -> bool``: whether its whole state is reset at an update.
     """
 
     sparsity: float | SparsityRamp
@@ -93,6 +94,7 @@ class SparseAlgorithm(Claiming, ABC):
     grow_init: Callable[[Connections], Tensor | None] | None = None
     penalty_gradient: Callable[[Connections], Tensor | None] | None = None
     adjust_weights: Callable[[Mapping[str, Connections], int, LearningRates, Memory], dict[str, Tensor]] | None = None
+    restarts_optimizer: Callable[[int], bool] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
