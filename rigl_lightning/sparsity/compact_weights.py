@@ -117,9 +117,9 @@ class CompactWeight:
         _replace_data(self.parameter, values, grad)
         return new[~stays]
 
-    @torch.no_grad()
     def take_state(self, optimizer: Optimizer) -> None:
         """Gather the state that has the dense shape, such as that of a checkpoint."""
+        # At each step: no context of autograd, which takes longer than looking. State has no history.
         for state, key, _ in _state_of(optimizer, self.parameter, self.shape):
             state[key] = self.gather(state[key])
 
