@@ -36,12 +36,14 @@ _WORDS = {
     **dict.fromkeys(("list[", "List[", "Sequence[", "Iterable["), "a list"),
     **dict.fromkeys(("dict[", "Dict[", "Mapping["), "a dict"),
 }
+_COMMANDS = {"train": "fit", "eval": "test", "evaluate": "test"}
+"""Commands of other programs."""
 _CLASSES = {"algorithm": SparseAlgorithm, "distribution": Distribution, "structure": Structure}
 # Names of papers that are settings here.
 _ALIASES = {
     "ERK": ". ERK is ErdosRenyi",
     "ER": ". ER is ErdosRenyi with --sparse.algorithm.distribution.kernel false",
-    "SRigL": ". SRigL is RigL with --sparse.algorithm.structure ConstantFanIn",
+    "SRIGL": ". SRigL is RigL with --sparse.algorithm.structure ConstantFanIn",
     "ITOP": ". ITOP is RigLITOP or SETITOP",
 }
 
@@ -65,7 +67,7 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
             return _with_suggestion(
                 f"Expected --sparse.algorithm{'' if key == 'algorithm' else '.' + key} to be one of "
                 f"{', '.join(names)}, or the dotted path of a class, got {unknown[1]!r}"
-                f"{_ALIASES.get(unknown[1], '')}",
+                f"{_ALIASES.get(unknown[1].upper(), '')}",
                 unknown[1],
                 names,
             )
@@ -79,24 +81,44 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
             Path(absent[1]).stem,
             names,
         )
+    bare = re.fullmatch(r"[Uu]nrecognized arguments: ([\w./]+)", line)
+    if bare:
+        return f"Expected options, got {bare[1]!r}. Did you mean '--config {bare[1]}'?"
+    unknown_option = _unknown_option(line, options, given)
+    if unknown_option:
+        return unknown_option
+    told = _unknown_command(line) or _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
+    return _with_whole_names(told, given)
+
+
+def _unknown_option(line: str, options: Iterable[str], given: Sequence[str]) -> str | None:
+    """An option that the command or the class has not, and the one that is probably meant."""
     option = re.search(
         r"[Oo]ption '([\w.-]+)' is not accepted|does not accept option '([\w.-]+)'"
         r"|[Uu]nrecognized arguments: (--[\w.-]+)",
         line,
     )
-    bare = re.fullmatch(r"[Uu]nrecognized arguments: ([\w./]+)", line)
-    if bare:
-        return f"Expected options, got {bare[1]!r}. Did you mean '--config {bare[1]}'?"
-    if option:
-        wrong = next(filter(None, option.groups()))
-        longer = [name for name in (*options, _option(wrong.lstrip("-"))) if name.endswith(f".{wrong.lstrip('-')}")]
-        meant = (_nearest_path(wrong, options) if "." in wrong else None) or next(iter(longer), None)
-        if meant:
-            return f"{line.rstrip('.')}. Did you mean {meant!r}?"
-        known = [*options, *([] if wrong.startswith("--") else _setting_names())]
-        return _with_suggestion(line.rstrip("."), wrong, known)
-    told = _unknown_command(line) or _unknown_class(line) or _missing_settings(line) or _wrong_form(line) or line
-    return _with_whole_names(told, given)
+    if option is None:
+        return None
+    wrong = next(filter(None, option.groups()))
+    longer = [name for name in (*options, _option(wrong.lstrip("-"))) if name.endswith(f".{wrong.lstrip('-')}")]
+    meant = (_nearest_path(wrong, options) if "." in wrong else None) or next(iter(longer), None)
+    if meant:
+        return f"{line.rstrip('.')}. Did you mean {meant!r}?"
+    known = [*options, *([] if wrong.startswith("--") else _setting_names())]
+    told = _with_suggestion(line.rstrip("."), wrong, known)
+    return told if told.endswith("?") else f"{told}{_where_settings_are_listed(wrong, given)}"
+
+
+def _where_settings_are_listed(wrong: str, given: Sequence[str]) -> str:
+    """How to see the settings of the class that has not this one, if the user has typed it.
+
+    >>> _where_settings_are_listed("root", ["fit", "--data.root", "/data"])
+    ' `--data.help CLASS` lists the settings of a class.'
+    """
+    typed = next((arg.partition("=")[0] for arg in given if arg.partition("=")[0].endswith(f".{wrong}")), None)
+    group = typed and typed.split(".")[0].lstrip("-")
+    return f" `--{group}.help CLASS` lists the settings of a class." if group in ("model", "data") else ""
 
 
 def _unknown_command(line: str) -> str | None:
@@ -108,7 +130,10 @@ def _unknown_command(line: str) -> str | None:
     wrong = re.search(r"subcommand: invalid choice: '([^']*)' \(choose from (.*)\)", line)
     if wrong:
         names = ["configs", *wrong[2].replace("'", "").split(", ")]
-        return _with_suggestion(f"Expected a command of {', '.join(names)}, got {wrong[1]!r}", wrong[1], names)
+        told = f"Expected a command of {', '.join(names)}, got {wrong[1]!r}"
+        if wrong[1] in _COMMANDS:
+            return f"{told}. Did you mean {_COMMANDS[wrong[1]]!r}?"
+        return _with_suggestion(told, wrong[1], names)
     if 'expected "subcommand"' in line:
         return "Expected a command, such as configs, inspect or fit. `rigl-lightning --help` says where to begin."
     return None
@@ -276,5 +301,7 @@ def is_base(kind: type) -> bool:
 
 
 def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, [name for name in known if name != wrong], n=1, cutoff=0.6)
+    names = [name for name in known if name != wrong]
+    same = [name for name in names if name.lower() == wrong.lower()]
+    close = same or difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     return f"{line}. Did you mean {close[0]!r}?" if close else f"{line}."

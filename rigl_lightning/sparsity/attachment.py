@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -18,6 +19,7 @@ class Follower(Protocol):
     """What `follow_steps` tells of every step: a Sparsifier."""
 
     algorithm: SparseAlgorithm
+    parameters: dict[str, nn.Parameter]
 
     def mask_optimizer_state(self, optimizer: Optimizer) -> None:
         """Before the first step."""
@@ -33,25 +35,48 @@ def follow_steps(optimizer: Optimizer, follower: Follower) -> list[RemovableHand
     """Have every `Optimizer.step` tell the follower, before and after; removing the handles ends it.
 
     Raises:
-        ValueError: If the algorithm needs more than that (GraSP), or there is no optimizer of torch.
+        ValueError: If the algorithm needs more than that (GraSP), there is no optimizer of torch, or another follower
+            of it masks one of these weights already: the masks of both would apply.
     """
     check_attachable(follower.algorithm)
 
-    def before(stepped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def after(stepped: Optimizer, *_: Any) -> None:
+        follower.after_step(stepped)
+
+    own = torch_optimizer(optimizer)
+    handle = own.register_step_pre_hook(_Before(follower))
+    twice = _followed_twice(follower, handle.hooks_dict_ref() or {})
+    if twice is not None:
+        handle.remove()
+        raise SettingError(
+            f"Expected each weight in one Sparsifier, but {twice!r} is in one that is attached to this optimizer. Call "
+            "`detach` of that one first."
+        )
+    follower.mask_optimizer_state(own)
+    return [handle, own.register_step_post_hook(after)]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What an optimizer calls before its step."""
+
+    follower: Follower
+
+    def __call__(self, stepped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(value) for value in (*args, *kwargs.values())):
             raise StateError(
                 "Expected optimizer.step() after loss.backward(), got a step with a closure, whose gradients the hook "
                 "before it cannot see. Call `before_step` at the end of the closure and `after_step` after the step "
                 "instead of attaching, or use SparseTrainingCallback in Lightning."
             )
-        follower.before_step(stepped)
+        self.follower.before_step(stepped)
 
-    def after(stepped: Optimizer, *_: Any) -> None:
-        follower.after_step(stepped)
 
-    own = torch_optimizer(optimizer)
-    follower.mask_optimizer_state(own)
-    return [own.register_step_pre_hook(before), own.register_step_post_hook(after)]
+def _followed_twice(follower: Follower, hooks: Mapping[int, Any]) -> str | None:
+    """The first layer that another follower among the hooks has, too."""
+    others = [hook.follower for hook in hooks.values() if isinstance(hook, _Before) and hook.follower is not follower]
+    theirs = {id(parameter) for other in others for parameter in other.parameters.values()}
+    return next((name for name, parameter in follower.parameters.items() if id(parameter) in theirs), None)
 
 
 def torch_optimizer(optimizer: Any) -> Optimizer:

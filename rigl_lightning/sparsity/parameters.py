@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -56,7 +56,7 @@ def select_parameters(
     _check_numbers(module, selected)
     if not selected:
         candidates = [name for name, p in module.named_parameters() if p.requires_grad and _is_matrix(p)]
-        known = f"by `include` could be {', '.join(candidates[:8])}" if candidates else "there is no trainable matrix"
+        known = f"`include` could name {', '.join(candidates[:8])}" if candidates else "there is no trainable matrix"
         raise SettingError(
             "Expected at least one weight to make sparse, got none: no trainable Linear, convolution, recurrent or "
             f"attention weight is left; {known}{', ...' if len(candidates) > 8 else ''}. Set `include` or shorten "
@@ -82,13 +82,29 @@ def frozen_parameters(
     return {name: parameter for name, parameter in chosen.items() if not parameter.requires_grad}
 
 
+def check_patterns(include: Any, exclude: Any) -> None:
+    """Refuse what is no list of patterns.
+
+    Raises:
+        ValueError: With both settings; ``include`` may be None.
+    """
+    for patterns in (exclude, () if include is None else include):
+        if isinstance(patterns, str) or not _are_names(patterns):
+            raise SettingError(
+                f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets."
+            )
+
+
+def _are_names(patterns: Any) -> bool:
+    return isinstance(patterns, Iterable) and all(isinstance(pattern, str) for pattern in patterns)
+
+
 def _chosen_parameters(
     module: nn.Module, include: Sequence[str] | None, exclude: Sequence[str], depthwise: bool
 ) -> dict[str, nn.Parameter]:
-    if isinstance(include, str) or isinstance(exclude, str):
-        raise SettingError(
-            f"Expected lists of patterns, got include={include!r} and exclude={exclude!r}. Use brackets."
-        )
+    check_patterns(include, exclude)
+    if not isinstance(module, nn.Module):
+        raise SettingError(f"Expected a module whose weights become sparse, got {module!r}. Pass the model.")
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
     computed = _computed_weights(module)
     known = [*(name for name, parameter in named.items() if _is_matrix(parameter)), *computed]

@@ -32,13 +32,14 @@ def plain(value: Any) -> Any:
 
 
 def check_settings(settings: Any) -> None:
-    """Make the numbers of a frozen dataclass Python's own, and refuse words and classes where an object belongs.
+    """Make the numbers of a frozen dataclass Python's own, and refuse values of another kind than the default.
 
     Call it first in ``__post_init__``: a number of numpy is equal to another and reads differently, which checkpoints
     and the sense of a point (step or fraction) depend on.
 
     Raises:
-        ValueError: If a field whose default is an object or a function is a word, a number or a class.
+        ValueError: If a field is a word, a number, a list or a class and its default an object or a function, or if
+            the default is a number or a truth value, and the field is none.
     """
     for setting in fields(settings):
         value = getattr(settings, setting.name)
@@ -48,12 +49,25 @@ def check_settings(settings: Any) -> None:
         default = _default(setting)
         if isinstance(default, tuple) and isinstance(number, str):
             raise SettingError(f"Expected `{setting.name}` to be a list, got {number!r}. Use brackets.")
-        if (is_dataclass(default) or callable(default)) and isinstance(number, str | int | float | type | None):
+        expected = _expected(number, default)
+        if expected:
             got = f"the class {value.__name__}, without brackets" if isinstance(value, type) else repr(value)
             raise SettingError(
-                f"Expected `{setting.name}` to be one such as {describe(default)}, got {got}. "
+                f"Expected `{setting.name}` to be {expected}, got {got}. "
                 f"Set `{setting.name}` of {type(settings).__name__}."
             )
+
+
+def _expected(value: Any, default: Any) -> str:
+    """What a setting with this default should be, if the value is of another kind; else nothing."""
+    if is_dataclass(default) or callable(default):
+        other = isinstance(value, str | int | float | type | list | tuple | Mapping | None)
+        return f"one such as {describe(default)}" if other else ""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "True or False"
+    if isinstance(default, int | float):
+        return "a number" if isinstance(value, str | type | list | tuple | Mapping | None) else ""
+    return ""
 
 
 def require(accepted: bool, settings: Any, name: str, expected: str) -> None:

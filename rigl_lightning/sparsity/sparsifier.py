@@ -28,6 +28,7 @@ from rigl_lightning.sparsity.network_masks import MaskReadings, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates
 from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.plain_state import plain_state
+from rigl_lightning.sparsity.points import checked_length
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.settings import check_same, describe
@@ -102,7 +103,7 @@ class Sparsifier(Attachable, MaskReadings):
             raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
         self.parameters = dict(parameters)
         self.seed, self.step = int(seed), 0
-        self.total_steps = None if total_steps is None else int(total_steps)
+        self.total_steps = checked_length(total_steps)
         self.algorithm = algorithm if state is not None else resolve_for_new_training(algorithm, self.total_steps)
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}

@@ -107,7 +107,10 @@ def refuse_optimizer(optimizer: Optimizer) -> None:
     names = [kind.__name__ for kind in type(optimizer).__mro__]
     bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)  # bitsandbytes
     if isinstance(optimizer, LBFGS):
-        raise SettingError("Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can follow.")
+        raise SettingError(
+            "Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can "
+            "follow. Return another from configure_optimizers."
+        )
     if isinstance(optimizer, SparseAdam):
         raise SettingError(
             "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "

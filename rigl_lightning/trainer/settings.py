@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.density_scaling import ByDensity
-from rigl_lightning.sparsity.parameters import frozen_parameters, select_parameters
+from rigl_lightning.sparsity.parameters import check_patterns, frozen_parameters, select_parameters
+from rigl_lightning.sparsity.settings import plain
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,23 @@ class Settings:
     name: str
     adam_warm_up: int | None = None
     by_density: ByDensity | None = None
+
+    def __post_init__(self) -> None:
+        check_patterns(self.include, self.exclude)
+        for name in ("depthwise", "log_layers", "strict"):
+            self._require(isinstance(getattr(self, name), bool), name, "True or False")
+        self._require(self.seed is None or type(plain(self.seed)) is int, "seed", "a whole number or None")
+        self._require(isinstance(self.name, str), "name", "a text")
+        self._require(
+            self.by_density is None or isinstance(self.by_density, ByDensity), "by_density", "a ByDensity or None"
+        )
+
+    def _require(self, accepted: bool, name: str, expected: str) -> None:
+        if not accepted:
+            raise SettingError(
+                f"Expected `{name}` to be {expected}, got {getattr(self, name)!r}. Set `{name}` of "
+                "SparseTrainingCallback."
+            )
 
     @property
     def key(self) -> str:

@@ -246,3 +246,26 @@ class TestZeros:
     def test_a_network_without_zeros_is_refused(self):
         with pytest.raises(ValueError, match="Expected a pruned network, got one without a zero"):
             FixedMasks.from_zeros(network())
+
+
+def test_a_second_one_of_the_same_weights_is_refused():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    first = sparsify(net, optimizer, "rigl", sparsity=0.9, total_steps=10)
+    with pytest.raises(ValueError, match=r"'0\.weight' is in one that is attached to this optimizer. Call `detach`"):
+        sparsify(net, optimizer, "set", sparsity=0.9, total_steps=10)
+    first.detach()
+    sparsify(net, optimizer, "set", sparsity=0.9, total_steps=10)
+
+
+def test_two_of_different_weights_go_together():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    lower, upper = (
+        sparsify({name: net.get_parameter(name)}, optimizer, "static", sparsity=sparsity, total_steps=10)
+        for name, sparsity in (("0.weight", 0.9), ("2.weight", 0.5))
+    )
+    net(batches(1)[0]).square().mean().backward()
+    optimizer.step()
+    assert (lower.step, upper.step) == (1, 1)
+    assert [int((net[i].weight != 0).sum()) for i in (0, 2)] == [36, 60]

@@ -115,7 +115,7 @@ def test_an_empty_selection_lists_what_could_be_named():
     module = nn.Module()
     module.embedding = nn.Embedding(10, 4)
     module.mixing = nn.Parameter(torch.zeros(4, 4))
-    with pytest.raises(ValueError, match=r"by `include` could be mixing, embedding\.weight\. Set `include`"):
+    with pytest.raises(ValueError, match=r"`include` could name mixing, embedding\.weight\. Set `include`"):
         select_parameters(module)
     with pytest.raises(ValueError, match="there is no trainable matrix"):
         select_parameters(nn.BatchNorm1d(3))

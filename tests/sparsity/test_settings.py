@@ -12,6 +12,7 @@ import rigl_lightning.sparsity as package
 from rigl_lightning.sparsity.algorithms import (
     DNW,
     DeepR,
+    FixedMasks,
     GradualMagnitudePruning,
     GraNet,
     LotteryTicket,
@@ -21,6 +22,8 @@ from rigl_lightning.sparsity.algorithms import (
     TopKAST,
     describe,
 )
+from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
+from rigl_lightning.sparsity.algorithms.top_k import TopK
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
 from rigl_lightning.sparsity.settings import differences, plain
@@ -113,6 +116,12 @@ class TestWords:
             (RigL, {"structure": "2:4"}, r"`structure` to be one such as Unstructured\(\), got '2:4'"),
             (Static, {"distribution": "uniform"}, "`distribution`"),
             (DNW, {"schedule": 1}, "`schedule`"),
+            (RigL, {"sparsity": "0.9"}, "`sparsity` to be a number, got '0.9'. Set `sparsity` of RigL"),
+            (RigL, {"sparsity": None}, "`sparsity` to be a number, got None"),
+            (RigL, {"drop_fraction": [0.3]}, r"`drop_fraction` to be a number, got \[0.3\]"),
+            (RigL, {"distribution": {"fc": 0.9}}, r"`distribution` to be one such as ErdosRenyi\(\), got {'fc': 0.9}"),
+            (Uniform, {"first_layer_dense": 0.9}, "`first_layer_dense` to be True or False, got 0.9"),
+            (FixedMasks, {"checkpoint": {}}, "`checkpoint` to be a file, got a dict"),
             (ErdosRenyi, {"dense": "fc"}, "`dense` to be a list, got 'fc'. Use brackets"),
             (ConstantFanIn, {"never_ablate": "fc"}, "`never_ablate` to be a list"),
         ],
@@ -120,6 +129,16 @@ class TestWords:
     def test_a_word_or_a_class_is_refused_at_once(self, cls, settings, message):
         with pytest.raises(ValueError, match=message):
             cls(**settings)
+
+    @pytest.mark.parametrize("base", [TopK, ConstantSparsity])
+    def test_a_base_is_no_algorithm(self, base):
+        with pytest.raises(TypeError, match="abstract"):
+            base()
+
+    @pytest.mark.parametrize("length", ["100", 99.5, True, -1])
+    def test_a_length_is_a_number_of_steps(self, length):
+        with pytest.raises(ValueError, match="Set `total_steps` of Sparsifier"):
+            sparsify(small_network(), RigL(), total_steps=length)
 
     @pytest.mark.parametrize("algorithm", [RigL, "RigL"])
     def test_an_algorithm_that_is_none_is_refused(self, algorithm):

@@ -169,3 +169,21 @@ def test_pruning_that_training_would_end_before():
 def test_what_is_no_algorithm_is_told_how_to_be_one(given, told):
     with pytest.raises(ValueError, match=told):
         SparseTrainingCallback(given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"include": "net.0"}, "lists of patterns, got include='net.0'"),
+        ({"include": Static(0.5)}, "lists of patterns"),  # a second algorithm
+        ({"exclude": [3]}, r"exclude=\[3\]"),
+        ({"seed": "a"}, "`seed` to be a whole number or None, got 'a'. Set `seed` of SparseTrainingCallback"),
+        ({"depthwise": "no"}, "`depthwise` to be True or False, got 'no'"),
+        ({"strict": None}, "`strict` to be True or False"),
+        ({"name": 1}, "`name` to be a text, got 1"),
+        ({"by_density": True}, "`by_density` to be a ByDensity or None, got True"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SparseTrainingCallback(RigL(0.9), **settings)

@@ -15,11 +15,14 @@ class ConstantSparsity(SparseAlgorithm):
     """Base of algorithms that move connections, and keep their number unless their sparsity is a ramp.
 
     Attributes:
-        sparsity: Total fraction of inactive connections, in [0, 1).
-        distribution: How it is shared among the layers.
+        distribution: How the sparsity is shared among the layers.
     """
 
-    sparsity: Sparsity
+    # Abstract, so that a base without the field, such as `TopK`, is no choice on the command line.
+    @property
+    @abstractmethod
+    def sparsity(self) -> Sparsity:  # type: ignore[override]
+        """Total fraction of inactive connections, in [0, 1); a method has it as a field."""
 
     def resolve(self, total_steps: int | None) -> SparseAlgorithm:
         """As in the base; a ramp of the sparsity is resolved, too.

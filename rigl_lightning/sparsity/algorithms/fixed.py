@@ -61,6 +61,14 @@ class FixedMasks(SparseAlgorithm):
     masks: ClassVar[Mapping[str, Any] | None] = None
     """Packed masks that were given and not read, see `from_zeros`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.checkpoint, str | Path):
+            raise SettingError(
+                f"Expected `checkpoint` to be a file, got a {type(self.checkpoint).__name__}. Masks by name can be "
+                "written by torch.save; FixedMasks.from_zeros(model) takes the zeros of a network."
+            )
+
     @classmethod
     def from_zeros(
         cls,
