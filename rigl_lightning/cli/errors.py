@@ -61,7 +61,8 @@ def explain_parse_error(message: str, options: Iterable[str] = (), given: Sequen
     "unrecognized arguments: --sparse.algoritm RigL. Did you mean '--sparse.algorithm'?"
     """
     for key, base in _CLASSES.items():
-        unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*dot import path string: (\S+)', message, re.DOTALL)
+        unnamed = r"(?:dot import path string: |instantiatable class, but )(\S+)"
+        unknown = re.search(rf'key "(?:[\w.]*\.)?{key}":.*{unnamed}', message, re.DOTALL)
         if unknown:
             names = sorted(c.__name__ for c in _subclasses(base) if not is_base(c))
             return _with_suggestion(

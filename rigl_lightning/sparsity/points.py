@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.settings import plain
 
 A_POINT = "to be a step (int, at least 0) or a fraction of training (float in [0, 1])"
 """What a point in the training may be, see `is_point`."""
@@ -44,17 +42,3 @@ def stretched_point(point: int | float, factor: float) -> int | float:
     (125000, 0.75)
     """
     return point if isinstance(point, float) else round(point * factor)
-
-
-def checked_length(total_steps: Any) -> int | None:
-    """The length of the training in steps, if it is known.
-
-    Raises:
-        ValueError: Unless it is a whole number, at least 0, or None.
-    """
-    steps = plain(total_steps)
-    if steps is None or (type(steps) is int and steps >= 0):
-        return steps
-    raise SettingError(
-        f"Expected the number of optimizer steps of the training, got {steps!r}. Set `total_steps` of Sparsifier."
-    )

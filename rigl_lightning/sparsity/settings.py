@@ -70,6 +70,20 @@ def _expected(value: Any, default: Any) -> str:
     return ""
 
 
+def checked_length(total_steps: Any) -> int | None:
+    """The length of the training in steps, if it is known.
+
+    Raises:
+        ValueError: Unless it is a whole number, at least 0, or None.
+    """
+    steps = plain(total_steps)
+    if steps is None or (type(steps) is int and steps >= 0):
+        return steps
+    raise SettingError(
+        f"Expected the number of optimizer steps of the training, got {steps!r}. Set `total_steps` of Sparsifier."
+    )
+
+
 def require(accepted: bool, settings: Any, name: str, expected: str) -> None:
     """Refuse a setting of an algorithm.
 

@@ -28,10 +28,9 @@ from rigl_lightning.sparsity.network_masks import MaskReadings, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import check_owner, learning_rates
 from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.plain_state import plain_state
-from rigl_lightning.sparsity.points import checked_length
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.settings import check_same, describe
+from rigl_lightning.sparsity.settings import check_same, checked_length, describe
 
 __all__ = ["MaskUpdate", "Sparsifier"]
 
