@@ -98,7 +98,7 @@ def _horizontal(axis: Axes, y: float) -> None:
     axis.axhline(y, color=METHOD_COLOURS["Dense"], linestyle="--", linewidth=0.8, label="Dense")
 
 
-def frame_above(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], *left_out: str) -> None:
+def frame_above(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], *left_out: str, note: str = "right") -> None:
     """Let the frame begin below the interquartile range of a panel's means: one point would flatten all others.
 
     Args:
@@ -106,6 +106,7 @@ def frame_above(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], *left_o
         rows: All.
         curves: Of the panel.
         left_out: Labels of curves that have no say in where the frame begins.
+        note: Side of the frame on which points below it are named.
     """
     means = {
         (curve.label, point): value
@@ -121,10 +122,11 @@ def frame_above(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], *left_o
     if below:
         top = axis.get_ylim()[1]
         axis.set_ylim(least - MARGIN * (top - least), top)
-        text = "below the frame: " + ", ".join(below)
-        axis.text(0.98, 0.02, text, transform=axis.transAxes, ha="right", fontsize=SMALL, color=GREY)
+        text = "below the frame:\n" + ", ".join(below)
+        x = {"left": 0.02, "right": 0.98}[note]
+        axis.text(x, 0.02, text, transform=axis.transAxes, ha=note, fontsize=SMALL, color=GREY)
 
 
-OUTLIER = 3.0
+OUTLIER = 1.5
 """Interquartile ranges below the lower quartile at which a point is left out of the frame."""
 MARGIN = 0.05

@@ -47,7 +47,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         curves = _curves(OVER_SPARSITY, runs, benchmark)
         draw_curves(axis, results, curves, "sparsity", "accuracy")
         dense_line(axis, results, next(r for r in runs if (r.benchmark, r.method) == (benchmark, "Dense")), "accuracy")
-        frame_above(axis, results, curves)
+        frame_above(axis, results, curves, note="left")
     first = _curves(OVER_SPARSITY, runs, V1)
     over_flops = _curves(OVER_FLOPS, runs, V1)
     draw_published(v1, pick(results, benchmark=V1), first, "sparsity")
