@@ -64,7 +64,9 @@ def test_evaluation_is_torchs_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "norm", [OwnForward, nn.SyncBatchNorm, nn.InstanceNorm2d, lambda n: nn.GroupNorm(2, n)], ids=str
+    "norm",
+    [OwnForward, nn.SyncBatchNorm, nn.InstanceNorm2d, lambda n: nn.GroupNorm(2, n)],
+    ids=["own forward", "SyncBatchNorm", "InstanceNorm2d", "GroupNorm"],
 )
 def test_others_are_left_alone(norm):
     model = network(norm)
