@@ -7,12 +7,12 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from rigl_lightning.cli.configs import config_files
+from rigl_lightning.cli.help import is_base
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution
 from rigl_lightning.sparsity.structures import Structure
@@ -294,11 +294,6 @@ def _setting_names() -> list[str]:
 def _subclasses(base: type) -> set[type]:
     direct: list[type] = base.__subclasses__()
     return {*direct, *(c for child in direct for c in _subclasses(child))}
-
-
-def is_base(kind: type) -> bool:
-    """Whether a class is there for others to derive from, and no choice itself."""
-    return inspect.isabstract(kind) or (not is_dataclass(kind) and bool(kind.__subclasses__()))
 
 
 def _with_suggestion(line: str, wrong: str, known: Iterable[str]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from dataclasses import is_dataclass
 from types import SimpleNamespace
 from typing import Any
-
-from rigl_lightning.cli.errors import is_base
 
 HELP = """usage: rigl-lightning COMMAND [--config NAME_OR_FILE] [--SETTING VALUE ...]
 
@@ -82,6 +82,11 @@ def without_bases(text: str) -> str:
     'the data (known subclasses: rigl_lightning.data.Mine)'
     """
     return re.sub(r"(?<=known subclasses: )[\w.]+(?:, [\w.]+)*", lambda known: _choices(known[0]), text)
+
+
+def is_base(kind: type) -> bool:
+    """Whether a class is there for others to derive from, and no choice itself."""
+    return inspect.isabstract(kind) or (not is_dataclass(kind) and bool(kind.__subclasses__()))
 
 
 def _choices(known: str) -> str:

@@ -10,7 +10,7 @@ import rigl_lightning
 from rigl_lightning.sparsity.algorithms import OneShot, SparseAlgorithm
 from tests.helpers.write_checkpoints import ALGORITHMS, EXPECTED, SAVED_AT, STEPS, result, train
 
-FOLDER = Path(__file__).parent / "checkpoints"  # of commit 22c099e, and of later ones for later algorithms
+FOLDER = Path(__file__).parent / "checkpoints"  # of commit 22c099e, and of later ones for later algorithms and for ACDC
 
 
 @pytest.fixture(scope="module")
