@@ -43,7 +43,11 @@ def connection_gradients(x: Tensor, grad: Tensor, matrix: Matrix) -> Tensor:
 
 def view(blocks: Tensor) -> View:
     """Contiguous blocks (n, channels, length), the blocks also as lines."""
-    _, channels, length = blocks.shape
+    return view_of(blocks, *blocks.shape[1:])
+
+
+def view_of(blocks: Tensor | Late, channels: int, length: int) -> View:
+    """`view` of blocks that may be known at the call only."""
     return View(blocks, 0, channels * length, channels * length, length)
 
 

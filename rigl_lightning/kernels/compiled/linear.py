@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rigl_lightning.kernels.compiled.blocks import partition, step_from_blocks, step_to_blocks
-from rigl_lightning.kernels.compiled.products import Matrix, View, product_step, sampled_product_step
+from rigl_lightning.kernels.compiled.blocks import partition, step_from_blocks, step_to_blocks, view_of
+from rigl_lightning.kernels.compiled.products import Matrix, product_step, sampled_product_step
 from rigl_lightning.kernels.compiled.values import gather, ordered_by_column_step, scatter
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import Late, readable
@@ -105,7 +105,7 @@ def _forward_program(sizes: _Sizes, dtype: torch.dtype) -> Program:
     n_blocks, length = partition(samples)
     inputs, outputs = Late("inputs"), Late("outputs")
     matrix = Matrix(Late("row_parts"), Late("columns"), length, parts, rows)
-    x, y = _view(inputs, columns, length), _view(outputs, rows, length)
+    x, y = view_of(inputs, columns, length), view_of(outputs, rows, length)
     return Program(
         step_to_blocks(Late("x"), inputs, samples, columns, dtype),
         product_step(matrix, Late("values"), x, y, Late("bias"), n_blocks, 1, length),
@@ -120,11 +120,11 @@ def _backward_program(
     samples, rows, columns, row_parts, column_parts, _ = sizes
     n_blocks, length = partition(samples)
     grads, inputs, outputs = Late("grads"), Late("inputs"), Late("outputs")
-    g, x = _view(grads, rows, length), _view(inputs, columns, length)
+    g, x = view_of(grads, rows, length), view_of(inputs, columns, length)
     found = [step_to_blocks(Late("grad"), grads, samples, rows, grad_dtype)]
     if need_x:
         matrix = Matrix(Late("column_parts"), Late("rows"), length, column_parts, columns)
-        ordered, y = Late("ordered"), _view(outputs, columns, length)
+        ordered, y = Late("ordered"), view_of(outputs, columns, length)
         found += [
             ordered_by_column_step(Late("values"), Late("column_starts"), Late("by_column"), ordered, columns),
             product_step(matrix, ordered, g, y, None, n_blocks, 1, length),
@@ -138,7 +138,3 @@ def _backward_program(
             sampled_product_step(matrix, x, g, 1, n_blocks, length, columns, Late("gradients")),
         ]
     return Program(*found)
-
-
-def _view(blocks: Late, channels: int, length: int) -> View:
-    return View(blocks, 0, channels * length, channels * length, length)
