@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -60,7 +59,7 @@ class MasksTogether:
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         self._masks = masks
         self._known: dict[str, _Known] = {}
-        self._blocks: tuple[list[Tensor], Any] = [], None
+        self._blocks: tuple[list[str], Any] = [], None
 
     def zero_inactive_(self, tensors: Mapping[str, Tensor]) -> None:
         """Set tensors to zero where their masks are False, in place."""
@@ -71,12 +70,11 @@ class MasksTogether:
                 zero_inactive_(tensor, self._masks[name])
         if not together:
             return
-        masks = [self._known[name].mask for name in together]
+        names, changed = [*together], [*together.values()]
         before, blocks = self._blocks
-        if len(before) != len(masks) or not all(map(operator.is_, before, masks)):
-            blocks = _compiled().MaskedBlocks(masks)
-            self._blocks = masks, blocks
-        changed = [*together.values()]
+        if names != before:
+            blocks = _compiled().MaskedBlocks([self._known[name].mask for name in names])
+            self._blocks = names, blocks
         blocks.zero_inactive(changed)
         torch.autograd.graph.increment_version(changed)
 

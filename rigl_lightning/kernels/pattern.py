@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import positions as flat_positions
 from rigl_lightning.kernels.workspace import of_no_mode
 
 _INDEX_LIMIT = 2**31
@@ -58,7 +59,7 @@ class SparsePattern:
         """
         _check_mask(mask)
         matrix = mask.detach().cpu().reshape(mask.shape[0], -1)
-        return SparsePattern.from_positions(matrix.reshape(-1).nonzero().view(-1), *matrix.shape)
+        return SparsePattern.from_positions(flat_positions(matrix), *matrix.shape)
 
     @staticmethod
     @of_no_mode

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.costs.flops import sparse_forward_flops
 from rigl_lightning.sparsity.costs.neurons import compact_masks, is_chain, used_units
 from rigl_lightning.sparsity.costs.sizes import network_bytes
-from rigl_lightning.sparsity.selection import count_active
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.kernels.pattern import SparsePattern
+from rigl_lightning.kernels.positions import positions as flat_positions
 from rigl_lightning.sparsity.optimizer_state import group_of, start_of
-from rigl_lightning.sparsity.selection import positions as flat_positions
 from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
 
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.layouts import rows_of
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.selection import count_active, largest_per_row, smallest
+from rigl_lightning.sparsity.selection import largest_per_row, smallest
 
 
 def with_minimum_fan_in(

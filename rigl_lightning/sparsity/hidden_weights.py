@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.kernels.grouped import GroupedMasks, all_finite
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
 from rigl_lightning.sparsity.gradients import gradients_of
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.plain_state import plain_state
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.weights import Weights
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.optimizer_state import starts_from_a_number
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active, positions
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import why_scores_are_nan
 from rigl_lightning.sparsity.compact_weights import CompactWeights
@@ -18,7 +19,6 @@ from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, row
 from rigl_lightning.sparsity.network_masks import Change, NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import reset_state, restart, set_at
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active, positions
 
 LayersOf = Callable[[Iterable[str]], dict[str, Connections]]
 """Names of layers -> what an algorithm may see of them."""

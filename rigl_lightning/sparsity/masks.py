@@ -1,8 +1,7 @@
 """Boolean masks: which connections of a layer are active, chosen exactly and always alike.
 
-Every function takes and returns tensors of one layer, of any shape. A mask is ``torch.bool``, True where a
-connection is active. Counts are exact, and equal scores are decided by position: the connection that comes first
-in row-major order wins. The choice is therefore the same on every device, thread count and process.
+Every function takes and returns tensors of one layer, of any shape. A mask is ``torch.bool``, True where a connection
+is active. Counts are exact. The first of equal scores in row-major order wins, on every device, thread and process.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.selection import count_active, largest, random_positions, smallest
+from rigl_lightning.kernels.positions import count_active
+from rigl_lightning.sparsity.selection import largest, random_positions, smallest
 
 
 def random_mask(shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.kernels.grouped import GroupedMasks
+from rigl_lightning.kernels.positions import count_active, positions
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask, unpack_mask
-from rigl_lightning.sparsity.selection import count_active, positions
 
 
 class Change(NamedTuple):

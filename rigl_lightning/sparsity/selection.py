@@ -18,31 +18,12 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import positions
 
 _SAMPLED_FROM = 1 << 15  # below this length sampling costs more than it saves
 _STRIDE = 64
 _PERMUTED_UP_TO = 1 << 27
 """Connections up to which all are shuffled; more would take minutes."""
-
-
-def count_active(mask: Tensor) -> int:
-    """Number of True in a boolean tensor.
-
-    >>> count_active(torch.tensor([[True, False], [True, True]]))
-    3
-    """
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Positions of True in a boolean tensor, in row-major order.
-
-    >>> positions(torch.tensor([[True, False], [True, True]]))
-    tensor([0, 2, 3])
-    """
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.reshape(-1).nonzero().view(-1)
 
 
 def random_positions(numel: int, n_active: int, generator: torch.Generator) -> Tensor:
@@ -99,7 +80,7 @@ def smallest(score: Tensor, count: int, candidates: Tensor) -> Tensor:
     """
     score, candidates = score.detach().reshape(-1), candidates.reshape(-1)
     if score.device.type == "cpu":
-        where = np.flatnonzero(candidates.numpy())
+        where = positions(candidates).numpy()
         values = _for_numpy(score).take(where)
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise SettingError("Expected scores without NaN.")
@@ -165,7 +146,7 @@ def _largest(score: Any, count: int, candidates: Any | None) -> Any:
                 return above
     if candidates is None:
         return _n_largest(score, count)
-    where = np.flatnonzero(candidates)
+    where = _positions(candidates)
     return where[_n_largest(score.take(where), count)]
 
 
@@ -192,16 +173,22 @@ def _above(score: Any, bound: Any, count: int, candidates: Any | None) -> Any | 
         if exceeding.size <= count:
             equal = np.flatnonzero(reached & (score == bound))[: count - exceeding.size]
             return np.sort(np.concatenate([exceeding, equal]))
-    where = np.flatnonzero(reached)
+    where = _positions(reached)
     return where[_n_largest(score.take(where), count)]
+
+
+def _positions(flags: Any) -> Any:
+    return positions(torch.from_numpy(flags)).numpy()
 
 
 def _n_largest(values: Any, count: int) -> Any:
     """Positions of the ``count`` largest of a numpy array, by one quickselect; the first of equals."""
     position = values.size - count
     threshold = np.partition(values, position)[position]
-    chosen = values > threshold
-    chosen[np.flatnonzero(values == threshold)[: count - np.count_nonzero(chosen)]] = True
+    chosen = values >= threshold
+    surplus = np.count_nonzero(chosen) - count
+    if surplus:
+        chosen[np.flatnonzero(values == threshold)[-surplus:]] = False
     return np.flatnonzero(chosen)
 
 
@@ -210,9 +197,10 @@ def _n_smallest(values: Any, count: int) -> Any:
     if count == 0:
         return np.empty(0, dtype=np.int64)
     threshold = np.partition(values, count - 1)[count - 1]
-    chosen = values < threshold
-    equal = np.flatnonzero(values == threshold)
-    chosen[equal[equal.size - (count - np.count_nonzero(chosen)) :]] = True
+    chosen = values <= threshold
+    surplus = np.count_nonzero(chosen) - count
+    if surplus:
+        chosen[np.flatnonzero(values == threshold)[:surplus]] = False
     return np.flatnonzero(chosen)
 
 

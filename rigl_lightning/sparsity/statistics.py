@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.layouts import rows_of
-from rigl_lightning.sparsity.selection import count_active
 
 
 def survival(first: Tensor, now: Tensor) -> float:

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.claims import Claiming
 from rigl_lightning.sparsity.connections import Connections
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
 from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
 from rigl_lightning.sparsity.names import matching_names
-from rigl_lightning.sparsity.selection import count_active, largest, largest_per_row, smallest
+from rigl_lightning.sparsity.selection import largest, largest_per_row, smallest
 from rigl_lightning.sparsity.settings import check_settings
 
 _ROUNDING = 1e-6

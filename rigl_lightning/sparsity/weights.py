@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rigl_lightning.kernels.positions import positions
 from rigl_lightning.sparsity.compact_weights import CompactWeight, CompactWeights
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.optimizer_state import reset_state
 from rigl_lightning.sparsity.packed_masks import unpack_mask
-from rigl_lightning.sparsity.selection import positions
 
 
 class Weights:

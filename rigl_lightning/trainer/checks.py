@@ -11,10 +11,10 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callbacks_named
 

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
 from rigl_lightning.base.errors import SparseTrainingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.reports.network import describe_network
 from rigl_lightning.sparsity.files.masks import unpack_masks
 from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, shapes_of
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.sparsifier import MaskUpdate, Sparsifier
 from rigl_lightning.sparsity.statistics import dead_units, hamming_distance, survival
 from rigl_lightning.trainer.flop_meter import example_flops

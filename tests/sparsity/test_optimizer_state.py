@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from rigl_lightning.kernels.positions import positions
 from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, restart
-from rigl_lightning.sparsity.selection import positions
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),

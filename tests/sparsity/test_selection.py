@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.kernels.positions import count_active, positions
 from rigl_lightning.sparsity import selection
-from rigl_lightning.sparsity.selection import count_active, largest, positions, smallest
+from rigl_lightning.sparsity.selection import largest, smallest
 
 N = 3 * 2**15 + 17  # long enough for the shortcut by a sample
 

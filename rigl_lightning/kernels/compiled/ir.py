@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from rigl_lightning.kernels.settings import FIRST, fields_of
 
-I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 Codegen = Callable[[Any, Any, Any, Any], Any]
 
 WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
@@ -36,7 +36,8 @@ def _element(builder: Any, address: Any, index: Any, kind: Any) -> Any:
 
 def emit_load(builder: Any, address: Any, index: Any, kind: Any) -> Any:
     """Element ``index`` of an array of scalars at ``address``, or the vector that begins there."""
-    return builder.load(_element(builder, address, index, kind), align=4 if kind != I64 else 8)
+    scalar = kind.element if isinstance(kind, ir.VectorType) else kind
+    return builder.load(_element(builder, address, index, kind), align={I8: 1, I64: 8}.get(scalar, 4))
 
 
 def emit_store(builder: Any, value: Any, address: Any, index: Any) -> None:
@@ -111,9 +112,11 @@ def _writer(argument: Any, narrow: bool = False) -> Any:
 
 load_i64 = _reader(I64, types.int64)
 load_i32 = _reader(I32, types.int64, widen=True)
+load_flag = _reader(I8, types.int64, widen=True)
 load_f32 = _reader(F32, types.float32)
 store_f32 = _writer(types.float32)
 store_i32 = _writer(types.int64, narrow=True)
+store_i64 = _writer(types.int64)
 
 
 @intrinsic

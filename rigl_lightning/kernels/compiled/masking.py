@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from rigl_lightning.kernels.compiled.cache import job
-from rigl_lightning.kernels.compiled.ir import F32, I32, WIDTH, Codegen, load_i64
+from rigl_lightning.kernels.compiled.ir import F32, I8, I32, WIDTH, Codegen, load_i64
 from rigl_lightning.kernels.settings import Longs, addresses_of_checked, packed
 from rigl_lightning.kernels.threads import run_slots
 
@@ -59,10 +59,10 @@ def _keep(lanes: int) -> Any:
         """``lanes`` float32 numbers from ``index`` become 0 where their one-byte flag is 0, and stay where it is 1."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            bits, bytes_ = ir.VectorType(I32, lanes), ir.VectorType(ir.IntType(8), lanes)
+            bits, bytes_ = ir.VectorType(I32, lanes), ir.VectorType(I8, lanes)
             place = builder.gep(builder.inttoptr(args[0], F32.as_pointer()), [args[2]])
             place = builder.bitcast(place, bits.as_pointer())
-            flag = builder.gep(builder.inttoptr(args[1], ir.IntType(8).as_pointer()), [args[2]])
+            flag = builder.gep(builder.inttoptr(args[1], I8.as_pointer()), [args[2]])
             flag = builder.load(builder.bitcast(flag, bytes_.as_pointer()), align=1)
             # 0 or 1, so 0 or all bits. Of a comparison LLVM makes a masked store, six times slower on some processors.
             active = builder.neg(builder.zext(flag, bits))

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, LearningRates, Masks, Memory
 from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
@@ -15,7 +16,6 @@ from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shap
 from rigl_lightning.sparsity.masks import drop_and_grow
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import called_outside, require
 
 

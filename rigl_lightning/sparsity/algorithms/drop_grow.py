@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import masks, scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
@@ -18,7 +19,6 @@ from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.ramps import Sparsity
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine
 from rigl_lightning.sparsity.scores import Connections, Score
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
 from rigl_lightning.sparsity.structures import Structure, Unstructured, structured_drop_and_grow
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory
 from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
@@ -14,7 +15,6 @@ from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shap
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
 
 

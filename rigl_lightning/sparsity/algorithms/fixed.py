@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, SparseAlgorithm
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, read_masks, unpack_masks
 from rigl_lightning.sparsity.parameters import select_parameters
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.structures import Structure, Unstructured
 
 

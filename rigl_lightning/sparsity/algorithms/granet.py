@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
@@ -18,7 +19,6 @@ from rigl_lightning.sparsity.points import A_POINT, is_point
 from rigl_lightning.sparsity.ramps import on_the_way
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
 
 

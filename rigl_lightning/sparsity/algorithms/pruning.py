@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
@@ -15,7 +16,6 @@ from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.ramps import on_the_way
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import called_outside
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory
 from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
@@ -13,7 +14,6 @@ from rigl_lightning.sparsity.fan_in import topk_with_minimum_fan_in
 from rigl_lightning.sparsity.layouts import rows_are_units
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.selection import count_active
 from rigl_lightning.sparsity.settings import require
 from rigl_lightning.sparsity.structures import Unstructured, structured_drop_and_grow
 
