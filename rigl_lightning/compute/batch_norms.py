@@ -1,4 +1,4 @@
-"""Batch norms beside sparse convolutions, in training: a third of such a step, by a kernel that reads memory once."""
+"""Batch norms beside sparse convolutions, and their ReLUs: a third of such a step, by kernels that read memory once."""
 
 from __future__ import annotations
 
@@ -11,30 +11,53 @@ from torch import Tensor, nn
 from rigl_lightning.compute.installation import Forward, is_replaced, replace_forward
 from rigl_lightning.compute.layers import watched
 from rigl_lightning.kernels import batch_norm2d
+from rigl_lightning.kernels.batch_norm import rectified
 from rigl_lightning.kernels.tiers import recorded
 
+_TIMMS = "timm.layers.norm_act", "BatchNormAct2d.forward"
+"""Where timm has the forward of its batch norm with an activation: that of torch, then its modules drop and act."""
 
-def replace_batch_norms(module: nn.Module, even_if_deterministic: bool = True) -> list[nn.BatchNorm2d]:
-    """Let the batch norms of a module be computed by `batch_norm2d`, until `restore_forward`; returns them.
 
-    Those are replaced that are `torch.nn.BatchNorm2d` with its own forward. In training they compute what torch's
-    compute, to float32 rounding.
+def replace_batch_norms(module: nn.Module, even_if_deterministic: bool = True) -> list[nn.Module]:
+    """Let the batch norms of a module be computed by `batch_norm2d`, and the ReLUs after them by `rectified`.
+
+    Those are replaced, until `restore_forward`, that are `torch.nn.BatchNorm2d` with its own forward, or timm's
+    ``BatchNormAct2d``. In training they compute what these compute, to float32 rounding.
 
     Args:
         module: Any.
         even_if_deterministic: Also under `torch.use_deterministic_algorithms`.
+
+    Returns:
+        The replaced modules.
     """
-    found = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and _is_plain(child)]
-    for norm in found:
-        replace_forward(norm, partial(_forward, norm, even_if_deterministic))
-    return found
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and _is_known(child)]
+    for norm in norms:
+        replace_forward(norm, partial(_norm_forward, norm, even_if_deterministic))
+    relus = [child for child in module.modules() if norms and isinstance(child, nn.ReLU) and _has_its_own(child)]
+    for relu in relus:
+        replace_forward(relu, partial(_relu_forward, relu))
+    return [*norms, *relus]
 
 
-def _is_plain(module: nn.BatchNorm2d) -> bool:
-    return type(module).forward is nn.BatchNorm2d.forward and "forward" not in vars(module) and not is_replaced(module)
+def _is_known(norm: nn.BatchNorm2d) -> bool:
+    return _has_its_own(norm) and (type(norm).forward is nn.BatchNorm2d.forward or _is_timms(norm))
 
 
-def _forward(norm: nn.BatchNorm2d, even_if_deterministic: bool, dense: Forward) -> Forward:
+def _has_its_own(module: nn.Module) -> bool:
+    """Whether a module's forward is that of its class, and for a ReLU that of torch."""
+    is_torchs = not isinstance(module, nn.ReLU) or type(module).forward is nn.ReLU.forward
+    return is_torchs and "forward" not in vars(module) and not is_replaced(module)
+
+
+def _is_timms(norm: nn.BatchNorm2d) -> bool:
+    forward = type(norm).forward
+    return (forward.__module__, forward.__qualname__) == _TIMMS
+
+
+def _norm_forward(norm: nn.BatchNorm2d, even_if_deterministic: bool, dense: Forward) -> Forward:
+    after = ("drop", "act") if _is_timms(norm) else ()
+
     def is_supported(input: Tensor) -> bool:
         # Frozen, of a cumulative mean or without statistics: torch's own, as are errors.
         is_plain = norm.training and norm.momentum is not None and norm.track_running_stats and input.ndim == 4
@@ -47,7 +70,17 @@ def _forward(norm: nn.BatchNorm2d, even_if_deterministic: bool, dense: Forward) 
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
         statistics = norm.running_mean, norm.running_var
-        return watched(batch_norm, input, *statistics, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+        out = watched(batch_norm, input, *statistics, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+        for name in after:
+            out = getattr(norm, name)(out)
+        return out
+
+    return forward
+
+
+def _relu_forward(module: nn.ReLU, dense: Forward) -> Forward:
+    def forward(input: Tensor) -> Any:
+        return dense(input) if recorded() else watched(relu, input, module.inplace)
 
     return forward
 
@@ -57,3 +90,8 @@ def batch_norm(input: Tensor, *args: Any) -> Tensor:
     """`batch_norm2d`."""
     mean, var, weight, bias, _, momentum, eps = args
     return batch_norm2d(input, mean, var, weight, bias, momentum, eps)
+
+
+def relu(input: Tensor, inplace: bool) -> Tensor:
+    """`rectified`."""
+    return rectified(input, inplace)

@@ -102,7 +102,7 @@ class SparseCompute:
         if compute == "auto" and storage != "connections" and not choices:
             self.trial = StepTrial(sparsifier, self.layers)
         self._installed: list[LayerCompute] = []
-        self._norms: list[nn.BatchNorm2d] = []
+        self._norms: list[nn.Module] = []
         self._step, self._needs_dense = -1, False
 
     def install(self, compact: bool = True) -> None:

@@ -1,8 +1,9 @@
-"""batch_norm2d: batch norm of contiguous images in training, as `torch.nn.functional.batch_norm` computes it."""
+"""batch_norm2d: batch norm of contiguous images in training, as torch's functions compute it, and the ReLU after it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from rigl_lightning.kernels.conv_geometry import channels_last
 from rigl_lightning.kernels.dense import recorded_gradients
 from rigl_lightning.kernels.tiers import are_readable, is_fast_tier_on, tier_of
 
+_MARK = "_rigl_lightning_normalised"
+"""Attribute of an output of `batch_norm2d`: what it was computed from."""
 _LEAST = 1 << 16
 """Elements below which calling a kernel costs as much as it saves."""
 _LEAST_PLANE = 16
@@ -50,12 +53,39 @@ def batch_norm2d(
     if not _is_supported(x) or tier_of(x, weight, bias, *running) != "fast" or None in running != [None, None]:
         return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
     out, statistics = _BatchNorm2d.apply(x, weight, bias, eps)
+    if out.requires_grad:
+        out.__dict__[_MARK] = x, weight, bias, statistics, eps
     if running_mean is not None and running_var is not None:
         count = x.numel() / x.shape[1]
         with torch.no_grad():
             running_mean.mul_(1 - momentum).add_(statistics[0], alpha=momentum)
             running_var.mul_(1 - momentum).add_(statistics[1], alpha=momentum * count / (count - 1))
     return out
+
+
+def rectified(x: Tensor, inplace: bool) -> Tensor:
+    """`torch.nn.functional.relu`. That of an output of `batch_norm2d` has one backward pass together with it.
+
+    The batch norm's own output then has no part in the backward pass, unless something else reads it.
+
+    Args:
+        x: Any tensor.
+        inplace: Whether to overwrite it.
+
+    >>> rectified(torch.tensor([-1.0, 2.0]), inplace=False)
+    tensor([0., 2.])
+    """
+    normalised = x.__dict__.pop(_MARK, None)
+    if normalised is None or not _is_as_made(x):
+        return F.relu(x, inplace)
+    result: Tensor = _Rectified.apply(x if inplace else x.detach(), *normalised, inplace)
+    return result
+
+
+def _is_as_made(x: Tensor) -> bool:
+    """Whether nobody has changed the output of a batch norm since, or asked for its gradient."""
+    is_recorded = torch.is_grad_enabled() and x.requires_grad
+    return is_recorded and x._version == 0 and not x._backward_hooks and not x.retains_grad
 
 
 def _is_supported(x: Tensor) -> bool:
@@ -84,18 +114,48 @@ class _BatchNorm2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
-        from rigl_lightning.kernels.compiled import batch_norm as compiled
+        return *_gradients(ctx, grad, ctx.needs_input_grad[:3], is_rectified=False), None
 
-        x, weight, bias, statistics = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if grad is None:
-            return None, None, None, None
-        if not are_readable([grad]):
 
-            def dense(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
+class _Rectified(torch.autograd.Function):
+    """ReLU of a batch norm's output, as a function of the batch norm's input."""
 
-            needs = [need_x, need_weight, need_bias]
-            return *recorded_gradients(dense, [x, weight, bias], needs, [grad]), None
-        grad_x, (grad_weight, grad_bias) = compiled.backward(grad, x, weight, statistics)
-        return grad_x if need_x else None, grad_weight if need_weight else None, grad_bias if need_bias else None, None
+    @staticmethod
+    def forward(
+        ctx: Any,
+        normalised: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        statistics: Tensor,
+        eps: float,
+        inplace: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, statistics)
+        ctx.eps = eps
+        ctx.set_materialize_grads(False)
+        if inplace:
+            ctx.mark_dirty(normalised)
+        return normalised.relu_() if inplace else normalised.relu()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        return None, *_gradients(ctx, grad, ctx.needs_input_grad[1:4], is_rectified=True), None, None, None
+
+
+def _gradients(ctx: Any, grad: Tensor | None, needs: Sequence[bool], is_rectified: bool) -> list[Tensor | None]:
+    """Gradients of images, weight and bias, where they are needed."""
+    from rigl_lightning.kernels.compiled import batch_norm as compiled
+
+    x, weight, bias, statistics = ctx.saved_tensors
+    if grad is None:
+        return [None, None, None]
+    if not are_readable([grad]):
+
+        def dense(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+            out = F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
+            return F.relu(out) if is_rectified else out
+
+        return list(recorded_gradients(dense, [x, weight, bias], list(needs), [grad]))
+    grad_x, (grad_weight, grad_bias) = compiled.backward(grad, x, weight, bias, statistics, is_rectified)
+    return [g if needed else None for g, needed in zip((grad_x, grad_weight, grad_bias), needs, strict=True)]

@@ -21,9 +21,14 @@ class OwnForward(nn.BatchNorm2d):
         return 2 * super().forward(input)
 
 
-def network(norm=nn.BatchNorm2d, **settings):
+class OwnReLU(nn.ReLU):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def network(norm=nn.BatchNorm2d, relu=nn.ReLU, **settings):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), norm(8, **settings), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm(8, **settings), relu(), nn.Conv2d(8, 4, 3))
 
 
 def compute_of(model, compute="sparse"):
@@ -54,6 +59,39 @@ def test_a_training_equals_the_dense_one(settings, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"apply_act": False}, {"act_layer": nn.SiLU}, {"inplace": False}, {"drop_layer": nn.Dropout}],
+)
+def test_a_training_with_timms_norm_and_activation_equals_the_dense_one(settings, monkeypatch):
+    norm_act = pytest.importorskip("timm.layers.norm_act")
+    monkeypatch.setattr(batch_norm, "_LEAST", 1)
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, input: torch.where(input > 1, 0, input))
+    x = torch.randn(4, 3, 12, 12)
+    models = [network(norm_act.BatchNormAct2d, nn.Identity, **settings) for _ in range(2)]
+    with compute_of(models[0]):
+        assert is_replaced(models[0][1]), "timm has moved its forward"
+    found, expected = steps(models[0], x), steps(models[1], x, "dense")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU, lambda: nn.ReLU(inplace=True), OwnReLU, nn.ReLU6])
+def test_a_training_with_any_relu_equals_the_dense_one(relu, monkeypatch):
+    monkeypatch.setattr(batch_norm, "_LEAST", 1)
+    x = torch.randn(4, 3, 12, 12)
+    found, expected = steps(network(relu=relu), x), steps(network(relu=relu), x, "dense")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_relu_after_a_norm_shares_its_backward_pass(monkeypatch):
+    monkeypatch.setattr(batch_norm, "_LEAST", 1)
+    model, x = network(), torch.randn(4, 8, 12, 12)
+    with compute_of(model):
+        assert type(model[1:3](x).grad_fn).__name__ == "_RectifiedBackward"
+        assert type(model[2](x.requires_grad_()).grad_fn).__name__ == "ReluBackward0"
+    assert type(model[2]) is nn.ReLU
+
+
 def test_evaluation_is_torchs_own(monkeypatch):
     monkeypatch.setattr(batch_norm, "_LEAST", 1)
     model, x = network().eval(), torch.randn(4, 8, 12, 12)
@@ -72,6 +110,14 @@ def test_others_are_left_alone(norm):
     model = network(norm)
     assert not replace_batch_norms(model)
     assert not is_replaced(model[1])
+    assert not is_replaced(model[2])
+
+
+def test_another_relu_is_left_alone():
+    model = network(relu=OwnReLU)
+    replace_batch_norms(model)
+    assert is_replaced(model[1])
+    assert not is_replaced(model[2])
 
 
 def test_they_are_replaced_beside_convolutions_only():

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import available, batch_norm, batch_norm2d, use_tier
+from rigl_lightning.kernels.batch_norm import rectified
 from tests.helpers.masked_layers import close, compare
 
 pytestmark = pytest.mark.parametrize("tier", available())
@@ -133,3 +134,115 @@ def test_undefined_numbers_stay_in_their_channel(tier):
         out = ours(x, None, None)
     assert out[:, 1].isnan().all()
     assert out[:, [0, 2]].isfinite().all()
+
+
+class TestRectified:
+    """The ReLU of an output has the gradients that torch's has, in one backward pass with the batch norm's."""
+
+    pytestmark = pytest.mark.parametrize("inplace", [False, True])
+
+    @staticmethod
+    def backward_nodes(out):
+        """Names of the nodes that the gradient of a result passes."""
+        found, waiting = set(), [out.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                waiting += [following for following, _ in node.next_functions]
+        return {type(node).__name__ for node in found}
+
+    @pytest.mark.parametrize("affine", [True, False])
+    @pytest.mark.parametrize("shape", [(3, 5, 9, 7), (2, 3, 97, 131), (8, 16, 4, 4)])
+    def test_values_and_gradients(self, tier, inplace, shape, affine):
+        with use_tier(tier):
+            compare(
+                lambda *args: rectified(ours(*args), inplace),
+                lambda *args: F.relu(torchs(*args)),
+                operands(*shape, affine=affine),
+                [None] * 3,
+            )
+
+    def test_the_backward_pass_is_one(self, tier, inplace):
+        with use_tier(tier):
+            out = rectified(ours(*operands(2, 3, 8, 8)), inplace)
+        assert ("_RectifiedBackward" in self.backward_nodes(out)) == (tier == "fast")
+        assert not {name for name in self.backward_nodes(out) if name.startswith("Relu")} or tier != "fast"
+
+    def test_second_derivatives(self, tier, inplace):
+        x, weight, bias = operands(2, 3, 4, 5)
+        results = []
+        with use_tier(tier):
+            for function, dtype in (
+                (lambda *args: rectified(ours(*args), inplace), torch.float32),
+                (lambda *args: F.relu(torchs(*args)), torch.float64),
+            ):
+                own = [t.detach().to(dtype).requires_grad_() for t in (x, weight, bias)]
+                first = torch.autograd.grad(function(*own).square().sum(), own, create_graph=True)
+                results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), own[:2])])
+        for one, other in zip(*results, strict=True):
+            close(one, other)
+
+    def test_who_reads_the_batch_norm_too_adds_a_gradient(self, tier, inplace):
+        def read_twice(normalise, rectify):
+            def function(*args):
+                out = normalise(*args)
+                also = 3 * out
+                return rectify(out) + also
+
+            return function
+
+        with use_tier(tier):
+            compare(
+                read_twice(ours, lambda out: rectified(out, inplace)),
+                read_twice(torchs, F.relu),
+                operands(2, 3, 8, 8),
+                [None] * 3,
+            )
+
+    @pytest.mark.parametrize("what", ["changed", "changed unrecorded", "hook", "retained"])
+    def test_an_output_that_somebody_holds_is_differentiated_by_itself(self, tier, inplace, what):
+        seen = []
+
+        def with_output(normalise, rectify):
+            def function(*args):
+                out = normalise(*args)
+                if what == "changed":
+                    out.mul_(2)
+                elif what == "changed unrecorded":
+                    with torch.no_grad():
+                        out.mul_(2)
+                elif what == "hook":
+                    out.register_hook(lambda grad: seen.append(grad) or 2 * grad)
+                else:
+                    out.retain_grad()
+                return rectify(out)
+
+            return function
+
+        with use_tier(tier):
+            compare(
+                with_output(ours, lambda out: rectified(out, inplace)),
+                with_output(torchs, lambda out: F.relu(out, inplace)),
+                operands(2, 3, 8, 8),
+                [None] * 3,
+            )
+        assert len(seen) == (2 if what == "hook" else 0)
+
+    def test_undefined_numbers_pass_as_torch_lets_them_pass(self, tier, inplace):
+        x = torch.randn(2, 3, 5, 5)
+        x[0, 1, 2, 2] = torch.nan
+        x.requires_grad_()
+        with use_tier(tier):
+            out = rectified(ours(x, None, None), inplace)
+            (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
+        assert grad[:, 1].isnan().all()
+        assert grad[:, [0, 2]].isfinite().all()
+
+    def test_without_gradients_it_is_relu(self, tier, inplace):
+        x, weight, bias = operands(2, 3, 8, 8)
+        with use_tier(tier), torch.no_grad():
+            out = ours(x, weight, bias)
+            result = rectified(out, inplace)
+            assert (result is out) == inplace
+            close(result, F.relu(torchs(x, weight, bias)))

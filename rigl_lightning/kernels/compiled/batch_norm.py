@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from llvmlite import ir
 from numba import types
 from torch import Tensor
 
@@ -33,13 +34,15 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -
     return out, statistics
 
 
-def backward(grad: Tensor, x: Tensor, weight: Tensor | None, statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the images, and (2, C): those of weight and bias."""
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor, is_rectified: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the images, and (2, C): those of weight and bias; ``grad`` may be that of the output's ReLU."""
     images, channels = x.shape[:2]
     out, sums = new(*x.shape), new(2, channels)
-    weight = None if weight is None else readable(weight)
-    sizes = images, channels, math.prod(x.shape[2:])
-    run(gradients_job, channels, Gradients(readable(grad), readable(x), out, statistics, weight, sums, *sizes))
+    weight, bias = (None if parameter is None else readable(parameter) for parameter in (weight, bias))
+    sizes = images, channels, math.prod(x.shape[2:]), is_rectified
+    run(gradients_job, channels, Gradients(readable(grad), readable(x), out, statistics, weight, bias, sums, *sizes))
     return out, sums
 
 
@@ -67,11 +70,31 @@ def _emit_gradient(builder: Any, inputs: Any, numbers: Any) -> Any:
     return [multiply_add(builder, grad, scale, multiply_add(builder, _subtract(builder, x, mean), slope, shift))]
 
 
+def _emit_rectified(builder: Any, grad: Any, x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """The gradient where the normalised images, computed again as they were, are above zero, or undefined."""
+    (normalised,) = _emit_normalised(builder, [x], [mean, scale, shift])
+    zero = ir.Constant(normalised.type, None)
+    return builder.select(builder.fcmp_unordered(">", normalised, zero), grad, zero)
+
+
+def _emit_rectified_dots(builder: Any, inputs: Any, numbers: Any) -> Any:
+    grad, x = inputs
+    return _emit_dots(builder, [_emit_rectified(builder, grad, x, *numbers), x], numbers)
+
+
+def _emit_rectified_gradient(builder: Any, inputs: Any, numbers: Any) -> Any:
+    (grad, x), (mean, scale, slope, shift, bias) = inputs, numbers
+    rectified = _emit_rectified(builder, grad, x, mean, scale, bias)
+    return _emit_gradient(builder, [rectified, x], [mean, scale, slope, shift])
+
+
 _sum = sums_over(1, 0, 1, lambda builder, inputs, numbers: inputs)
 _squares = sums_over(1, 1, 1, _emit_square)
 _normalise = each_of(1, 3, _emit_normalised)
 _dots = sums_over(2, 1, 2, _emit_dots)
 _gradient = each_of(2, 4, _emit_gradient)
+_rectified_dots = sums_over(2, 3, 2, _emit_rectified_dots)
+_rectified_gradient = each_of(2, 5, _emit_rectified_gradient)
 
 
 class Normalising(NamedTuple):
@@ -103,13 +126,13 @@ def normalising_job(task, n_tasks, s):  # type: ignore[no-untyped-def]  # numba 
             squares += own + apart * apart * count * size / (count + size)
             count += size
     variance = squares / count
-    inverse = 1.0 / math.sqrt(variance + s.eps)
+    inverse = types.float32(1.0 / math.sqrt(variance + s.eps))
     store_f32(s.statistics, task, types.float32(mean))
     store_f32(s.statistics, s.n_channels + task, types.float32(variance))
-    store_f32(s.statistics, 2 * s.n_channels + task, types.float32(inverse))
+    store_f32(s.statistics, 2 * s.n_channels + task, inverse)
     scale = inverse * load_f32(s.weight, task) if s.weight != 0 else inverse
     shift = load_f32(s.bias, task) if s.bias != 0 else types.float32(0.0)
-    numbers = types.float32(mean), types.float32(scale), shift
+    numbers = types.float32(mean), scale, shift
     for image in range(s.n_images):
         plane = 4 * s.plane * (image * s.n_channels + task)
         _normalise((s.x + plane, s.out + plane), numbers, s.plane)
@@ -123,32 +146,40 @@ class Gradients(NamedTuple):
     out: Floats
     statistics: Floats
     weight: Floats
+    bias: Floats
     sums: Floats
     n_images: int
     n_channels: int
     plane: int
+    is_rectified: int
 
 
 @job(Gradients)
 def gradients_job(task, n_tasks, s):  # type: ignore[no-untyped-def]
     """Each task is a channel."""
     mean, inverse = load_f32(s.statistics, task), load_f32(s.statistics, 2 * s.n_channels + task)
+    scale = inverse * load_f32(s.weight, task) if s.weight != 0 else inverse
+    bias = load_f32(s.bias, task) if s.bias != 0 else types.float32(0.0)
     total, dot = 0.0, 0.0
     for image in range(s.n_images):
         plane = 4 * s.plane * (image * s.n_channels + task)
         for start in range(0, s.plane, _PIECE):
-            place = plane + 4 * start
-            own = _dots((s.grad + place, s.x + place), (mean,), min(_PIECE, s.plane - start))
+            place, size = plane + 4 * start, min(_PIECE, s.plane - start)
+            if s.is_rectified:
+                own = _rectified_dots((s.grad + place, s.x + place), (mean, scale, bias), size)
+            else:
+                own = _dots((s.grad + place, s.x + place), (mean,), size)
             total += own[0]
             dot += own[1]
     store_f32(s.sums, task, types.float32(dot * inverse))
     store_f32(s.sums, s.n_channels + task, types.float32(total))
     count = s.n_images * s.plane
-    scale = types.float64(inverse)
-    if s.weight != 0:
-        scale *= load_f32(s.weight, task)
-    slope = -scale * dot / count * inverse * inverse
-    numbers = mean, types.float32(scale), types.float32(slope), types.float32(-scale * total / count)
+    slope = types.float32(-dot / count * scale * inverse * inverse)
+    shift = types.float32(-total / count * scale)
     for image in range(s.n_images):
         plane = 4 * s.plane * (image * s.n_channels + task)
-        _gradient((s.grad + plane, s.x + plane, s.out + plane), numbers, s.plane)
+        places = s.grad + plane, s.x + plane, s.out + plane
+        if s.is_rectified:
+            _rectified_gradient(places, (mean, scale, slope, shift, bias), s.plane)
+        else:
+            _gradient(places, (mean, scale, slope, shift), s.plane)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from rigl_lightning.kernels.settings import FIRST, fields_of
@@ -20,7 +21,8 @@ from rigl_lightning.kernels.settings import FIRST, fields_of
 I8, I32, I64, F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 Codegen = Callable[[Any, Any, Any, Any], Any]
 
-WIDTH = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+# Of the instructions that numba compiles for: the host's, or those of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.
+WIDTH = 16 if "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2] else 8
 """Floats of one vector: a register of AVX-512 or AVX2, two of Neon."""
 TILES = (8 * WIDTH, 4 * WIDTH, 2 * WIDTH, WIDTH)
 """Numbers of samples, in floats, that are computed side by side; the widest fills the registers."""
