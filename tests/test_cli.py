@@ -249,7 +249,10 @@ def test_print_config_is_a_configuration(capsys):
             ["--sparse.algorithm", "Rigl"],
             "TopKAST, or the dotted path of a class, got 'Rigl'. Did you mean 'RigL'?",
         ),
-        (["--sparse.algorithm.sparcity", "0.9"], "'sparcity' is not accepted. Did you mean 'sparsity'?"),
+        (
+            ["--sparse.algorithm.sparcity", "0.9"],
+            "a setting of RigL, got --sparse.algorithm.sparcity. Did you mean '--sparse.algorithm.sparsity'?",
+        ),
         (["--sparse.algoritm", "RigL"], "Did you mean '--sparse.algorithm'?"),
         (["--sparse.algorithm.distribution", "Unifrom"], "Did you mean 'Uniform'?"),
         (["--sparse.algorithm.drop_fraction", "30"], "`drop_fraction` in [0, 1], got 30.0. Set --sparse.algorithm"),
@@ -275,7 +278,7 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.algorithm.distribution", "erk"], "ERK is ErdosRenyi"),
         (["--sparse.algorithm", "rigl"], "got 'rigl'. Did you mean 'RigL'?"),
         (["--sparse.algorithm", "TopK"], "Did you mean 'TopKAST'?"),
-        (["--data.root", "nowhere"], "`--data.help CLASS` lists the settings of a class."),
+        (["--data.root", "nowhere"], "Expected a setting of DigitsDataModule, got --data.root. Its settings are"),
         (["--sparse.algorithm.schedule", "10"], "Set its .interval, .begin or .end"),
         (["--sparsity", "0.8"], "Did you mean '--sparse.algorithm.sparsity'?"),
         (["mnist_lenet"], "Expected options, got 'mnist_lenet'. Did you mean '--config mnist_lenet'?"),
@@ -301,7 +304,7 @@ def test_print_config_is_a_configuration(capsys):
         (["--sparse.exclude", "model.1"], "exclude"),
         (
             ["--sparse.algorithm", "Static", "--sparse.algorithm.drop_fraction", "0.1"],
-            "'drop_fraction' is not accepted",
+            "Expected a setting of Static, got --sparse.algorithm.drop_fraction. Its settings are sparsity,",
         ),
         (["--ckpt_path", "damaged.ckpt"], "Set --ckpt_path"),
         (["--trainer.strategy", "deepspeed"], "deepspeed"),
@@ -333,6 +336,114 @@ def test_print_config_is_a_configuration(capsys):
 def test_a_wrong_setting_is_one_line_that_names_it(capsys, args, expected):
     assert expected in error(capsys, *args)
     assert not list(Path().glob("runs/digits/*/checkpoints/*"))
+
+
+BROKEN = {
+    "syntax": "class Net(:\n    pass\n",
+    "imports": "import nothere\n",
+    "fails": "raise RuntimeError('boom')\n",
+    "plain": "from torch import nn\nclass Net(nn.Linear):\n    pass\nnumber = 3\n",
+    "refuses": "import pytorch_lightning as pl\nclass Net(pl.LightningModule):\n    def __init__(self, width: int):\n"
+    "        raise ValueError(f'no width {width}')\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--model", "syntax.Net"], "got 'syntax.Net', which fails: invalid syntax (syntax.py, line 1)."),
+        (["--model", "imports.Net"], "got 'imports.Net': No module named 'nothere', which imports needs."),
+        (["--model", "fails.Net"], "got 'fails.Net', which fails: boom."),
+        (["--model", "plain.Net"], "To train this network, set --model ImageClassifier --model.model plain.Net."),
+        (
+            ["--model", "refuses.Net", "--model.width", "3"],
+            "Expected refuses.Net to accept its settings, but it fails: no",
+        ),
+        (["--sparse.algorithm", "plain.Net"], "got 'plain.Net', which is no SparseAlgorithm."),
+        (["--sparse.algorithm.grow_score", "plain.number"], "of a function or a class to call, got 'plain.number'."),
+    ],
+)
+def test_a_class_of_ones_own_that_does_not_work_is_told_with_the_reason(capsys, args, expected):
+    for name, text in BROKEN.items():
+        Path(f"{name}.py").write_text(text, encoding="utf-8")
+        sys.modules.pop(name, None)
+    assert expected in error(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--sparse.by_density", "true"], "to be settings of its own (.init, .learning_rate) or null, got 'true'."),
+        (
+            ["--sparse.by_density.foo", "1"],
+            "Expected a setting of ByDensity, got --sparse.by_density.foo. Its settings",
+        ),
+        (["--sparse", "RigL"], "Expected --sparse to have settings of its own, got 'RigL'. Did you mean '--sparse.alg"),
+        (["--sparse", "true"], "Expected --sparse to have settings of its own, got 'true'. Set --sparse.algorithm, "),
+        (["--sparse.sparsity", "0.5"], "got --sparse.sparsity. Did you mean '--sparse.algorithm.sparsity'?"),
+        (["--sparse.algorithm", "0.9"], "or the dotted path of a class, got '0.9'."),
+        (["--sparse.algorithm", "null"], "or the dotted path of a class, got 'None'."),
+        (["--sparse.algorithm.schedule", "null"], "Expected --sparse.algorithm.schedule to have settings of its own"),
+        (["--sparse.algorithm.schedule.intervall", "3"], "Did you mean '--sparse.algorithm.schedule.interval'?"),
+        (["--sparse.algorithm.decay", "cosine"], "Did you mean 'rigl_lightning.sparsity.schedules.cosine'?"),
+        (["--sparse.algorithm.decay", "cosin"], "got 'cosin'. Did you mean 'cosine'?"),
+        (["--sparse.algorithm.structure.n", "2"], "got --sparse.algorithm.structure.n. Unstructured has no settings."),
+        (["--sparse.algorithm.drop_fraction"], "Expected a value after --sparse.algorithm.drop_fraction, got none."),
+        (["--sparse.algorithm.help", "RigLL"], "got 'RigLL'. Did you mean 'RigL'?"),
+        (["--trainer.callbacks+=EarlyStopping"], "Expected also --trainer.callbacks.monitor."),
+        (
+            ["--trainer.callbacks+=SparsityPlot", "--trainer.callbacks.foo", "3"],
+            "of SparsityPlot, got --trainer.callbacks",
+        ),
+        (
+            ["--trainer.callbacks+=torch.nn.Linear"],
+            "the dotted path of a Callback or null, got 'torch.nn.Linear', which",
+        ),
+        (["--trainer.device", "1"], "Did you mean '--trainer.devices'?"),
+        (["--trainer.strategy", "fsdp"], "Set --trainer.strategy."),
+        (["--trainer.val_check_interval", "1000"], "of the Trainer: `val_check_interval` (1000) must be less than"),
+        (["--trainer.accumulate_grad_batches", "0"], "got 0. Set --trainer.accumulate_grad_batches."),
+        (
+            ["--model.learning_rate=-1"],
+            "Expected settings that the optimizer takes, got learning rate -1.0. Set --model.",
+        ),
+        (["--model.milestones", "0.5"], "Set --model.milestones [0.5]"),
+        (["--model.input_shape", "64"], "Expected --model.input_shape to be a list, got '64'."),
+        (["--model.input_shape", "[1, 8]"], "Expected --model.input_shape to be a list of 3, got [1, 8]."),
+        (
+            ["--model.model", "LeNet300"],
+            "Expected --model.model to be a dotted path, got 'LeNet300'. Did you mean 'LeNet3",
+        ),
+        (["--model.model", "torch.nn.Linear"], "Expected also --model.model.out_features."),
+        (["--data", "mnist"], "got 'mnist'. Did you mean 'MNISTDataModule'?"),
+        (["--data.batch", "3"], "of DigitsDataModule, got --data.batch. Did you mean '--data.batch_size'?"),
+        (["--lr", "3"], "got --lr. Did you mean '--model.learning_rate'?"),
+        (["--epochs", "3"], "got --epochs. Did you mean '--trainer.max_epochs'?"),
+        (["--batch_size", "3"], "got --batch_size. Did you mean '--data.batch_size'?"),
+        (["--model", "LeNet300100"], "set --model ImageClassifier --model.model LeNet300100."),
+    ],
+)
+def test_a_message_names_the_whole_setting_and_what_it_takes(capsys, args, expected):
+    assert expected in error(capsys, *args)
+
+
+def test_a_second_sparse_training_callback_is_refused_with_where_its_settings_belong(capsys):
+    told = (
+        "Expected SparseTrainingCallback once, as the group `sparse`, got one under --trainer.callbacks too. Remove it"
+    )
+    entry = "    - class_path: rigl_lightning.SparseTrainingCallback\n      init_args: {algorithm: {class_path: RigL}"
+    twice = DIGITS.replace("  callbacks:\n", f"  callbacks:\n{entry}}}\n")
+    Path("twice.yaml").write_text(twice, encoding="utf-8")
+    Path("moved.yaml").write_text(twice.partition("sparse:\n")[0], encoding="utf-8")
+    for config in ("twice.yaml", "moved.yaml"):
+        assert told in error(capsys, config=config)
+    for name in ("SparseTrainingCallback", "rigl_lightning.SparseTrainingCallback"):
+        assert told in error(capsys, f"--trainer.callbacks+={name}")
+    named = DIGITS.replace("  callbacks:\n", f"  callbacks:\n{entry}, name: second}}\n")
+    Path("named.yaml").write_text(named, encoding="utf-8")
+    assert "an optimizer of its own for each SparseTrainingCallback" in error(capsys, config="named.yaml")
+    Path("same.yaml").write_text(named.replace("\nsparse:", "\nsparse:\n  name: second"), encoding="utf-8")
+    assert "two callbacks SparseTrainingCallback whose state has one name. Remove" in error(capsys, config="same.yaml")
 
 
 def test_a_base_class_is_not_offered_as_an_algorithm(capsys):
@@ -451,9 +562,36 @@ def test_predictions_are_written(capsys):
     [
         ("a: 0\nb:\n  c: 2\n d: cpu\n", "Expected YAML in own.yaml, line 4, column 2: "),
         ("b: {c: 2\nd: [", "Expected YAML in own.yaml, line 2, column 2: "),
+        ("", "Expected settings by name in own.yaml, got nothing."),
+        (
+            DIGITS.replace("  max_epochs: 2", "  max_epochs: 2\n  max_epochs: 3"),
+            "`max_epochs` again in line 5, column 3.",
+        ),
+        (DIGITS.replace("schedule: {interval: 10}", "schedule: 10"), "to have settings of its own, got 10. Set its"),
+        (DIGITS.replace("{interval: 10}", "{intervall: 10}"), "got sparse.algorithm.schedule.intervall. Did you mean"),
+        (
+            DIGITS.replace("      sparsity: 0.9\n", "    sparsity: 0.9\n", 1)
+            .replace("    sparsity: 0.9\n      sch", "      sch")
+            .replace("    init_args:\n      sch", "    sparsity: 0.9\n    init_args:\n      sch"),
+            "Put sparsity under init_args.",
+        ),
+        (
+            DIGITS.replace("class_path: rigl_lightning.RigL\n", "class: rigl_lightning.RigL\n"),
+            "Did you mean 'class_path'?",
+        ),
+        (
+            DIGITS.replace("class_path: rigl_lightning.RigL\n", "RigL: {}\n"),
+            "to have class_path and init_args, got RigL, init_args. Add class_path: NAME.",
+        ),
+        (DIGITS.replace("sparse:\n", "sparse:\n  by_density: true\n"), "(.init, .learning_rate) or null, got 'True'."),
+        (DIGITS.replace("sparse:\n", "sparse:\n  sparsity: 0.9\n"), "Did you mean 'sparse.algorithm.sparsity'?"),
+        (
+            DIGITS.replace("class_path: rigl_lightning.data.DigitsDataModule", "batch_size: 3"),
+            "Expected a class for --data,",
+        ),
         ("- 1\n- 2\n", "Expected settings by name in own.yaml, got list."),
-        (DIGITS.replace("max_epochs", "max_epoch"), "'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
-        (DIGITS.replace("sparse:", "sparsity:"), "Did you mean 'sparse.algorithm.init_args.schedule.interval'?"),
+        (DIGITS.replace("max_epochs", "max_epoch"), "got trainer.max_epoch. Did you mean 'trainer.max_epochs'?"),
+        (DIGITS.replace("sparse:", "sparsity:"), "Did you mean 'sparse.algorithm.schedule.interval'?"),
         (DIGITS.replace("num_classes: 10", ""), "Expected also --model.num_classes."),
     ],
 )

@@ -56,7 +56,10 @@ def test_the_tests_that_the_guide_names_exist():
         ),
         ([*STRUCTURE, "Blocks"], "'model.5.weight' to be multiples of (4, 4)"),
         ([*STRUCTURE, "ConstantFanIn", "--sparse.algorithm.structure.never_ablate", "[modle.3]"], "Did you mean"),
-        (["--sparse.algorithm", "SNIP", *STRUCTURE, "NM"], "'structure' is not accepted"),
+        (
+            ["--sparse.algorithm", "SNIP", *STRUCTURE, "NM"],
+            "Expected a setting of SNIP, got --sparse.algorithm.structure.",
+        ),
         (["--sparse.algorithm", "GraNet", "--sparse.algorithm.ramp_end", "100"], "Set --sparse.algorithm.ramp_end"),
         (["--sparse.algorithm", "GraNet", "--sparse.algorithm.sparsity", "0.4"], "`initial_sparsity` in [0, 0.4]"),
     ],

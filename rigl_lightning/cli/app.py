@@ -26,11 +26,13 @@ import rigl_lightning.models
 import rigl_lightning.modules
 import rigl_lightning.trainer.sparsity_plot  # noqa: F401  (so that the parser knows the classes of all four by name)
 from rigl_lightning import __version__
+from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import is_file, join, written_beside
 from rigl_lightning.cli.configs import describe_configs, is_smoke, with_config_paths
 from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
 from rigl_lightning.cli.flags import with_flags
+from rigl_lightning.cli.given import Given, class_named, default_of
 from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups, without_bases
 from rigl_lightning.cli.predictions import check_output, save_predictions
 from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
@@ -48,6 +50,7 @@ from rigl_lightning.data.module import ResumableDataModule
 from rigl_lightning.export.compacting import Compute
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.layouts import shapes_of
+from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.trainer.callback import SparseTrainingCallback
 from rigl_lightning.trainer.checkpoint_io import write_whole_files
 from rigl_lightning.trainer.csv_logger import KeepEarlierMetrics
@@ -234,6 +237,7 @@ class SparseCLI(LightningCLI):
         """Set the threads, find what ``--ckpt_path last`` means, see that a network that is tested is a trained one."""
         command = str(self.subcommand)
         settings = self.config.get(command)
+        _check_schedules(settings.sparse.algorithm)
         if settings.get("threads") is not None:
             torch.set_num_threads(settings.threads)
         given = settings.get("ckpt_path")
@@ -359,6 +363,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run_subcommand(given: list[str], is_of_process: bool) -> None:
     """Fit, validate, test or predict, as the arguments say."""
     _Parser.given = given
+    Given(given).refuse_second_callback()
     if is_of_process:
         sys.argv[1:] = given  # Lightning warns of arguments that are not those of the process
     SparseCLI(
@@ -374,6 +379,21 @@ def _run_subcommand(given: list[str], is_of_process: bool) -> None:
         parser_kwargs={"prog": "rigl-lightning", "version": __version__, "description": HELP},
         args=None if is_of_process else given,
     )
+
+
+def _check_schedules(algorithm: Namespace) -> None:
+    """Refuse a number or a word for a schedule: jsonargparse takes it from a file, and then fails.
+
+    Raises:
+        SettingError: Naming the setting.
+    """
+    kind = class_named(algorithm.class_path)
+    for name, value in vars(algorithm.get("init_args") or Namespace()).items():
+        if kind and isinstance(default_of(kind, name), UpdateSchedule) and not isinstance(value, Namespace):
+            raise SettingError(
+                f"Expected --sparse.algorithm.{name} to have settings of its own, got {value}. "
+                "Set its .interval, .begin or .end."
+            )
 
 
 def _silence_what_nobody_can_change() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import yaml
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.base.suggestions import with_suggestion
 
 _OPTIONS = ("--config", "-c")
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def config_files() -> dict[str, Path]:
@@ -36,18 +38,11 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
     ['fit', '--config', 'mine.yaml', '--trainer.max_steps=3']
     """
     known = {name: str(path) for name, path in config_files().items() if not Path(name).exists()}
+    named = [str(path) for path in config_paths(args)]
     result = []
-    named = []
-    for i, arg in enumerate(args):
-        option, equals, value = arg.partition("=")
-        if i > 0 and args[i - 1] in _OPTIONS:
-            named.append(arg)
-            result.append(known.get(arg, arg))
-        elif option in _OPTIONS and equals:
-            named.append(value)
-            result.append(f"{option}={known.get(value, value)}")
-        else:
-            result.append(arg)
+    for arg, (option, equals, value), follows in _with_options(args):
+        with_value = f"{option}={known.get(value, value)}" if option in _OPTIONS and equals else arg
+        result.append(known.get(arg, arg) if follows else with_value)
     for name in named:
         _check_yaml(Path(known.get(name, name)))
     if named and named[0] in known and _only_changes_another(Path(known[named[0]])):
@@ -57,6 +52,25 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
             f"Give both: --config {base} --config {named[0]}."
         )
     return result
+
+
+def config_paths(args: Sequence[str]) -> list[Path]:
+    """The configurations that arguments name, in their order.
+
+    >>> [str(path) for path in config_paths(["fit", "--config", "a.yaml", "-c=b.yaml"])]
+    ['a.yaml', 'b.yaml']
+    """
+    return [
+        Path(arg if follows else value)
+        for arg, (option, equals, value), follows in _with_options(args)
+        if follows or (option in _OPTIONS and equals)
+    ]
+
+
+def _with_options(args: Sequence[str]) -> list[tuple[str, tuple[str, str, str], bool]]:
+    """Each argument, its option and value, and whether it is the value of a ``--config`` before it."""
+    before = [None, *args]
+    return [(arg, arg.partition("="), before[i] in _OPTIONS) for i, arg in enumerate(args)]
 
 
 def is_smoke(args: Sequence[str]) -> bool:
@@ -69,21 +83,44 @@ def is_smoke(args: Sequence[str]) -> bool:
 
 
 def _check_yaml(file: Path) -> None:
+    if file.is_dir():
+        raise SettingError(f"Expected a configuration file, got the folder {file}. Set --config to a file.")
     if not file.is_file():
         return  # somebody else says so
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _check_each_key_once(yaml.compose(text, yaml.SafeLoader), file)
     except yaml.MarkedYAMLError as error:
-        place = (
-            f", line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
-            if error.problem_mark
-            else ""
-        )
+        place = f", {_place(error.problem_mark)}" if error.problem_mark else ""
         raise SettingError(f"Expected YAML in {file}{place}: {error.problem}. Correct the file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingError(f"Expected YAML in {file}, got something else. Set --config to another file.") from error
-    if not isinstance(content, dict | None):
-        raise SettingError(f"Expected settings by name in {file}, got {type(content).__name__}. Correct the file.")
+    if not isinstance(content, dict):
+        got = "nothing" if content is None else type(content).__name__
+        raise SettingError(f"Expected settings by name in {file}, got {got}. Correct the file.")
+
+
+def _check_each_key_once(node: yaml.Node | None, file: Path) -> None:
+    """Refuse a setting that a file has twice: YAML takes the last one, and says nothing."""
+    if isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            _check_each_key_once(entry, file)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    keys: set[str] = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in keys and key.tag != _MERGE:
+            place = _place(key.start_mark)
+            raise SettingError(
+                f"Expected each setting once in {file}, got `{key.value}` again in {place}. Remove one of them."
+            )
+        keys.add(str(key.value))
+        _check_each_key_once(value, file)
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _only_changes_another(file: Path) -> bool:
@@ -112,5 +149,5 @@ def describe_configs(name: str | None = None) -> str:
             ]
         )
     if name not in files:
-        raise SettingError(f"Expected one of {', '.join(files)}, got {name!r}. Set the name of a configuration.")
+        raise SettingError(with_suggestion(f"Expected one of {', '.join(files)}, got {name!r}", name, files))
     return files[name].read_text(encoding="utf-8").rstrip("\n")

@@ -10,6 +10,7 @@ import re
 import pytorch_lightning as pl
 
 from rigl_lightning import models
+from rigl_lightning.base.classes import subclasses
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.distributions import Distribution
@@ -76,11 +77,7 @@ def _place(owner: str) -> tuple[str | None, dict[str, str]]:
     if owner in models.__all__:
         return "model.init_args.model.init_args", {}
     for base, place in _CLASSES.items():
-        for kind in _with_subclasses(base):
+        for kind in {base, *subclasses(base)}:
             if kind.__name__ == owner:
                 return place, getattr(kind, "outside_words", {})
     return None, {}
-
-
-def _with_subclasses(base: type) -> set[type]:
-    return {base}.union(*map(_with_subclasses, base.__subclasses__()))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
+import traceback
 
+import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
@@ -21,6 +24,8 @@ _MISFITS = {
     "of {2} channels for a weight {0}, got {3} in a batch {1}. Set --data, or the sizes in --model.init_args.",
     r"^index out of range in self": "Expected tokens below the size of the embedding, got larger ones. Set --data, or "
     "the number of tokens in --model.init_args.",
+    r"^Invalid ([\w ]+?)(?: value)?: (\S+)$": "Expected settings that the optimizer takes, got {0} {1}. Set --model."
+    "init_args.",
     r"shape '(\[.*?\])' is invalid for input of size (\d+)": "Expected data of the shape that the network takes: {1} "
     "numbers are no {0}. Set --data, or the sizes in --model.init_args.",
 }
@@ -37,6 +42,7 @@ def explain_run_error(error: Exception) -> str | None:
         told = str(error.strerror)
         return told if told.startswith("Expected room") else full_disk("the files of this run", error)
     known = _checkpoint(error, message) or _accelerator(message) or _misfit(message) or _place(message)
+    known = known or _of_lightning(error)
     if known is not None:
         return known
     line = " ".join(message.split())
@@ -46,7 +52,7 @@ def explain_run_error(error: Exception) -> str | None:
     # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.
     line = line.replace("Expected a <class 'NoneType'> - ", "").split(" Given value type:")[0]
     ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
-    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else None
+    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else _failed_class(message)
 
 
 def check_seed(seed: object) -> None:
@@ -65,10 +71,23 @@ def refused_by_trainer(error: Exception) -> ValueError:
     >>> str(refused_by_trainer(TypeError("`devices` should be an int > 0.")))
     'Expected other settings of the Trainer: `devices` should be an int > 0. Set --trainer.devices.'
     """
-    line = " ".join(str(error).split()).split(" Find a complete list")[0].rstrip(". ")
-    named = re.search(r"`(?:Trainer\()?(\w+)\b", line) or re.search(r"invalid (\w+) name", line)
-    setting = f"Set --trainer.{named[1] if named else '*'}."
+    line = " ".join(str(error).split()).split(" Find a complete list")[0].rstrip(". ,")
+    setting = f"Set --trainer.{_of_trainer(line) or '*'}."
+    doubled = re.search(r"more than one stateful callback of type `(\w+)`", line)
+    if doubled:
+        line, setting = f"two callbacks {doubled[1]} whose state has one name", "Remove one of --trainer.callbacks."
     return SettingError(_accelerator(str(error)) or f"Expected other settings of the Trainer: {line}. {setting}")
+
+
+def _of_trainer(message: str) -> str | None:
+    """The first argument of the Trainer that a message names.
+
+    >>> _of_trainer("The strategy `fsdp` requires a GPU accelerator"), _of_trainer("a stateful callback")
+    ('strategy', 'callbacks')
+    """
+    known = inspect.signature(pl.Trainer).parameters
+    words = re.findall(r"\w+", message)
+    return next((name for word in words for name in (word, f"{word}s") if name in known), None)
 
 
 def _checkpoint(error: Exception, message: str) -> str | None:
@@ -81,6 +100,27 @@ def _checkpoint(error: Exception, message: str) -> str | None:
     if isinstance(error, pickle.UnpicklingError | IsADirectoryError) or "PytorchStreamReader" in message:
         return "Expected a readable checkpoint, but the file is damaged or none. Set --ckpt_path."
     return f"{message}. Set --ckpt_path." if message.startswith("Checkpoint file not found") else None
+
+
+def _of_lightning(error: Exception) -> str | None:
+    """What Lightning says of an argument of the Trainer when the training begins."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = " ".join(str(error).split()).rstrip(".")
+    quoted = re.match(r"`(\w+)`", line)
+    inside = bool(frames) and "lightning" in frames[-1].filename.replace("rigl_lightning", "")
+    if not (isinstance(error, ValueError) and inside and quoted and _of_trainer(quoted[1]) == quoted[1]):
+        return None
+    return f"Expected other settings of the Trainer: {line}. Set --trainer.{quoted[1]}."
+
+
+def _failed_class(message: str) -> str | None:
+    """What a user's class says when it is made, without what jsonargparse says around it."""
+    found = re.search(r"Union subtypes\n.*?Errors:(.*)Given value type:.*class_path='([\w.]+)'", message, re.DOTALL)
+    reasons = [" ".join(part.split()) for part in re.split(r"\n\s*- ", found[1])] if found else []
+    reason = next((part for part in reasons if part and not part.startswith("Expected a ")), None)
+    if found is None or reason is None:
+        return None
+    return f"Expected {found[2]} to accept its settings, but it fails: {reason}. Correct the class or its settings."
 
 
 def _accelerator(message: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.base.suggestions import with_suggestion
 from rigl_lightning.sparsity import algorithms
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -42,9 +42,8 @@ def algorithm_named(name: str, **settings: Any) -> SparseAlgorithm:
     known = {known.lower(): known for known in algorithm_names()} | _SHORT
     key = name.lower().replace("-", "").replace("_", "").replace(" ", "")
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        offer = f" Did you mean {close[0]!r}?" if close else ""
-        raise SettingError(f"Expected one of {', '.join(algorithm_names())}, got {name!r}.{offer} Set `algorithm`.")
+        told = with_suggestion(f"Expected one of {', '.join(algorithm_names())}, got {name!r}", key, known)
+        raise SettingError(f"{told} Set `algorithm`.")
     found = getattr(algorithms, known[key])
     allowed = dict.fromkeys([*inspect.signature(found).parameters, *(f.name for f in fields(found) if f.init)])
     unknown = [setting for setting in settings if setting not in allowed]

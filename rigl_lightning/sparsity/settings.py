@@ -84,21 +84,22 @@ def checked_length(total_steps: Any) -> int | None:
     )
 
 
-def require(accepted: bool, settings: Any, name: str, expected: str) -> None:
-    """Refuse a setting of an algorithm.
+def require(accepted: bool, settings: Any, name: str, expected: str, owner: str | None = None) -> None:
+    """Refuse a setting of an algorithm, or of another class that a user makes.
 
     Args:
         accepted: Whether it may be as it is.
-        settings: The algorithm.
+        settings: What has the setting, such as the algorithm.
         name: The setting.
         expected: What would be right, such as "in [0, 1]".
+        owner: The class that the user sets it of; None for that of the settings.
 
     Raises:
         ValueError: Unless it is accepted.
     """
     if not accepted:
-        got = getattr(settings, name)
-        raise SettingError(f"Expected `{name}` {expected}, got {got}. Set `{name}` of {type(settings).__name__}.")
+        got, place = getattr(settings, name), owner or type(settings).__name__
+        raise SettingError(f"Expected `{name}` {expected}, got {got!r}. Set `{name}` of {place}.")
 
 
 def called_outside(**words: str) -> Callable[[_Class], _Class]:

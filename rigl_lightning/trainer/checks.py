@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
+from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
@@ -38,8 +39,13 @@ def refuse_unsupported(trainer: pl.Trainer) -> None:
     """Refuse a Trainer that masks cannot work with.
 
     Raises:
-        ValueError: Naming its strategy, or Lightning's own pruning.
+        ValueError: Naming its strategy, Lightning's own pruning, or steps of no batches.
     """
+    if trainer.accumulate_grad_batches < 1:
+        raise SettingError(
+            f"Expected `accumulate_grad_batches` of at least 1, got {trainer.accumulate_grad_batches}. "
+            "Set `accumulate_grad_batches` of the Trainer."
+        )
     refuse_unsupported_strategy(trainer)
     _refuse_other_pruning(trainer)
 
@@ -78,7 +84,7 @@ def refuse_other_than_algorithm(algorithm: object) -> None:
     """
     if isinstance(algorithm, SparseAlgorithm):
         return
-    kinds = {kind.__name__.lower(): kind for kind in _subclasses(SparseAlgorithm)}
+    kinds = {kind.__name__.lower(): kind for kind in subclasses(SparseAlgorithm)}
     meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
     name = meant.__name__ if meant is not None and meant in kinds.values() else "RigL"
     got = f"the class {name}" if meant is algorithm else repr(algorithm)
@@ -321,7 +327,3 @@ def _came_from(optimizer: Optimizer, exception: Exception) -> bool:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]!r}{more} {'have' if more else 'has'}"
-
-
-def _subclasses(kind: type) -> set[type]:
-    return {kind}.union(*map(_subclasses, kind.__subclasses__()))

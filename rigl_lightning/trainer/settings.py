@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
-from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.parameters import check_patterns, frozen_parameters, select_parameters
-from rigl_lightning.sparsity.settings import plain
+from rigl_lightning.sparsity.settings import plain, require
+
+_require = partial(require, owner="SparseTrainingCallback")
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,11 @@ class Settings:
     def __post_init__(self) -> None:
         check_patterns(self.include, self.exclude)
         for name in ("depthwise", "log_layers", "strict"):
-            self._require(isinstance(getattr(self, name), bool), name, "True or False")
-        self._require(self.seed is None or type(plain(self.seed)) is int, "seed", "a whole number or None")
-        self._require(isinstance(self.name, str), "name", "a text")
-        self._require(
-            self.by_density is None or isinstance(self.by_density, ByDensity), "by_density", "a ByDensity or None"
-        )
-
-    def _require(self, accepted: bool, name: str, expected: str) -> None:
-        if not accepted:
-            raise SettingError(
-                f"Expected `{name}` to be {expected}, got {getattr(self, name)!r}. Set `{name}` of "
-                "SparseTrainingCallback."
-            )
+            _require(isinstance(getattr(self, name), bool), self, name, "to be True or False")
+        _require(self.seed is None or type(plain(self.seed)) is int, self, "seed", "to be a whole number or None")
+        _require(isinstance(self.name, str), self, "name", "to be a text")
+        scaled = self.by_density is None or isinstance(self.by_density, ByDensity)
+        _require(scaled, self, "by_density", "to be a ByDensity or None")
 
     @property
     def key(self) -> str:
