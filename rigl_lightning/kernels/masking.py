@@ -65,9 +65,10 @@ class MasksTogether:
         """Set tensors to zero where their masks are False, in place."""
         is_possible = is_fast_tier_on() and no_transform_is_active()
         together = {name: t for name, t in tensors.items() if self._takes(name, t)} if is_possible else {}
-        for name, tensor in tensors.items():
-            if name not in together:
-                zero_inactive_(tensor, self._masks[name])
+        if len(together) < len(tensors):
+            for name, tensor in tensors.items():
+                if name not in together:
+                    zero_inactive_(tensor, self._masks[name])
         if not together:
             return
         names, changed = [*together], [*together.values()]

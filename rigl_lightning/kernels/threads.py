@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Protocol
@@ -48,11 +49,12 @@ class Step:
         settings: The job's own named tuple, which is kept alive.
 
     Attributes:
+        job: The job.
         dtypes: By name of a `Late` address, the dtype of its tensor.
     """
 
     def __init__(self, job: Job, n_tasks: int, settings: Any) -> None:
-        self._job, self._settings = job, settings
+        self.job, self._settings = job, settings
         self._slots = packed(n_tasks, settings)
         self._address = self._slots.buffer_info()[0]
         of: Any = type(settings)
@@ -68,24 +70,29 @@ class Step:
 
     def run_at(self, addresses: Mapping[str, int]) -> None:
         """As `run`, with their addresses; the caller keeps the tensors alive."""
-        slots = self._slots[:]
-        self._fill(slots, addresses)
-        run_slots(self._job, slots.buffer_info()[0], min(torch.get_num_threads(), slots[0]))
+        slots = self.copied_slots()
+        self.fill(slots, addresses)
+        run_slots(self.job, slots.buffer_info()[0], min(torch.get_num_threads(), slots[0]))
 
     def run_here(self, addresses: Mapping[str, int]) -> None:
         """As `run`, on as many threads as at first, not at once by several; the caller keeps the tensors alive."""
         self._slots[1] = 0
-        self._fill(self._slots, addresses)
-        run_slots(self._job, self._address, self._threads)
+        self.fill(self._slots, addresses)
+        run_slots(self.job, self._address, self._threads)
 
-    def _fill(self, slots: array[int], addresses: Mapping[str, int]) -> None:
+    def copied_slots(self) -> array[int]:
+        """Slots of its own for somebody who runs the job; the settings are kept alive here."""
+        return self._slots[:]
+
+    def fill(self, slots: array[int], addresses: Mapping[str, int]) -> None:
+        """Write the `Late` addresses into slots."""
         for i, of, start in self._late:
             address = addresses[of]
             slots[i] = address + start if address else 0
 
 
 class Program:
-    """Steps one after the other; each tensor is looked at once for all of them.
+    """Steps one after the other; each tensor is looked at once for all of them, and one thread runs all in one call.
 
     Args:
         steps: In their order.
@@ -94,12 +101,45 @@ class Program:
     def __init__(self, *steps: Step) -> None:
         self._steps = steps
         self._dtypes = {name: dtype for step in steps for name, dtype in step.dtypes.items()}
+        self._own = _Own()
 
     def run(self, operands: Mapping[str, Tensor | None]) -> None:
         """Run to the end, with tensors for the `Late` addresses; several threads may do so at once."""
         addresses = addresses_of(operands, self._dtypes)
-        for step in self._steps:
-            step.run_at(addresses)
+        if torch.get_num_threads() > 1:
+            for step in self._steps:
+                step.run_at(addresses)
+            return
+        if self._own.chained is None:
+            self._own.chained = _Chained(self._steps)
+        self._own.chained.run(addresses)
+
+
+class _Chained:
+    """Steps with slots of their own, side by side, for one thread."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        from rigl_lightning.kernels.compiled.chain import Chain, chain_job
+
+        self._job = chain_job
+        self._steps = [(step, step.copied_slots()) for step in steps]
+        jobs = [address for step, slots in self._steps for address in (step.job.address, slots.buffer_info()[0])]
+        self._jobs = torch.tensor(jobs, dtype=torch.int64, device="cpu")
+        self._slots = packed(len(steps), Chain(self._jobs))
+        self._address = self._slots.buffer_info()[0]
+
+    def run(self, addresses: Mapping[str, int]) -> None:
+        for step, slots in self._steps:
+            slots[1] = 0
+            step.fill(slots, addresses)
+        self._slots[1] = 0
+        run_slots(self._job, self._address, 1)
+
+
+class _Own(threading.local):
+    """What each thread that runs a program has."""
+
+    chained: _Chained | None = None
 
 
 def run_slots(job: Job, address: int, threads: int) -> None:

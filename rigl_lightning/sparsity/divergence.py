@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.kernels.grouped import all_finite
-from rigl_lightning.sparsity.gradients import gradients_of
 
 _NEVER = 2**62
 _FEW = 64  # numbers that are read one by one sooner than an operator is started
@@ -37,8 +37,7 @@ class Divergence:
         self._loss_is_told = False
         self._gradients_are_told = False
         self._suspects = False
-        self._n_gradients = -1
-        self._smallest: int | None = None  # its place, until there are more or fewer gradients
+        self._smallest: Tensor | None = None  # the parameter, until it has no gradient
 
     def see_loss(self, loss: Tensor, step: int) -> None:
         """Look at the loss of a step.
@@ -77,12 +76,11 @@ class Divergence:
         """
         if self._gradients_are_told:
             return
-        gradients = gradients_of(optimizer)
-        if len(gradients) != self._n_gradients:
-            sizes = {place: g.numel() for place, g in enumerate(gradients) if _is_readable(g)}
-            self._n_gradients, self._smallest = len(gradients), min(sizes, key=sizes.__getitem__, default=None)
-        smallest = None if self._smallest is None else gradients[self._smallest]
-        self._suspects = smallest is not None and _is_readable(smallest) and not _is_finite(smallest)
+        if self._smallest is None or self._smallest.grad is None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if _is_readable(p.grad)]
+            self._smallest = min(parameters, key=Tensor.numel, default=None)
+        gradient = None if self._smallest is None else self._smallest.grad
+        self._suspects = _is_readable(gradient) and not _is_finite(gradient)
 
     def warn_of_gradients(self, sparse_gradients: Callable[[], Mapping[str, Tensor]], step: int) -> None:
         """Say which layers have a gradient that is not finite, if one was seen, after the step was really taken.
@@ -116,10 +114,9 @@ class Divergence:
         )
 
 
-def _is_readable(gradient: Tensor) -> bool:
+def _is_readable(gradient: Tensor | None) -> TypeGuard[Tensor]:
     """Whether reading it makes nobody wait: no device, and no other process, which tensors of other classes may ask."""
-    is_plain = type(gradient) is Tensor and gradient.layout == torch.strided
-    return is_plain and gradient.device.type == "cpu" and gradient.numel() > 0
+    return type(gradient) is Tensor and gradient.layout == torch.strided and gradient.is_cpu and gradient.numel() > 0
 
 
 def _is_finite(gradient: Tensor) -> bool:

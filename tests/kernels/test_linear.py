@@ -1,11 +1,13 @@
 """sparse_linear equals the dense layer with a masked weight."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from rigl_lightning.kernels import SparsePattern, available, sparse_linear, use_tier
-from tests.helpers.masked_layers import SPARSE_TIERS, compare, sparse_weight
+from tests.helpers.masked_layers import SPARSE_TIERS, close, compare, sparse_weight
 
 pytestmark = pytest.mark.parametrize("tier", available())
 
@@ -170,3 +172,18 @@ def test_inputs_of_another_width_are_refused(tier):
     weight, _, pattern = sparse_weight(8, 16)
     with pytest.raises(ValueError, match="Expected 16 input features"), use_tier(tier):
         sparse_linear(torch.randn(4, 15), weight, None, pattern)
+
+
+def test_threads_of_python_run_one_program_at_once(tier):
+    weight, _, pattern = sparse_weight(64, 96)
+    weight = weight.detach()
+    inputs = [torch.randn(33, 96) for _ in range(8)]
+
+    def layer(x):
+        torch.set_num_threads(1)  # holds for the thread that says so
+        return sparse_linear(x, weight, None, pattern)
+
+    with use_tier(tier), ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for x, out in zip(inputs, pool.map(layer, inputs), strict=True):
+                close(out, x.double() @ weight.double().t())
