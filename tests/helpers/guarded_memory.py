@@ -38,13 +38,15 @@ def guarded_pattern(pattern, at_end=True):
 
 def guard_workspace():
     """All memory that the kernels make is guarded from now on, in this process; what is not zero is not a number."""
+    import rigl_lightning.kernels.compiled.batch_norm
     import rigl_lightning.kernels.compiled.conv
     import rigl_lightning.kernels.compiled.pointwise
+    import rigl_lightning.kernels.compiled.positions
     import rigl_lightning.kernels.compiled.recurrent
     import rigl_lightning.kernels.inference.recurrent  # noqa: F401
 
     def new(*shape, dtype=torch.float32):
-        return guarded(torch.full(shape, torch.nan, dtype=dtype))
+        return guarded(torch.full(shape, torch.nan if dtype.is_floating_point else -1, dtype=dtype))
 
     def new_zeros(*shape):
         return guarded(torch.zeros(shape))

@@ -24,6 +24,9 @@ from rigl_lightning.kernels import (
     Stored,
     Weights,
     available,
+    batch_norm,
+    batch_norm2d,
+    positions,
     sparse_conv2d,
     sparse_gru,
     sparse_linear,
@@ -63,6 +66,9 @@ class Case:
         self.threads = self.random.choice([(1, 1), (1, 1), (1, 2), (2, 1), (1, 3), (3, 2)])
         self.form = self.random.choice(["sparse", "sparse", "stored", "compact"])
         self.dense_grad = self.form == "sparse" and self.random.random() < 0.2
+        apart = random.Random(-1 - number).random()  # the other cases of a number stay what they were
+        if apart < 0.15:
+            self.kind = "batch_norm" if apart < 0.12 else "positions"
         self.is_low = self.form != "compact" and random.Random(-number).random() < 0.25
         self.settings = {k: v for k, v in vars(self).items() if k != "random"}
         getattr(self, f"draw_{self.kind if self.kind != 'lstm' else 'gru'}")()
@@ -110,6 +116,15 @@ class Case:
         biases = list(torch.randn(2, gates * units)) if self.random.random() < 0.7 else [None, None]
         states = [torch.randn(batch, units) for _ in range(gates - 2)]
         self.tensors, self.first_weight = [torch.randn(times, batch, features), *states, ih, hh, *biases], gates - 1
+
+    def draw_batch_norm(self):
+        shape = [self.size(40), self.size(24), self.size(80), self.random.randint(2, 80)]
+        parameters = torch.randn(2, shape[1]) if self.random.random() < 0.7 else [None, None]
+        self.tensors = [torch.randn(shape) + self.random.choice([0, 3]), *parameters]
+        self.is_rectified = self.random.random() < 0.6
+
+    def draw_positions(self):
+        self.mask = torch.rand(self.size(9), self.size(9000)) < self.random.choice([0.0, 0.02, 0.1, 0.6, 1.0])
 
     def view(self, tensor):
         """The same values in another form."""
@@ -171,7 +186,9 @@ class Case:
 
     def run(self):
         with use_tier(self.tier):
-            if self.form == "compact":
+            if self.kind in ("batch_norm", "positions"):
+                getattr(self, f"run_{self.kind}")()
+            elif self.form == "compact":
                 self.run_compact()
             else:
                 self.run_training()
@@ -205,6 +222,38 @@ class Case:
                 mask[pattern.positions] = True
                 other = other * mask.view(other.shape)
             close(one, other)
+
+    def run_batch_norm(self):
+        def normalise(x, weight, bias):
+            out = batch_norm2d(x, None, None, weight, bias, 0.1, 1e-5)
+            return batch_norm.rectified(out, inplace=False) if self.is_rectified else out
+
+        def expected(x, weight, bias):
+            out = F.batch_norm(x, None, None, weight, bias, training=True)
+            return F.relu(out) if self.is_rectified else out
+
+        torch.set_num_threads(self.threads[0])
+        exact = [None if t is None else t.double().requires_grad_() for t in self.tensors]
+        # torch's own, where it takes part, reads the memory between the elements of a strided weight.
+        forms = [self.view(self.tensors[0]), *(None if t is None else guarded(t) for t in self.tensors[1:])]
+        given = [None if t is None else t.requires_grad_() for t in forms]
+        results = normalise(*given), expected(*exact)
+        close(*results)
+        torch.set_num_threads(self.threads[1])
+        grad = torch.randn(results[0].shape)
+        if self.is_rectified:  # whether a number this near to zero is above it is a matter of rounding
+            grad[results[1].detach().abs() < 1e-5] = 0
+        found, references = (
+            torch.autograd.grad(out, [t for t in inputs if t is not None], g)
+            for out, inputs, g in ((results[0], given, self.view(grad)), (results[1], exact, grad.double()))
+        )
+        for one, other in zip(found, references, strict=True):
+            close(one, other)
+
+    def run_positions(self):
+        torch.set_num_threads(self.threads[0])
+        found = positions.positions(guarded(self.mask, self.at_end))
+        assert found.tolist() == [i for i, flag in enumerate(self.mask.reshape(-1).tolist()) if flag]
 
     def given(self):
         tensors = list(self.tensors)
@@ -253,6 +302,7 @@ def first(out):
 def run_cases(numbers):
     """Run cases in this process; the numbers of those that differ."""
     guard_workspace()
+    batch_norm._LEAST = positions._LEAST = 1
     failed = []
     for number in numbers:
         print(number, flush=True)

@@ -15,6 +15,7 @@ from rigl_lightning.kernels.compiled.cache import job
 from rigl_lightning.kernels.compiled.ir import I8, I64, Codegen, emit_load, emit_store, load_flag, splat, store_i64
 from rigl_lightning.kernels.settings import Flags, Longs
 from rigl_lightning.kernels.threads import run
+from rigl_lightning.kernels.workspace import new
 
 _AT_ONCE = 8
 _BYTES, _LONGS = ir.VectorType(I8, _AT_ONCE), ir.VectorType(I64, _AT_ONCE)
@@ -41,7 +42,7 @@ def positions(flags: Tensor, count: int) -> Tensor:
     Returns:
         int64, shape (count,), ascending.
     """
-    found = torch.empty(count + _AT_ONCE, dtype=torch.int64)  # each step writes eight numbers, the next over the rest
+    found = new(count + _AT_ONCE, dtype=torch.int64)  # each step writes eight numbers, the next over the rest
     run(positions_job, 1, Positions(flags, flags.numel(), _PLACES, found))
     return found[:count]
 
