@@ -31,27 +31,25 @@ def replace_batch_norms(module: nn.Module, even_if_deterministic: bool = True) -
     Returns:
         The replaced modules.
     """
-    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and _is_known(child)]
+    known = [child for child in module.modules() if _is_known(child)]
+    norms = [child for child in known if isinstance(child, nn.BatchNorm2d)]
+    relus = [child for child in known if norms and isinstance(child, nn.ReLU)]
     for norm in norms:
         replace_forward(norm, partial(_norm_forward, norm, even_if_deterministic))
-    relus = [child for child in module.modules() if norms and isinstance(child, nn.ReLU) and _has_its_own(child)]
     for relu in relus:
         replace_forward(relu, partial(_relu_forward, relu))
     return [*norms, *relus]
 
 
-def _is_known(norm: nn.BatchNorm2d) -> bool:
-    return _has_its_own(norm) and (type(norm).forward is nn.BatchNorm2d.forward or _is_timms(norm))
+def _is_known(module: nn.Module) -> bool:
+    """Whether a module's forward is one that we know, and nobody has replaced it."""
+    if not isinstance(module, nn.BatchNorm2d | nn.ReLU) or "forward" in vars(module) or is_replaced(module):
+        return False
+    return type(module).forward in (nn.BatchNorm2d.forward, nn.ReLU.forward) or _is_timms(module)
 
 
-def _has_its_own(module: nn.Module) -> bool:
-    """Whether a module's forward is that of its class, and for a ReLU that of torch."""
-    is_torchs = not isinstance(module, nn.ReLU) or type(module).forward is nn.ReLU.forward
-    return is_torchs and "forward" not in vars(module) and not is_replaced(module)
-
-
-def _is_timms(norm: nn.BatchNorm2d) -> bool:
-    forward = type(norm).forward
+def _is_timms(module: nn.Module) -> bool:
+    forward: Any = type(module).forward
     return (forward.__module__, forward.__qualname__) == _TIMMS
 
 

@@ -113,6 +113,11 @@ def test_others_are_left_alone(norm):
     assert not is_replaced(model[2])
 
 
+def test_scripted_modules_are_left_alone():
+    model = nn.Sequential(network(), torch.jit.script(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())))
+    assert replace_batch_norms(model) == [model[0][1], model[0][2]]
+
+
 def test_another_relu_is_left_alone():
     model = network(relu=OwnReLU)
     replace_batch_norms(model)
