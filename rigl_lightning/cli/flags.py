@@ -42,6 +42,8 @@ _CLASSES: dict[type, str] = {
 _YAML = {"None": "null", "True": "true", "False": "false"}
 _CONSTANTS = re.compile(r"(?<=to )(?:None|True|False)\b|(?<=\()None(?=: )")
 _NAME = r"`[\w.]+`"
+_LISTS = re.compile(r"\b(Set|[Ss]horten|Correct|to|out of) `(include|exclude)`")
+"""What a message tells to change of the two settings that no other class has."""
 _SETTINGS = re.compile(
     rf"({_NAME}(?:(?:,| and| or|, and|, or)* {_NAME})*) of (the (?:data )?\w+|\w+)(?: or (?:Sparsifier|SparseCompute))?"
 )
@@ -55,6 +57,8 @@ def with_flags(message: str) -> str:
     'Expected `batch_size` of at least 1, got 0. Set --data.init_args.batch_size.'
     >>> with_flags("Set `n` and `m` of NM, or `exclude` of SparseTrainingCallback. Set `ckpt_path`.")
     'Set --sparse.algorithm.structure.n and --sparse.algorithm.structure.m, or --sparse.exclude. Set --ckpt_path.'
+    >>> with_flags("Set `include` or shorten `exclude`.")
+    'Set --sparse.include or shorten --sparse.exclude.'
     >>> with_flags("Set `schedule.end` of GradualMagnitudePruning, or `strategy` of the Trainer to None.")
     'Set --sparse.algorithm.ramp.end, or --trainer.strategy to null.'
     """
@@ -66,7 +70,7 @@ def with_flags(message: str) -> str:
             return found[0]
         return re.sub(r"`(\w+)([\w.]*)`", lambda name: f"--{place}.{words.get(name[1], name[1])}{name[2]}", names)
 
-    line = _SETTINGS.sub(translated, message).replace("`ckpt_path`", "--ckpt_path")
+    line = _LISTS.sub(r"\1 --sparse.\2", _SETTINGS.sub(translated, message)).replace("`ckpt_path`", "--ckpt_path")
     return line if line == message else _CONSTANTS.sub(lambda found: _YAML[found[0]], line)
 
 
