@@ -29,13 +29,10 @@ def compute_table(compute: SparseCompute) -> str:
     rows: list[Row] = [("layer", "shape", "compute", "stored", "dense ms", "sparse ms", "")]
     for (_, shapes, how, stored, note), layers in alike.items():
         rows.append((folded([layer.name for layer in layers]), shapes, how, stored, *_medians(layers), note))
-    sparse = sum(layer.is_sparse for layer in compute.layers)
-    how = (
-        f"{sparse} by the kernels' {available()[0]} tier"
-        if sparse
-        else "none by sparse kernels, all by dense operators"
-    )
-    head = f"compute={compute.compute}: of {len(compute.layers)} sparse layers {how}"
+    sparse, layers_in_all = sum(layer.is_sparse for layer in compute.layers), len(compute.layers)
+    kernels = f"sparse kernels ({available()[0]} tier) compute {sparse} of {layers_in_all} sparse layers"
+    dense = f"dense operators compute all {layers_in_all} sparse layers"
+    head = f"compute={compute.compute}: {kernels if sparse else dense}"
     return "\n".join([head, *_notes(compute, sparse), *_aligned(rows), *_total(compute.layers)])
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from rigl_lightning import RigL, SparseTrainingCallback, Static
 from rigl_lightning.compute import timed_choice
+from rigl_lightning.kernels import available
 from tests.helpers.process_groups import run_in_world, train_in_world
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel
 
@@ -152,9 +153,9 @@ def test_dense_installs_nothing_and_is_the_computation_of_before():
 
 def test_the_choice_is_shown_after_the_first_batch(capture_info):
     fit("sparse", Static(0.7))
-    assert "compute=sparse: of 2 sparse layers 2 by the kernels'" in capture_info()
+    assert f"compute=sparse: sparse kernels ({available()[0]} tier) compute 2 of 2 sparse layers" in capture_info()
     fit("auto", Static(0.7))
-    assert "compute=auto: of 2 sparse layers none by sparse kernels, all by dense operators" in (text := capture_info())
+    assert "compute=auto: dense operators compute all 2 sparse layers" in (text := capture_info())
     assert "too small to gain" in text
 
 
