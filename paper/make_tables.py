@@ -18,6 +18,7 @@ from paper.tables import (
     figures,
     flops,
     gpu_hours,
+    growth_concentration,
     lenet,
     lottery,
     methods,
@@ -64,6 +65,7 @@ def make_tables(
     _write(hours, out / "table_gpu_hours.csv")
     networks = computed.loc[computed["distribution"] == "ERK", "model"].unique()
     studied = pd.read_csv(HERE / "results" / adam_warm_up.RESULTS)  # a study's, not of these runs
+    grown = pd.read_csv(HERE / "results" / growth_concentration.RESULTS)
     costs = {model: flops.costs_markdown(computed, model) for model in networks}
     return {
         DOCS / "flops.md": {"published": flops.published_markdown(of_flops), **costs},
@@ -73,11 +75,18 @@ def make_tables(
             "at_length": summary.at_length_in_words(tables["lenet"]),
         },
         DOCS / "choosing.md": choosing.parts(runs),
-        **_pages_of_runs(tables, flops.multipliers_in_words(of_flops), gpu_hours.as_markdown(hours, steps, computed)),
+        **_pages_of_runs(
+            tables,
+            {
+                "growth": growth_concentration.as_markdown(grown),
+                "gpu_hours": gpu_hours.as_markdown(hours, steps, computed),
+            },
+            flops.multipliers_in_words(of_flops),
+        ),
     }
 
 
-def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str, hours: str) -> Pages:
+def _pages_of_runs(tables: dict[str, pd.DataFrame], of_studies: dict[str, str], multipliers: str) -> Pages:
     of_methods = methods.as_markdown(tables["methods"])
     cheapest = summary.frontier_in_words(tables["methods"])
     return {
@@ -92,7 +101,7 @@ def _pages_of_runs(tables: dict[str, pd.DataFrame], multipliers: str, hours: str
             "lenet": lenet.as_markdown(tables["lenet"]),
             "resnet50": resnet50.as_markdown(tables["resnet50"]),
             "lottery": lottery.as_markdown(tables["lottery"]),
-            "gpu_hours": hours,
+            **of_studies,
         },
         **cards.measured(tables["methods"], DOCS),
     }
