@@ -77,7 +77,7 @@ class TestShippedConfigurations:
 
     def test_a_file_of_that_name_goes_first(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "char_gru").touch()
+        (tmp_path / "char_gru").write_text("seed_everything: 1\n")
         assert configs.with_config_paths(["fit", "--config", "char_gru"]) == ["fit", "--config", "char_gru"]
 
     def test_the_command_lists_them_and_prints_one(self, capsys):

@@ -30,6 +30,17 @@ from rigl_lightning.kernels.settings import FIRST, fields_of
 F32 = np.float32
 
 
+class Unchained:
+    """Stands in for the one call of all steps of a program: each by itself."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def run(self, addresses):
+        for step in self.steps:
+            step.run_at(addresses)
+
+
 class CheckedMemory:
     """Stands in for the intrinsics of `ir`, `cells` and `inference.jobs`."""
 
@@ -49,6 +60,7 @@ class CheckedMemory:
         monkeypatch.setattr(torch.Tensor, "data_ptr", data_ptr)
         for module in (threads, compiled_masking):
             monkeypatch.setattr(module, "run_slots", self.run_slots)
+        monkeypatch.setattr(threads, "_Chained", Unchained)
         for name in ("address", "ctypes"):  # else a job that is compiled already would run, and nothing be checked
             monkeypatch.setattr(Job, name, property(self.refuse_compiled))
         for programs in (compiled_linear._forward_program, compiled_linear._backward_program):
