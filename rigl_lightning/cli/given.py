@@ -21,19 +21,18 @@ from torch import nn
 from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.cli.configs import config_paths
-from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.distributions import Distribution
-from rigl_lightning.sparsity.structures import Structure
+from rigl_lightning.cli.suggestions import GROUPS
 from rigl_lightning.trainer.callback import SparseTrainingCallback
 
 _BASES: tuple[type, ...] = (
-    *(SparseAlgorithm, Distribution, Structure),
+    *GROUPS.values(),
     *(pl.LightningModule, pl.LightningDataModule, pl.Callback, Logger, nn.Module),
 )
 """Bases of the classes that configurations name."""
 _CALLBACKS = "trainer.callbacks"
-_GROUPS: dict[str, type] = {"sparse": SparseTrainingCallback}
-_TOP = ("sparse", "trainer", "model", "data")
+_CLASS_OF_GROUP: dict[str, type] = {"sparse": SparseTrainingCallback}
+TOP = ("sparse", "trainer", "model", "data")
+"""Groups of options whose settings may belong to a class that is named."""
 Entries = list[tuple[str, Any]]
 
 
@@ -62,7 +61,7 @@ class Given:
         """Classes by the names of the settings they were given for; a list of callbacks has one name."""
         found: dict[str, list[type]] = {}
         for name, value in self.entries:
-            kind = class_named(value) if isinstance(value, str) and name.split(".")[0] in _TOP else None
+            kind = class_named(value) if isinstance(value, str) and name.split(".")[0] in TOP else None
             if kind is not None:
                 found.setdefault(name, []).append(kind)
         return found
@@ -70,8 +69,8 @@ class Given:
     def owner(self, name: str) -> type | None:
         """The class that a setting is one of, if it was named: RigL for ``sparse.algorithm.sparsity``."""
         place, _, _ = name.rpartition(".")
-        if place in _GROUPS:
-            return _GROUPS[place]
+        if place in _CLASS_OF_GROUP:
+            return _CLASS_OF_GROUP[place]
         named = self.classes.get(place)
         if named or "." not in place:
             return named[-1] if named else None

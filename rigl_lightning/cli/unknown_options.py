@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 
 from rigl_lightning.base.suggestions import closest
-from rigl_lightning.cli.given import Given, settings_of
+from rigl_lightning.cli.given import TOP, Given, settings_of
 from rigl_lightning.cli.suggestions import OTHER_PROGRAMS, nearest_path
 
-_GROUPS = ("sparse", "trainer", "model", "data")
 _MOST = 12
 """Settings of a class that are listed."""
 _ALIKE = 0.85
@@ -29,7 +28,7 @@ def unknown_option(line: str, options: Sequence[str], typed: Given, given: Seque
     wrong = in_class or (f"{group}.{in_group}" if group else in_group) or unrecognized or ambiguous
     name = typed.whole(wrong.lstrip("-").replace("init_args.", "")) or wrong.lstrip("-")
     dashes = "--" if wrong.startswith("-") or any(arg.startswith(f"--{name}") for arg in given) else ""
-    owner = typed.owner(name) if name.split(".")[0] in _GROUPS else None
+    owner = typed.owner(name) if name.split(".")[0] in TOP else None
     known = [*(option.lstrip("-") for option in options), *typed.settings_of_classes()]
     meant = _meant(name, owner, known)
     of = f"a setting of {owner.__name__}" if owner else f"an option of {given[0] if given else 'the command'}"

@@ -147,15 +147,15 @@ def _gradients(ctx: Any, grad: Tensor | None, needs: Sequence[bool], is_rectifie
     """Gradients of images, weight and bias, where they are needed."""
     from rigl_lightning.kernels.compiled import batch_norm as compiled
 
-    x, weight, bias, statistics = ctx.saved_tensors
-    if grad is None:
+    if grad is None:  # at every step of a batch norm whose ReLU is in place: nothing is read for it
         return [None, None, None]
+    x, weight, bias, statistics = ctx.saved_tensors
     if not are_readable([grad]):
 
         def dense(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
             out = F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
             return F.relu(out) if is_rectified else out
 
-        return list(recorded_gradients(dense, [x, weight, bias], list(needs), [grad]))
+        return recorded_gradients(dense, [x, weight, bias], needs, [grad])
     grad_x, (grad_weight, grad_bias) = compiled.backward(grad, x, weight, bias, statistics, is_rectified)
     return [g if needed else None for g, needed in zip((grad_x, grad_weight, grad_bias), needs, strict=True)]
