@@ -19,7 +19,8 @@ class Again:
     """A second test of a comparison that the first one has left inconclusive, declared before its runs.
 
     Attributes:
-        n: Pairs, all of new seeds (`paper.experiments.again_seeds`): about as many as the first test says it needs.
+        n: Pairs, all of new seeds (`paper.experiments.again_seeds`): about as many as the first test says it needs, or,
+            where that is beyond reach, as tell a difference of ``level`` from none.
         level: The two count as level if they are shown to differ by less than this. None: that is not asked.
         better: Runs in the place of those of the first test, where its protocol was at fault (``LOG.md`` says why).
         worse: Likewise.
