@@ -2,9 +2,9 @@
 
 A claim is one or more comparisons of runs. A comparison names its runs, and the seeds are those of
 `paper.experiments.CLAIM_SEEDS`; so `runs` lists what has to be run first. What these left inconclusive, and affordable
-numbers of runs would decide, has a second test on new seeds (`Again`), declared when the first was known and before the
-second had a run. ``judged.py`` compares their rows, ``verdicts.py`` has the statistics, and ``make_figures.py`` writes
-what came out into ``paper/README.md``.
+numbers of runs would decide, has further tests on new seeds (`Again`), each declared when the one before was known and
+before it had a run. ``judged.py`` compares their rows, ``verdicts.py`` has the statistics, and ``make_figures.py``
+writes what came out into ``paper/README.md``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from paper.comparisons import Again, Bench, Claim, Comparison
-from paper.experiments import CLAIM_SEEDS, Run, again_seeds
+from paper.experiments import CLAIM_SEEDS, Run
 from paper.panels import (
     APPENDIX_SPARSITIES,
     DROP_FRACTIONS,
@@ -42,9 +42,9 @@ def runs(claims: Sequence[Claim], seeds: Sequence[int] = CLAIM_SEEDS) -> list[Ru
 
 
 def runs_again(claims: Sequence[Claim]) -> list[Run]:
-    """The runs of second tests, each once: all of a comparison, seed by seed, before those of the next."""
-    tested = [(c.second.runs, c.again.n) for claim in claims for c in claim.comparisons if c.again is not None]
-    return list(dict.fromkeys(replace(r, seed=s) for runs, n in tested for s in again_seeds(n) for r in runs))
+    """The runs of second and later tests, each once: all of a comparison, seed by seed, before those of the next."""
+    tested = [(compared.runs, seeds) for claim in claims for c in claim.comparisons for _, compared, seeds in c.later]
+    return list(dict.fromkeys(replace(r, seed=s) for runs, seeds in tested for s in seeds for r in runs))
 
 
 def claims(scale: str) -> list[Claim]:
@@ -311,11 +311,12 @@ def _methods_table() -> list[Claim]:
 def _lottery() -> list[Claim]:
     of = Bench("small", RESNET)
     tickets = ("Lottery, static", "Lottery, RigL")
+    tests = (Again(8, then=Again(20)), Again(20))
     return [
         Claim(
             "lottery",
             "RigL is above its own tickets, trained again from their initial weights.",
-            tuple(replace(of.over("RigL", t), again=Again(n)) for t, n in zip(tickets, (8, 20), strict=True)),
+            tuple(replace(of.over("RigL", t), again=again) for t, again in zip(tickets, tests, strict=True)),
         ),
         Claim(
             "lottery",
@@ -366,7 +367,10 @@ def _narrow_networks() -> list[Claim]:
         ),
         own(
             "The rules do no harm: within one point of RigL on WRN-10-1 at .9 and on LeNet-300-100 at .99.",
-            *(replace(c, again=a) for c, a in zip(harmless(of, HARMLESS_AT), (None, Again(8)), strict=True)),
+            *(
+                replace(c, again=a)
+                for c, a in zip(harmless(of, HARMLESS_AT), (None, Again(8, then=Again(20))), strict=True)
+            ),
             *harmless(lenet, lenet.protocol.sparsity),
         ),
     ]

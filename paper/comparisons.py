@@ -1,35 +1,37 @@
 """What a claim is made of: comparisons of declared runs, and a maker of runs.
 
-A comparison names its runs without their seeds: those are `paper.experiments.CLAIM_SEEDS`, and of a second test the
-seeds after them.
+A comparison names its runs without their seeds: those are `paper.experiments.CLAIM_SEEDS`, and of each later test the
+seeds after those of the test before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from paper.experiments import Run, declared
+from paper.experiments import CLAIM_SEEDS, Run, declared
 from paper.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)
 class Again:
-    """A second test of a comparison that the first one has left inconclusive, declared before its runs.
+    """A further test of a comparison that the one before has left inconclusive, declared before its runs.
 
     Attributes:
-        n: Pairs, all of new seeds (`paper.experiments.again_seeds`): about as many as the first test says it needs, or,
-            where that is beyond reach, as tell a difference of ``level`` from none.
+        n: Pairs, all of new seeds: about as many as the test before says it needs, or, where that is beyond reach, as
+            tell a difference of ``level`` from none.
         level: The two count as level if they are shown to differ by less than this. None: that is not asked.
         better: Runs in the place of those of the first test, where its protocol was at fault (``LOG.md`` says why).
         worse: Likewise.
+        then: The test after this one, or None.
     """
 
     n: int
     level: float | None = None
     better: tuple[Run, ...] = ()
     worse: tuple[Run, ...] = ()
+    then: Again | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Comparison:
         return self.better + self.worse
 
     @property
-    def second(self) -> Comparison:
-        """What the second test compares."""
-        if self.again is None or not self.again.better:
-            return self
-        return replace(self, better=self.again.better, worse=self.again.worse)
+    def later(self) -> Iterator[tuple[Again, Comparison, tuple[int, ...]]]:
+        """Of the second test and those after it: what was declared, what is compared, and the seeds."""
+        again, seed = self.again, CLAIM_SEEDS[-1] + 1
+        while again is not None:
+            runs = {"better": again.better, "worse": again.worse} if again.better else {}
+            yield again, replace(self, **runs), tuple(range(seed, seed + again.n))  # type: ignore[arg-type]
+            again, seed = again.then, seed + again.n
 
 
 TRENDS: dict[str, Callable[[Run], float]] = {

@@ -11,9 +11,9 @@ from paper.panels import all_runs
 
 @cache
 def by_identity(scale: str, again: bool = False) -> dict[str, Run]:
-    """Every run of a figure, a table or a claim; with ``again`` also those of second tests, which no figure shows."""
-    second = runs_again(claims(scale)) if again else []
-    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale)), *second]}
+    """Every run of a figure, a table or a claim; with ``again`` also those of later tests, which no figure shows."""
+    later = runs_again(claims(scale)) if again else []
+    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale)), *later]}
 
 
 def is_swept(run: Run) -> bool:

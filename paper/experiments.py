@@ -20,17 +20,6 @@ CLAIM_SEEDS = (10, 11, 12, 13, 14)
 SEEDS = CLAIM_SEEDS[:3]
 """Of all other runs."""
 
-
-def again_seeds(n: int) -> tuple[int, ...]:
-    """Seeds of a second test of a claim: none that its first test has seen.
-
-    >>> again_seeds(2)
-    (15, 16)
-    """
-    first = CLAIM_SEEDS[-1] + 1
-    return tuple(range(first, first + n))
-
-
 # Command-line settings of each method; `{name}` is filled in from the run.
 _SPARSITY = "--sparse.algorithm.sparsity={sparsity}"
 _WIDTH = "--model.init_args.model.init_args.width={width}"

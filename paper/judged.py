@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from paper.comparisons import TRENDS, Claim, Comparison
-from paper.experiments import CLAIM_SEEDS, Run, again_seeds
-from paper.verdicts import INCONCLUSIVE, Outcome, corrected, of_differences, of_second_test, pooled
+from paper.experiments import CLAIM_SEEDS, Run
+from paper.verdicts import INCONCLUSIVE, Outcome, corrected, of_differences, of_later_test, pooled
 
 UNITS = {
     "accuracy": "points",
@@ -34,6 +34,7 @@ class Measured:
         differences: By seed, in the direction of the claim.
         within: See `Comparison`.
         level: See `Again`.
+        test: 1 for the first test of a comparison, 2 for its second, and so on.
         flops: Mean training FLOPs of both sides, those of the dense network being 1; nan if not known.
     """
 
@@ -43,16 +44,16 @@ class Measured:
     differences: pd.Series
     within: float | None = None
     level: float | None = None
+    test: int = 1
     flops: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison and its outcome; ``is_second`` if it is that of its second test."""
+    """A comparison and its outcome."""
 
     measured: Measured
     outcome: Outcome
-    is_second: bool = False
 
 
 def measured(claims: Sequence[Claim], rows: pd.DataFrame, seeds: Sequence[int] = CLAIM_SEEDS) -> list[Measured]:
@@ -68,15 +69,15 @@ def measured(claims: Sequence[Claim], rows: pd.DataFrame, seeds: Sequence[int] =
 
 
 def measured_again(claims: Sequence[Claim], rows: pd.DataFrame) -> list[Measured]:
-    """The second tests of which all runs are there; arguments as of `measured`."""
+    """The second and later tests of which all runs are there; arguments as of `measured`."""
     own = _by_identity(rows)
     found = [
-        (c.again, _measured(claim, c.second, own, again_seeds(c.again.n)))
+        (again, replace(_measured(claim, compared, own, seeds), level=again.level, test=test))
         for claim in claims
         for c in claim.comparisons
-        if c.again is not None
+        for test, (again, compared, seeds) in enumerate(c.later, start=2)
     ]
-    return [replace(m, level=again.level) for again, m in found if len(m.differences) == again.n]
+    return [m for again, m in found if len(m.differences) == again.n]
 
 
 def _by_identity(rows: pd.DataFrame) -> pd.DataFrame:
@@ -147,19 +148,24 @@ def judged(comparisons: Iterable[Measured], again: Iterable[Measured] = ()) -> l
 
     Args:
         comparisons: With the first seeds.
-        again: Second tests, each with its own seeds. They count where the first one is inconclusive.
+        again: Second and later tests, each with its own seeds. A test counts where the one before is inconclusive.
     """
     first: list[Judged] = []
     for _, group in groupby(comparisons, key=lambda m: m.claim):
         of_claim = list(group)
         outcomes = pooled([of_differences(m.differences, m.within) for m in of_claim])
         first += [Judged(m, o) for m, o in zip(of_claim, outcomes, strict=True)]
-    second = [Judged(m, of_second_test(m.differences, m.within, m.level), is_second=True) for m in again]
-    found = {(j.measured.claim, j.measured.name): j for j in _corrected(second)}
-    return [
-        found.get((j.measured.claim, j.measured.name), j) if j.outcome.verdict == INCONCLUSIVE else j
-        for j in _corrected(first)
-    ]
+    found = _corrected(first)
+    for _, of_test in groupby(sorted(again, key=lambda m: m.test), key=lambda m: m.test):
+        tested = [Judged(m, of_later_test(m.differences, m.test, m.within, m.level)) for m in of_test]
+        of = {(j.measured.claim, j.measured.name, j.measured.test): j for j in _corrected(tested)}
+        found = [_decided(j, of.get((j.measured.claim, j.measured.name, j.measured.test + 1))) for j in found]
+    return found
+
+
+def _decided(before: Judged, after: Judged | None) -> Judged:
+    """By the test that follows, if there is one and the one before is inconclusive."""
+    return after if after is not None and before.outcome.verdict == INCONCLUSIVE else before
 
 
 def _corrected(found: Sequence[Judged]) -> list[Judged]:

@@ -110,7 +110,7 @@ def selected(what: Sequence[str], scale: str, seeds: Sequence[int] | None = None
     """Runs of the figures and tables with these numbers and names.
 
     Args:
-        what: Numbers and names; "claims" for what the claims rest on, "again" for their second tests, "all" for these
+        what: Numbers and names; "claims" for what the claims rest on, "again" for their later tests, "all" for these
             and everything else.
         scale: Key of `PROTOCOLS`.
         seeds: Of the runs; by default those of claims for claims, and of figures for the rest.
@@ -120,13 +120,13 @@ def selected(what: Sequence[str], scale: str, seeds: Sequence[int] | None = None
     """
     of_claims = claim_runs(claims(scale), seeds or CLAIM_SEEDS) if {"all", "claims"} & set(what) else []
     panels = {**{str(number): panel for number, panel in FIGURES.items()}, **TABLES}
-    second = runs_again(claims(scale)) if {"all", "again"} & set(what) else []
+    later = runs_again(claims(scale)) if {"all", "again"} & set(what) else []
     unknown = [name for name in what if name not in (*panels, "all", "claims", "again")]
     if unknown:
         raise ValueError(f"Expected 'all', 'claims', 'again' or some of {', '.join(panels)}, got {', '.join(unknown)}.")
     named = [panels[name] for name in what if name in panels]
     others = all_runs(scale, seeds or SEEDS) if "all" in what else runs_of(named, scale, seeds or SEEDS)
-    return list(dict.fromkeys([*of_claims, *others, *second]))
+    return list(dict.fromkeys([*of_claims, *others, *later]))
 
 
 def parser() -> argparse.ArgumentParser:

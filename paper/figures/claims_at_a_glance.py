@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from paper.figures.style import FULL_WIDTH, GREY, VERDICT_COLOURS, set_fonts
 from paper.figures.words import caption
-from paper.tables.claims import counts, verdicts
+from paper.tables.claims import ORDINALS, counts, verdicts
 
 LINE_HEIGHT = 0.118  # inches
 NAMES = 5.4  # points
@@ -56,12 +56,12 @@ def draw(judged: pd.DataFrame) -> Figure:
     figure.axes[0].legend(
         handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(shown), frameon=False, fontsize=6
     )
-    second = " Where a second test was made, on new seeds alone, it is shown."
+    later = " Where a later test was made, on new seeds alone, it is shown."
     caption(
         figure,
         "Effect in the direction of the claim, in standard deviations of the differences over seeds, with its own 95 % "
         "interval; the verdicts are corrected for the comparisons of a figure (Holm)."
-        + (second if (judged["test"] == "second").any() else "")
+        + (later if (judged["test"] != ORDINALS[0]).any() else "")
         + " A triangle: no spread, a cost. "
         "Effects in their units: table_claims.csv.",
     )

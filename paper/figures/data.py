@@ -25,7 +25,7 @@ def read(folder: Path, scale: str, again: bool = False) -> pd.DataFrame:
 
     Further columns than those of the rows: ``point``, the name of the run's settings without its seed; ``swept``,
     whether it is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs
-    relative to those of the dense network, trained once. With ``again`` also the rows of second tests.
+    relative to those of the dense network, trained once. With ``again`` also the rows of later tests.
     """
     file = folder / f"{scale}.csv"
     rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))

@@ -17,6 +17,7 @@ from paper.verdicts import HOLDS, INCONCLUSIVE, NO_DIFFERENCE, REFUTED, TOO_FEW,
 
 KEY = ["scale", "figure", "claim"]
 VERDICTS = (HOLDS, REFUTED, NO_DIFFERENCE, INCONCLUSIVE, TOO_FEW)
+ORDINALS = ("first", "second", "third")
 COLUMNS = [
     *KEY,
     "source",
@@ -72,7 +73,7 @@ def _row(scale: str, judged: Judged) -> dict[str, Any]:
         "comparisons_of_figure": o.comparisons,
         "n_needed": o.needed,
         "level": o.level,
-        "test": "second" if judged.is_second else "first",
+        "test": ORDINALS[m.test - 1],
         "training_flops": better,
         "training_flops_compared": worse,
     }
@@ -128,6 +129,6 @@ def main_effect(of_claim: pd.DataFrame) -> str:
 def effect(row: Any) -> str:
     """Effect, interval, unit and n of a row of `rows`, in words."""
     interval = "" if row["interval"] != row["interval"] or row["interval"] is None else f" ± {row['interval']:.2g}"
-    seeds = ", new seeds" if row["test"] == "second" else ""
+    seeds = ", new seeds" if row["test"] != ORDINALS[0] else ""
     margin = f"; less than {row['level']:g} apart" if row["verdict"] == NO_DIFFERENCE else ""
     return f"{row['effect']:+.3g}{interval} {row['unit']} (n = {row['n']}{seeds}){margin}"

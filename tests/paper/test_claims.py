@@ -26,7 +26,7 @@ from paper.verdicts import (
     corrected,
     of_claim,
     of_differences,
-    of_second_test,
+    of_later_test,
     pooled,
     with_p_value,
 )
@@ -132,46 +132,60 @@ class TestVerdicts:
         assert of_claim([TOO_FEW, REFUTED]) == REFUTED
 
 
-class TestSecondTests:
-    """Of what the first left inconclusive: on new seeds alone, with p-values that count twice."""
+class TestLaterTests:
+    """Of what the test before left inconclusive: on new seeds alone, with p-values that count more often."""
 
     AGAIN = Comparison("RigL over Static", (RIGL,), (STATIC,), again=Again(4, level=1.0))
     SECOND = (15, 16, 17, 18)
+    LATER = (*SECOND, 19, 20, 21, 22)
 
     def verdict(self, first, second, comparison=AGAIN):
-        differences = dict(zip((*CLAIM_SEEDS, *self.SECOND), [*first, *second], strict=False))
+        differences = dict(zip((*CLAIM_SEEDS, *self.LATER), [*first, *second], strict=False))
         rows = own({RIGL: {s: 90.0 + d for s, d in differences.items()}, STATIC: dict.fromkeys(differences, 90.0)})
         rows, claim = rows.rename_axis("config_hash").reset_index(), Claim("2 left", "", (comparison,))
         (found,) = judged(measured([claim], rows), measured_again([claim], rows))
-        return found.outcome.verdict, found.is_second, found.outcome.n
+        return found.outcome.verdict, found.measured.test, found.outcome.n
 
     UNCLEAR, CLEAR = (1.0, -1.0, 0.5, -0.5, 0.2), (3.0, 3.1, 2.9, 3.0, 3.2)
 
     def test_the_new_seeds_decide_alone(self):
-        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9, 3.0)) == (HOLDS, True, 4)
-        assert self.verdict(self.UNCLEAR, (-3.0, -3.1, -2.9, -3.0)) == (REFUTED, True, 4)
-        assert self.verdict(self.UNCLEAR, (0.0, 0.1, -0.1, 0.0)) == (NO_DIFFERENCE, True, 4)
-        assert self.verdict(self.UNCLEAR, (2.0, -2.0, 2.5, -2.5)) == (INCONCLUSIVE, True, 4)
+        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9, 3.0)) == (HOLDS, 2, 4)
+        assert self.verdict(self.UNCLEAR, (-3.0, -3.1, -2.9, -3.0)) == (REFUTED, 2, 4)
+        assert self.verdict(self.UNCLEAR, (0.0, 0.1, -0.1, 0.0)) == (NO_DIFFERENCE, 2, 4)
+        assert self.verdict(self.UNCLEAR, (2.0, -2.0, 2.5, -2.5)) == (INCONCLUSIVE, 2, 4)
 
     def test_a_clear_first_test_stands(self):
-        assert self.verdict(self.CLEAR, (-3.0, -3.1, -2.9, -3.0)) == (HOLDS, False, 5)
+        assert self.verdict(self.CLEAR, (-3.0, -3.1, -2.9, -3.0)) == (HOLDS, 1, 5)
 
     def test_without_all_its_runs_there_is_no_second_test(self):
-        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9)) == (INCONCLUSIVE, False, 5)
+        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9)) == (INCONCLUSIVE, 1, 5)
 
     def test_other_runs_may_take_the_place_of_those_of_a_faulty_protocol(self):
         sparser = replace(RIGL, sparsity=0.995)
         both = Comparison("", (RIGL, sparser), (STATIC,), again=Again(4, None, (RIGL,), (STATIC,)))
-        assert self.verdict((), (3.0, 3.1, 2.9, 3.0), both) == (TOO_FEW, False, 0)  # the first test lacks runs
-        assert both.second.runs == (RIGL, STATIC)
+        assert self.verdict((), (3.0, 3.1, 2.9, 3.0), both) == (TOO_FEW, 1, 0)  # the first test lacks runs
+        ((_, compared, seeds),) = both.later
+        assert (compared.runs, seeds) == ((RIGL, STATIC), self.SECOND)
 
-    def test_p_values_count_twice(self):
+    def test_a_third_test_has_seeds_of_its_own(self):
+        third = replace(self.AGAIN, again=Again(4, 1.0, then=Again(2, 1.0)))
+        assert [seeds for *_, seeds in third.later] == [self.SECOND, (19, 20)]
+        third = replace(self.AGAIN, again=Again(4, 1.0, then=Again(4, 1.0)))
+        unclear = (2.0, -2.0, 2.5, -2.5)
+        assert self.verdict(self.UNCLEAR, (*unclear, 3.0, 3.1, 2.9, 3.0), third) == (HOLDS, 3, 4)
+        assert self.verdict(self.UNCLEAR, (3.0, 3.1, 2.9, 3.0, *unclear), third) == (HOLDS, 2, 4)
+        assert self.verdict(self.UNCLEAR, (*unclear, 3.0, 3.1), third) == (INCONCLUSIVE, 2, 4)
+        lacks_one = (2.0, -2.0, 2.5, math.nan, 3.0, 3.1, 2.9, 3.0)
+        assert self.verdict(self.UNCLEAR, lacks_one, third) == (INCONCLUSIVE, 1, 5)
+
+    def test_p_values_count_twice_and_then_four_times(self):
         values = [1.0, 2.0, 3.0, 4.0]
-        once, twice = of_differences(values), of_second_test(values)
+        once, twice = of_differences(values), of_later_test(values, test=2)
         assert (once.p, twice.p) == (pytest.approx(0.0305, abs=1e-4), pytest.approx(0.0610, abs=1e-4))
         assert (once.verdict, twice.verdict) == (HOLDS, INCONCLUSIVE)
+        assert of_later_test(values, test=3).p == pytest.approx(0.1220, abs=2e-4)
         # Standard error 0.0577 and 0.2 to the bound: t = 3.464 with 3 degrees of freedom, one side, 0.0203, twice.
-        near = of_second_test([0.7, 0.9, 0.7, 0.9], level=1.0)
+        near = of_later_test([0.7, 0.9, 0.7, 0.9], test=2, level=1.0)
         assert near.p_level == pytest.approx(2 * 0.0203, abs=1e-4)
 
     def test_a_claim_is_level_if_one_comparison_is_and_none_is_worse(self):
