@@ -69,9 +69,10 @@ class Comparison:
         """Of the second test and those after it: what was declared, what is compared, and the seeds."""
         again, seed = self.again, CLAIM_SEEDS[-1] + 1
         while again is not None:
-            runs = {"better": again.better, "worse": again.worse} if again.better else {}
-            yield again, replace(self, **runs), tuple(range(seed, seed + again.n))  # type: ignore[arg-type]
-            again, seed = again.then, seed + again.n
+            compared = replace(self, better=again.better, worse=again.worse) if again.better else self
+            yield again, compared, tuple(range(seed, seed + again.n))
+            seed += again.n
+            again = again.then
 
 
 TRENDS: dict[str, Callable[[Run], float]] = {

@@ -43,6 +43,13 @@ def draw(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], x: str, y: str
         if len(points):
             spread = {"yerr": points["interval"].fillna(0.0)}
             _line(axis, points[x], points["mean"], _shift(i, len(curves)), curve, **spread)
+    if not axis.containers:
+        no_runs_yet(axis)
+
+
+def no_runs_yet(axis: Axes) -> None:
+    """Say so in a panel that is empty."""
+    axis.text(0.5, 0.5, "no runs yet", transform=axis.transAxes, ha="center", va="center", fontsize=SMALL, color=GREY)
 
 
 def _points(rows: pd.DataFrame, runs: Sequence[Run], x: str, y: str) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         )
         is_judged = benchmark == panels.MNIST
         sparse = f"{100 * protocol.sparsity:g} % sparse, {protocol.distribution}"
-        title(sweep, f"Measured: {network}, {sparse}", verdict_of(judged, "5 right", scale, 40) if is_judged else "")
+        title(sweep, f"Measured: {network}\n{sparse}", verdict_of(judged, "5 right", scale, 40) if is_judged else "")
     _published(figure, results, scale)
     caption(figure, f"{protocols_caption(results, runs)} {interval_caption(scale)} {_OF_PUBLISHED}")
     return figure

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from paper import panels
 from paper.experiments import Run
+from paper.figures.curves import no_runs_yet
 from paper.figures.data import of_runs, own, scale_of, summary
 from paper.figures.style import GREY, METHOD_COLOURS, new_figure
 from paper.figures.words import caption, protocols_caption, title, verdict_of
@@ -46,7 +47,10 @@ def _panel(axis: Axes, results: pd.DataFrame, runs: list[Run], rules: list[str])
     rows = of_runs(own(results), runs)
     baseline = rows[rows["method"] == BASELINE].set_index("seed")["accuracy"]
     over = summary(rows.assign(over=rows["accuracy"] - rows["seed"].map(baseline)), "method", "over")
-    for point in over[over["method"] != BASELINE].itertuples():
+    over = over[over["method"] != BASELINE]
+    if over.empty:
+        no_runs_yet(axis)
+    for point in over.itertuples():
         colour = METHOD_COLOURS.get(point.method, "#6a3d9a")
         half = 0.0 if point.interval != point.interval else point.interval
         axis.errorbar(point.mean, rules.index(point.method), xerr=half, fmt="o", color=colour, markersize=3.5)

@@ -19,6 +19,9 @@ from paper.figures.style import alpha_style, new_figure
 from paper.figures.words import BETTER, caption, legend_below, protocols_caption, title
 from paper.protocols import PROTOCOLS
 
+BESIDE = 1.4
+"""Factor by which the abscissa goes on beside the first and the last interval, whichever of them have runs."""
+
 
 def sweep_figure(results: pd.DataFrame, choices: Sequence[tuple[str, str]], verdict: str = "") -> Figure:
     """One column for each method and decay, one row for each benchmark.
@@ -73,4 +76,5 @@ def over_intervals(axis: Axes, results: pd.DataFrame, benchmark: str, method: st
     curves = [Curve(f"α = {alpha:g}", of(alpha), alpha_style(alpha)) for alpha in panels.DROP_FRACTIONS]
     draw_curves(axis, results, curves, "delta_t", "accuracy")
     log_ticks(axis, protocol.intervals, "ΔT (steps)")
+    axis.set_xlim(min(protocol.intervals) / BESIDE, max(protocol.intervals) * BESIDE)
     return [run for curve in curves for run in curve.runs]
