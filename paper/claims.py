@@ -354,11 +354,11 @@ def _narrow_networks() -> list[Claim]:
             ),
         ),
         own(
-            "There it is above SET's random growth, too.",
+            "On WRN-10-1 at .98 such growth is above SET's random growth, too.",
             *(over(of, rule, "SET", sparsest) for rule in NARROW_RULES),
         ),
         own(
-            "On WRN-22-2 at .98 the same rules are above RigL.",
+            "On WRN-22-2 at .98 growth that avoids dead channels, or spreads over all, is above RigL's.",
             *(replace(over(wrn, rule, "RigL", sparsest), again=Again(8, ONE_POINT)) for rule in NARROW_RULES),
         ),
         own(
@@ -366,7 +366,7 @@ def _narrow_networks() -> list[Claim]:
             replace(over(wrn, "SET", "RigL", sparsest), again=Again(8, ONE_POINT)),
         ),
         own(
-            "The rules do no harm: within one point of RigL on WRN-10-1 at .9 and on LeNet-300-100 at .99.",
+            "Such growth does no harm: within one point of RigL on WRN-10-1 at .9 and on LeNet-300-100 at .99.",
             *(
                 replace(c, again=a)
                 for c, a in zip(harmless(of, HARMLESS_AT), (None, Again(8, then=Again(20))), strict=True)

@@ -97,6 +97,7 @@ def _pages_of_runs(tables: dict[str, pd.DataFrame], of_studies: dict[str, str], 
         DOCS / "methods.md": {"accuracy": of_methods, "cheapest": cheapest},
         HERE / "README.md": {
             "summary": summary.sentences(tables["claims"], multipliers),
+            "exceptions": summary.exceptions(tables["claims"]),
             "claims": of_claims.as_markdown(tables["claims"]),
             "lenet": lenet.as_markdown(tables["lenet"]),
             "resnet50": resnet50.as_markdown(tables["resnet50"]),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paper.tables.claims import counts, verdicts
+from paper.tables.claims import VERDICTS, counts, verdicts
 from paper.tables.methods import frontier
+from paper.verdicts import HOLDS
 
 AT_LENGTH = "paper"
 LAYER_SPARSITIES = {
@@ -32,6 +33,21 @@ def sentences(claims: pd.DataFrame, multipliers: str) -> str:
     )
     reasons = "[docs/flops.md](../docs/flops.md) has the reasons."
     return f"1. Of {len(found)} claims {counts(found)}.\n2. {where}\n3. {multipliers}: {reasons}\n"
+
+
+def exceptions(claims: pd.DataFrame) -> str:
+    """The claims that do not hold, by verdict, each with its figure.
+
+    Args:
+        claims: Rows of `paper.tables.claims.rows`.
+    """
+    found = verdicts(claims)
+    lines = []
+    for verdict in VERDICTS:
+        named = [f"{sentence.rstrip('.')} ({figure})" for _, figure, sentence in found.index[found == verdict]]
+        if named and verdict != HOLDS:
+            lines.append(f"- {verdict.capitalize()}: {'; '.join(named)}.\n")
+    return "".join(lines) or "None.\n"
 
 
 def claims_in_words(claims: pd.DataFrame) -> str:

@@ -40,6 +40,12 @@ def test_three_sentences_say_what_was_reproduced():
     assert len(lines) == 3
 
 
+def test_the_claims_that_do_not_hold_are_named_by_verdict():
+    lines = summary.exceptions(judged("holds", "inconclusive", "refuted", "inconclusive")).splitlines()
+    assert lines == ["- Refuted: 2 (2 left).", "- Inconclusive: 1 (2 left); 3 (2 left)."]
+    assert summary.exceptions(judged("holds")) == "None.\n"
+
+
 def test_every_consistent_multiplier_of_the_paper_is_met():
     computed, published = (pd.read_csv(HERE / "results" / name) for name in (flops.COMPUTED, flops.PUBLISHED))
     assert flops.multipliers_in_words(flops.joined(computed, published)).startswith(
