@@ -111,6 +111,9 @@ def test_every_method_has_a_card_that_says_what_its_code_says(method):
         assert heading in text
     assert f"--sparse.algorithm {method.__name__}" in text
     assert "Sparsifier.attach(model, optimizer, algorithm" in text or "before_step" in text, "masks would not hold"
+    if "methods.md#what-is-reproduced" in text:
+        table = (DOCS / "methods.md").read_text(encoding="utf-8").split("## What is reproduced")[1].split("\n## ")[0]
+        assert f"`{method.__name__}`" in table, "the card leads to a table without its method"
 
 
 def test_every_setting_of_a_method_has_a_meaning():
