@@ -11,6 +11,7 @@ from rigl_lightning.compute.layers import KINDS
 from rigl_lightning.compute.sparse_compute import SparseCompute
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.compact_weights import Beginning, CompactWeight
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import weight_checksum
@@ -19,6 +20,7 @@ from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.selection import random_positions
+from rigl_lightning.sparsity.settings import checked_seed
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import Unstructured
 
@@ -54,6 +56,8 @@ def build_sparse(
     >>> [tuple(parameter.shape) for parameter in model.parameters()], tuple(model(torch.randn(8, 40)).shape)
     ([(105,), (30,), (75,), (20,)], (8, 20))
     """
+    refuse_other_than_algorithm(algorithm)
+    seed = checked_seed(seed)
     selected = select_parameters(module, **selection)
     resolved = algorithm.resolve(total_steps)
     _check(resolved)

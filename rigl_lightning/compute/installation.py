@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from rigl_lightning.compute.listed_parameters import Listed, show_as_they_are, show_listed
+
 Forward = Callable[..., Any]
 _MARK = "_rigl_lightning_original"
 
 
-class Weights(Protocol):
+class Weights(Listed, Protocol):
     """Weights of a module that may be stored in another form than others are to see, by attribute."""
 
     @property
@@ -73,6 +75,7 @@ def replace_forward(module: nn.Module, make: Callable[[Forward], Forward], weigh
     Replaced.forward = _forward_of(module, original, make)
     if weights is not None:
         _show_dense_weights(Replaced, module, weights)
+        show_listed(module, weights)
     module.__class__ = Replaced
 
 
@@ -86,6 +89,7 @@ def restore_forward(module: nn.Module) -> None:
     original = vars(type(module)).get(_MARK)
     if original is not None:
         module.__class__ = original
+    show_as_they_are(module)
 
 
 def _forward_of(module: nn.Module, original: type[nn.Module], make: Callable[[Forward], Forward]) -> Forward:

@@ -98,6 +98,11 @@ class Conv2dKind:
         """Where torch has an error to raise, or an image is alone."""
         if x.ndim != 4:
             return "an image without a batch dimension"
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        sizes = (x.shape[2] + top + bottom, x.shape[3] + left + right)
+        reaches = (d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+        if any(size < reach for size, reach in zip(sizes, reaches, strict=True)):
+            return "images smaller than the kernel"
         return "" if x.shape[1] == module.in_channels else "inputs of another width"
 
     def dense(self, module: nn.Conv2d, x: Tensor, tensors: Tensors) -> Tensor:

@@ -81,6 +81,7 @@ class LayerStorage(SeenBare):
         """Store the active connections only."""
         for name in self.weights.values():
             self.sparsifier.weights.store_compactly(name)
+        self._mark_gradients()
 
     def compact_if_asked(self) -> None:
         """Store the active connections only if that was asked for, whatever is faster."""
@@ -121,6 +122,7 @@ class LayerStorage(SeenBare):
         self.compact_if_asked()
         if torch.is_grad_enabled():
             self._graph_step = self.sparsifier.step
+            self._mark_gradients()
 
     def tensors(self, names: list[str], patterns: LayerPatterns) -> StoredTensors:
         """The layer's parameters for the kernels, with dense gradients handed on at the steps that read them."""
@@ -172,6 +174,33 @@ class LayerStorage(SeenBare):
         else:
             _warn_of_reading(self.weights[attribute])
         return self.differentiable(attribute)
+
+    def listed(self) -> dict[str, Any]:
+        """What ``module.parameters()`` has in the place of compact weights under "auto": what who reads them gets.
+
+        After the backward pass, whose gradients belong to the values, these are shown until the next step.
+        """
+        if self.storage != "auto" or self._is_bare:
+            return {}
+        if self._graph_step == self.sparsifier.step and self._has_new_gradient():
+            self._was_read = True
+            return {}
+        return {attribute: self.read(attribute) for attribute in self.weights if self._holds(attribute)}
+
+    def _mark_gradients(self) -> None:
+        """Before a forward pass: know the gradients of now again."""
+        if self.storage == "auto":
+            for gradient in self._gradients():
+                gradient.seen_at = gradient._version  # type: ignore[attr-defined]
+
+    def _has_new_gradient(self) -> bool:
+        """Whether a backward pass has come since the last forward pass."""
+        return any(getattr(gradient, "seen_at", None) != gradient._version for gradient in self._gradients())
+
+    def _gradients(self) -> list[Tensor]:
+        """Of the compact weights that have one."""
+        held = [self.sparsifier.compact[name].parameter for a, name in self.weights.items() if self._holds(a)]
+        return [parameter.grad for parameter in held if parameter.grad is not None]
 
     def differentiable(self, attribute: str) -> Tensor:
         """The dense weight as a function of the values; its gradient is handed on where it is read."""

@@ -20,6 +20,7 @@ from rigl_lightning.base.loading import load_plain
 from rigl_lightning.compute import Compute, SparseCompute, Storage
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity import SparseAlgorithm, Sparsifier, select_parameters
+from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.layouts import shapes_of
 
 FILE = "sparsifier.pt"
@@ -62,8 +63,7 @@ class SparseTrainerCallback(TrainerCallback):
         storage: Storage = "dense",
         resume_from: str | Path | None = None,
     ) -> None:
-        if not isinstance(algorithm, SparseAlgorithm):
-            raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
+        refuse_other_than_algorithm(algorithm)
         self.algorithm = algorithm
         self.include, self.exclude = include, exclude
         self.seed = seed

@@ -9,6 +9,7 @@ from torch import nn
 
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.costs.flops import trace_flops
 from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.parameters import select_parameters
@@ -39,6 +40,7 @@ def summary(
     >>> print(summary(nn.Linear(20, 10), RigL(0.9), total_steps=1000).splitlines()[-1].split())
     ['total', '200', '20', '0.9000']
     """
+    refuse_other_than_algorithm(algorithm)
     parameters = select_parameters(model, include, exclude)
     flops = None
     if inputs is not None:

@@ -130,7 +130,8 @@ class Attachable:
         """A Sparsifier that hears of every step from the optimizer itself, so that the loop stays untouched.
 
         Unlike with the three calls, what comes between ``backward`` and ``optimizer.step`` sees dense gradients: the
-        norm by which they are clipped is that of the dense gradient.
+        norm by which they are clipped is that of the dense gradient. A copy of it (deepcopy, pickle) is not attached:
+        attach a new one with ``state=copy.state_dict()``.
 
         Args:
             model: For `select_parameters`; or the weights by name.
@@ -147,6 +148,9 @@ class Attachable:
         sparsifier = made(parameters, algorithm, total_steps, **settings)
         sparsifier._hooks = follow_steps(optimizer, sparsifier)
         return sparsifier
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_hooks": []}  # an optimizer's copy has no hooks
 
     def detach(self) -> None:
         """Hear of no more steps of the optimizer; the weights stay as they are."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.scores import Connections
@@ -30,6 +31,35 @@ def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str
     length = "" if total_steps is None else f" of a training of {total_steps} steps"
     name = type(algorithm).__name__
     return f"{name} never updates its masks: there is no update step in {window}{length}. Set its schedule."
+
+
+def refuse_other_than_algorithm(algorithm: object) -> None:
+    """Refuse what is no algorithm.
+
+    Raises:
+        ValueError: Naming what it is, and how to write it.
+    """
+    if isinstance(algorithm, SparseAlgorithm):
+        return
+    kinds = {kind.__name__.lower(): kind for kind in subclasses(SparseAlgorithm)}
+    meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
+    name = meant.__name__ if meant is not None and meant in kinds.values() else "RigL"
+    got = f"the class {name}" if meant is algorithm else repr(algorithm)
+    raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set `algorithm`.")
+
+
+def refuse_other_than_state(state: object) -> None:
+    """Refuse what no `Sparsifier.state_dict` returned.
+
+    Raises:
+        ValueError: Naming what it is.
+    """
+    if not isinstance(state, Mapping) or not {"algorithm", "masks", "total_steps"} <= state.keys():
+        got = f"one with {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, Mapping) else repr(state)
+        raise SettingError(
+            f"Expected what `state_dict` of a Sparsifier returned, got {got}. Give that; masks of other files are "
+            "for FixedMasks, and a Trainer's checkpoint is for `ckpt_path` of fit."
+        )
 
 
 def resolve_for_new_training(algorithm: SparseAlgorithm, total_steps: int | None) -> SparseAlgorithm:

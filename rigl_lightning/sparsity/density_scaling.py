@@ -82,11 +82,18 @@ class DensityScaling:
         parameters: Sparse weights by name.
         network: Their masks, whose densities count as they are at the step.
         settings: What goes by density; None for nothing.
+
+    Raises:
+        ValueError: If ``settings`` are others.
     """
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], network: NetworkMasks, settings: ByDensity | None
     ) -> None:
+        if not isinstance(settings, ByDensity | None):
+            raise SettingError(
+                f"Expected `by_density` to be a ByDensity or None, got {settings!r}. Set `by_density` of Sparsifier."
+            )
         self.settings = settings or ByDensity()
         self._parameters = parameters
         self._network = network

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.counts import ROUNDING, Shapes, active_counts, n_active
 from rigl_lightning.sparsity.names import matching_names
-from rigl_lightning.sparsity.settings import check_settings
+from rigl_lightning.sparsity.settings import check_settings, plain, require
 
 __all__ = ["Distribution", "ErdosRenyi", "Shapes", "Uniform", "active_counts", "check_sparsity", "n_active"]
 
 
 def check_sparsity(sparsity: float, setting: str = "`sparsity` of the algorithm") -> None:
-    """Raise a ValueError for a sparsity outside [0, 1)."""
-    if not 0 <= sparsity < 1:
-        raise SettingError(f"Expected `sparsity` in [0, 1), got {sparsity}. Set {setting}.")
+    """Raise a ValueError for what is no sparsity in [0, 1)."""
+    if not isinstance(plain(sparsity), int | float) or not 0 <= sparsity < 1:
+        raise SettingError(f"Expected `sparsity` in [0, 1), got {sparsity!r}. Set {setting}.")
 
 
 class Distribution(ABC):
@@ -31,6 +31,7 @@ class Distribution(ABC):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        require(math.isfinite(getattr(self, "power", 1)), self, "power", "to be finite")
 
     def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
         """Sparsity of each layer.
@@ -146,6 +147,5 @@ def _check_budget(left: float, budget: float, free: Sequence[str], saturated: It
         raise SettingError(
             f"Expected a sparsity that leaves every layer a connection, got {budget:.0f} connections in all, of which "
             f"{budget - left:.0f} go to dense layers ({', '.join(sorted(saturated)) or 'none'}) and {left:.0f} remain "
-            f"for {len(free)} sparse layers. Lower `sparsity` of the algorithm or shorten "
-            "`dense` of the distribution."
+            f"for {len(free)} sparse layers. Lower `sparsity` of the algorithm or shorten `dense` of the distribution."
         )

@@ -92,6 +92,8 @@ class HiddenWeights(Weights):
             )
         for name, weight in self.weights.items():
             parameter = self._parameters[name]
+            if weight.dtype != parameter.dtype:  # the module was converted, as by a second fit in another precision
+                weight = self.weights[name] = weight.to(parameter.dtype)
             torch.where(self._network.masks[name], parameter, weight, out=parameter)
         self.holds_all = True
 

@@ -24,13 +24,15 @@ def matching_names(pattern: str, names: Iterable[str], setting: str) -> list[str
         setting: Where the user wrote the pattern; the error names it.
 
     Raises:
-        ValueError: If the pattern selects nothing; the message lists the closest names.
+        ValueError: If the pattern is no text or selects nothing; the message lists the closest names.
 
     >>> matching_names("fc*", ["conv.weight", "fc1.weight", "fc2.weight"], "exclude")
     ['fc1.weight', 'fc2.weight']
     >>> matching_names("encoder", ["encoder.0.fc.weight", "head.weight"], "include")
     ['encoder.0.fc.weight']
     """
+    if not isinstance(pattern, str):
+        raise SettingError(f"Expected `{setting}` to have patterns of names, got {pattern!r}. Correct `{setting}`.")
     names = list(names)
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)]
     found = found or [name for name in names if any(fnmatchcase(part, pattern) for part in _containers(name))]

@@ -39,7 +39,7 @@ def check_settings(settings: Any) -> None:
 
     Raises:
         ValueError: If a field is a word, a number, a list or a class and its default an object or a function, or if
-            the default is a number or a truth value, and the field is none.
+            the default is a number, a truth value, a list or a mapping, and the field is none.
     """
     for setting in fields(settings):
         value = getattr(settings, setting.name)
@@ -47,7 +47,7 @@ def check_settings(settings: Any) -> None:
         if number is not value:
             object.__setattr__(settings, setting.name, number)
         default = _default(setting)
-        if isinstance(default, tuple) and isinstance(number, str):
+        if isinstance(default, tuple) and not isinstance(number, list | tuple | set | frozenset):
             raise SettingError(f"Expected `{setting.name}` to be a list, got {number!r}. Use brackets.")
         expected = _expected(number, default)
         if expected:
@@ -63,10 +63,13 @@ def _expected(value: Any, default: Any) -> str:
     if is_dataclass(default) or callable(default):
         other = isinstance(value, str | int | float | type | list | tuple | Mapping | None)
         return f"one such as {describe(default)}" if other else ""
+    if isinstance(default, Mapping):
+        return "" if isinstance(value, Mapping) else "a mapping"
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "True or False"
-    if isinstance(default, int | float):
-        return "a number" if isinstance(value, str | type | list | tuple | Mapping | None) else ""
+    if isinstance(default, int | float):  # a ramp may be in its place
+        accepted = isinstance(value, int | float) or (is_dataclass(value) and not isinstance(value, type))
+        return "" if accepted else "a number"
     return ""
 
 
@@ -82,6 +85,18 @@ def checked_length(total_steps: Any) -> int | None:
     raise SettingError(
         f"Expected the number of optimizer steps of the training, got {steps!r}. Set `total_steps` of Sparsifier."
     )
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed as Python's own number.
+
+    Raises:
+        ValueError: Unless it is a whole number.
+    """
+    number = plain(seed)
+    if type(number) is int:
+        return number
+    raise SettingError(f"Expected `seed` to be a whole number, got {number!r}. Set `seed` of Sparsifier.")
 
 
 def require(accepted: bool, settings: Any, name: str, expected: str, owner: str | None = None) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
+from rigl_lightning.base.errors import SparseTrainingWarning
+from rigl_lightning.sparsity import cautions
 from rigl_lightning.sparsity.adam_warm_up import AdamWarmUp
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.attachment import Attachable
-from rigl_lightning.sparsity.cautions import refuse_capture, resolve_for_new_training, schedule_caution, update_left_out
 from rigl_lightning.sparsity.compact_weights import Beginning
 from rigl_lightning.sparsity.density_scaling import ByDensity, DensityScaling
 from rigl_lightning.sparsity.divergence import Divergence
@@ -30,7 +30,7 @@ from rigl_lightning.sparsity.parameters import check_weights
 from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.scores import Connections
-from rigl_lightning.sparsity.settings import check_same, checked_length, describe
+from rigl_lightning.sparsity.settings import check_same, checked_length, checked_seed, describe
 
 __all__ = ["MaskUpdate", "Sparsifier"]
 
@@ -98,12 +98,11 @@ class Sparsifier(Attachable, MaskReadings):
     ) -> None:
         super().__init__()
         check_weights(parameters)
-        if not isinstance(algorithm, SparseAlgorithm):
-            raise SettingError(f"Expected `algorithm` to be one such as RigL(sparsity=0.9), got {algorithm!r}.")
+        cautions.refuse_other_than_algorithm(algorithm)
         self.parameters = dict(parameters)
-        self.seed, self.step = int(seed), 0
-        self.total_steps = checked_length(total_steps)
-        self.algorithm = algorithm if state is not None else resolve_for_new_training(algorithm, self.total_steps)
+        self.seed, self.step = checked_seed(seed), 0
+        self.total_steps = steps = checked_length(total_steps)
+        self.algorithm = algorithm if state is not None else cautions.resolve_for_new_training(algorithm, steps)
         self.last_update: MaskUpdate | None = None
         self.memory: dict[str, Any] = {}
         self.initial_weights: dict[str, int] = {}
@@ -171,7 +170,7 @@ class Sparsifier(Attachable, MaskReadings):
         self.gradients.begin_step(optimizer, algorithm.grad_average_decay)
         is_due = self.gradients.are_there and algorithm.is_update(self.step)
         if self.network.is_captured:
-            refuse_capture(algorithm, self.step, is_due)
+            cautions.refuse_capture(algorithm, self.step, is_due)
         if is_due:
             self.divergence.warn_of_loss()  # an update reads the device anyway
         if is_due and algorithm.replaces_step:
@@ -217,7 +216,7 @@ class Sparsifier(Attachable, MaskReadings):
         if not algorithm.replaces_step and algorithm.is_update(self.step):
             self._update_masks(optimizer, self.gradients.kept)
         elif self.gradients.overflowed:
-            caution = update_left_out(algorithm, self.step, self.gradients.overflowed)
+            caution = cautions.update_left_out(algorithm, self.step, self.gradients.overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
             self.divergence.note_told()
         self.divergence.warn_of_gradients(self.gradients.of_parameters, self.step)
@@ -263,6 +262,7 @@ class Sparsifier(Attachable, MaskReadings):
         Raises:
             ValueError: If it is that of other layers or of another algorithm.
         """
+        cautions.refuse_other_than_state(state)
         algorithm = self.algorithm.resolve(state["total_steps"])
         check_same(algorithm, state["algorithm"])
         for part in (self.network, self.gradients, self.weights, self.warm_up):
@@ -275,7 +275,7 @@ class Sparsifier(Attachable, MaskReadings):
 
     @torch.no_grad()
     def _begin(self, beginning: Beginning | None) -> None:
-        caution = schedule_caution(self.algorithm, self.total_steps)
+        caution = cautions.schedule_caution(self.algorithm, self.total_steps)
         if caution is not None:
             warnings.warn(caution, stacklevel=4, category=SparseTrainingWarning)
         if beginning is not None:

@@ -10,10 +10,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
-from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm as refuse_other_than_algorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -74,21 +74,6 @@ def refuse_unsupported_strategy(trainer: pl.Trainer) -> None:
             "of them. Leave out `ddp_comm_hook` for algorithms that grow by gradient.",
             category=SparseTrainingWarning,
         )
-
-
-def refuse_other_than_algorithm(algorithm: object) -> None:
-    """Refuse what is no algorithm.
-
-    Raises:
-        ValueError: Naming what it is, and how to write it.
-    """
-    if isinstance(algorithm, SparseAlgorithm):
-        return
-    kinds = {kind.__name__.lower(): kind for kind in subclasses(SparseAlgorithm)}
-    meant = algorithm if isinstance(algorithm, type) else kinds.get(str(algorithm).lower())
-    name = meant.__name__ if meant is not None and meant in kinds.values() else "RigL"
-    got = f"the class {name}" if meant is algorithm else repr(algorithm)
-    raise SettingError(f"Expected `algorithm` to be one such as {name}(sparsity=0.9), got {got}. Set `algorithm`.")
 
 
 def _refuse_other_pruning(trainer: pl.Trainer) -> None:

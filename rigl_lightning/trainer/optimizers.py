@@ -80,17 +80,24 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
     Raises:
         ValueError: If there is none, more than one, or one that masks cannot work with, see `refuse_optimizer`.
     """
-    optimizers = trainer.strategy.optimizers
+    optimizers = list(dict.fromkeys(trainer.strategy.optimizers))
     owned = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
-    homes = {name: next((i for i, ids in enumerate(owned) if id(p) in ids), None) for name, p in parameters.items()}
-    homeless = [name for name, home in homes.items() if home is None]
+    homes = {name: [i for i, ids in enumerate(owned) if id(p) in ids] for name, p in parameters.items()}
+    homeless = [name for name, found in homes.items() if not found]
     if homeless:
         raise SettingError(
             f"Expected every sparse weight in an optimizer, but no optimizer updates {homeless[0]!r} "
             f"({len(homeless)} such weights). Add it to configure_optimizers, or to `exclude` of "
             "SparseTrainingCallback."
         )
-    indices = {home for home in homes.values() if home is not None}
+    shared = [name for name, found in homes.items() if len(found) > 1]
+    if shared:
+        raise SettingError(
+            f"Expected every sparse weight in one optimizer, but {len(homes[shared[0]])} update {shared[0]!r} "
+            f"({len(shared)} such weights): steps of the others would move inactive weights. Give it to one of them in "
+            "configure_optimizers, or to `exclude` of SparseTrainingCallback."
+        )
+    indices = {home for found in homes.values() for home in found}
     if len(indices) != 1:
         raise SettingError(
             f"Expected one optimizer for all sparse weights, got {len(indices)}. Use one SparseTrainingCallback for "

@@ -289,6 +289,66 @@ def test_reading_between_two_steps_gives_the_parameter_under_auto():
         assert "fc.weight" not in sparsifier.compact
 
 
+def penalised(model):
+    return sum(parameter.square().sum() for parameter in model.parameters() if parameter.ndim > 1)
+
+
+def test_a_penalty_on_listed_parameters_is_right_and_makes_them_dense_under_auto():
+    runs = [begin(storage) for storage in ("dense", "auto")]
+    penalties = []
+    for model, optimizer, sparsifier, compute in runs:
+        with compute:
+            for step in range(8):
+                loss = loss_of(model, step)
+                if step > 2:
+                    penalties.append(penalised(model))
+                    loss = loss + 0.1 * penalties[-1]
+                optimizer.zero_grad()  # as in Lightning: gradients of the step before are there until now
+                loss.backward()
+                sparsifier.before_step(optimizer)
+                optimizer.step()
+                sparsifier.after_step(optimizer)
+                if compute.storage == "auto":
+                    assert len(sparsifier.compact) == (len(sparsifier.masks) if step <= 3 else 0)
+    torch.testing.assert_close(penalties[5:], penalties[:5], rtol=1e-4, atol=1e-6)
+    assert runs[1][2].checksums() == runs[0][2].checksums()
+    assert_equal(runs[1][0].state_dict(), runs[0][0].state_dict(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [RIGL, Static(0.8, EVERYWHERE)], ids=["RigL", "Static"])
+def test_an_average_of_listed_parameters_has_the_shapes_of_the_module_under_auto(algorithm):
+    averages = []
+    for storage in ("dense", "auto"):
+        model, optimizer, sparsifier, compute = begin(storage, algorithm)
+        average = copy.deepcopy(model)
+        with compute:
+            for step in range(6):
+                train(model, optimizer, sparsifier, [step])
+                with torch.no_grad():
+                    for own, other in zip(average.parameters(), model.parameters(), strict=True):
+                        own.lerp_(other, 0.1)
+        averages.append(average.state_dict())
+    assert_equal(averages[1], averages[0], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_listed_parameters_are_those_of_the_values():
+    norms = []
+    for storage in ("dense", "auto"):
+        model, optimizer, sparsifier, compute = begin(storage, Static(0.8, EVERYWHERE))
+        with compute:
+            for step in range(4):
+                model.zero_grad()
+                loss_of(model, step).backward()
+                sparsifier.before_step(optimizer)
+                norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01))
+                optimizer.step()
+                sparsifier.after_step(optimizer)
+            assert storage == "dense" or len(sparsifier.compact) == len(sparsifier.masks)
+            loss_of(model, 9).backward()
+            norms.append(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
+    torch.testing.assert_close(norms[5:], norms[:5], rtol=1e-4, atol=1e-6)
+
+
 def test_reading_is_a_warning_where_connections_were_asked_for():
     model, optimizer, sparsifier, compute = begin()
     with compute:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from rigl_lightning import DNW, SNFS, GraSP, RigL, Sparsifier, Static, UpdateSchedule, select_parameters
+from rigl_lightning import DNW, SNFS, GraSP, RigL, Sparsifier, Static, Uniform, UpdateSchedule, select_parameters
 from rigl_lightning.compute import SparseCompute, compute_table, dense_layers, timed_choice
 
 
@@ -58,6 +58,19 @@ def test_what_the_kernels_cannot_is_dense_and_named(module, x, reason):
         (name,) = {layer.name for layer in compute.layers} or {""}
         assert dense_layers(compute) == [f"{name} ({reason})"]
         assert reason in compute_table(compute)
+
+
+@pytest.mark.parametrize("storage", ["dense", "connections"])
+@pytest.mark.parametrize(("settings", "size"), [({}, (2, 5)), ({"padding": (2, 0)}, (5, 1)), ({"dilation": 3}, (9, 6))])
+def test_an_image_smaller_than_the_kernel_is_torchs_error(storage, settings, size):
+    module = nn.Conv2d(4, 8, 3, **settings)
+    sparsifier = Sparsifier(select_parameters(module), Static(0.8, Uniform(first_layer_dense=False)))
+    with SparseCompute(module, sparsifier, "sparse", storage=storage) as compute:
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+            module(torch.randn(2, 4, *size))
+        assert compute.layers[0].last_refusal == "images smaller than the kernel"
+        module(torch.randn(2, 4, 9, 9))
+        assert compute.layers[0].is_sparse
 
 
 def test_a_subclass_with_the_forward_of_its_base_is_sparse():

@@ -269,3 +269,24 @@ def test_two_of_different_weights_go_together():
     optimizer.step()
     assert (lower.step, upper.step) == (1, 1)
     assert [int((net[i].weight != 0).sum()) for i in (0, 2)] == [36, 60]
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_not_attached_and_goes_on_where_it_is_attached_anew(copied):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    runs = [(model, optimizer, Sparsifier.attach(model, optimizer, RIGL, total_steps=12))]
+    for step, x in enumerate(batches(12)):
+        if step == 5:
+            twin, its_optimizer, detached = copied(runs[0])
+            again = Sparsifier.attach(twin, its_optimizer, RIGL, state=detached.state_dict())
+            runs.append((twin, its_optimizer, again))
+        for trained, stepped, _ in runs:
+            stepped.zero_grad()
+            trained(x).square().mean().backward()
+            stepped.step()
+    assert [sparsifier.step for *_, sparsifier in (*runs, (detached,))] == [12, 12, 5]
+    assert runs[0][2].checksums() == runs[1][2].checksums()
+    torch.testing.assert_close(runs[1][0].state_dict(), model.state_dict(), rtol=0, atol=0)

@@ -259,7 +259,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"`sparsity` in \[0, 1\), got .*Set `sparsity` of the algorithm"):
             distribution(NET, sparsity)
 
-    @pytest.mark.parametrize("sparsity", [1.2, -1, 1.0])
+    @pytest.mark.parametrize("sparsity", [1.2, -1, 1.0, "0.5", None])
     def test_a_custom_sparsity_out_of_range_is_refused_with_the_setting(self, sparsity):
         with pytest.raises(ValueError, match=r"Set `custom` of the distribution for .fc.\."):
             ErdosRenyi(custom={"fc": sparsity})(NET, 0.5)
@@ -270,6 +270,16 @@ class TestErrors:
             distribution(dense=("skpi",))(NET, 0.5)
         with pytest.raises(ValueError, match=r"distribution\.custom.*'con\.weight' matches none.*'conv\.weight'"):
             distribution(custom={"con.weight": 0.5})(NET, 0.5)
+
+    @pytest.mark.parametrize("power", [math.nan, math.inf])
+    def test_a_power_is_finite(self, power):
+        with pytest.raises(ValueError, match="Expected `power` to be finite, got .* Set `power` of ErdosRenyi"):
+            ErdosRenyi(power=power)
+
+    @pytest.mark.parametrize("settings", [{"dense": (0,)}, {"custom": {0: 0.5}}])
+    def test_a_pattern_is_a_text(self, settings):
+        with pytest.raises(ValueError, match=r"distribution\..* to have patterns of names, got 0"):
+            ErdosRenyi(**settings)(NET, 0.5)
 
     def test_a_budget_below_the_dense_layers_is_refused(self):
         # 10 % of 1656 is 166 connections; the stem alone has 216.

@@ -20,6 +20,7 @@ from rigl_lightning.sparsity.algorithms import (
     Static,
 )
 from rigl_lightning.sparsity.distributions import active_counts
+from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.ramps import SparsityRamp
 from rigl_lightning.sparsity.schedules import UpdateSchedule
@@ -95,6 +96,18 @@ def test_nothing_leaks_outside_a_mask_at_any_step(name, optimizer, file):
     assert all(p.isfinite().all() for p in model.parameters())
     assert not torch.equal(model[4].weight, start_weight)
     assert sparsifier.step == TOTAL
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_masks_hold_after_a_conversion_of_the_module(name, dtype, file):
+    model, optimizer, sparsifier = start(name, file)
+    train(model, optimizer, sparsifier, range(5))
+    model.to(dtype).register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
+    optimizer = OPTIMIZERS["momentum"](model.parameters())  # one that has no state of the other dtype
+    for step in range(5, TOTAL):
+        train(model, optimizer, sparsifier, [step])
+        assert not violations(sparsifier, optimizer)
 
 
 @pytest.mark.parametrize(

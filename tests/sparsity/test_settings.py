@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import rigl_lightning.sparsity as package
+from rigl_lightning.reports.summary import summary
 from rigl_lightning.sparsity.algorithms import (
     DNW,
+    MEST,
+    SRSTE,
     DeepR,
     FixedMasks,
     GradualMagnitudePruning,
@@ -24,6 +27,7 @@ from rigl_lightning.sparsity.algorithms import (
 )
 from rigl_lightning.sparsity.algorithms.constant_sparsity import ConstantSparsity
 from rigl_lightning.sparsity.algorithms.top_k import TopK
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule
 from rigl_lightning.sparsity.settings import differences, plain
@@ -119,11 +123,21 @@ class TestWords:
             (RigL, {"sparsity": "0.9"}, "`sparsity` to be a number, got '0.9'. Set `sparsity` of RigL"),
             (RigL, {"sparsity": None}, "`sparsity` to be a number, got None"),
             (RigL, {"drop_fraction": [0.3]}, r"`drop_fraction` to be a number, got \[0.3\]"),
+            (RigL, {"sparsity": torch.tensor([0.5])}, r"`sparsity` to be a number, got tensor\(\[0.5"),
+            (RigL, {"drop_fraction": np.array([0.5])}, r"`drop_fraction` to be a number, got array\(\[0.5"),
+            (UpdateSchedule, {"end": np.array([0.5])}, r"`end` to be a number, got array\(\[0.5"),
+            (UpdateSchedule, {"begin": 1j}, "`begin` to be a number, got 1j"),
+            (GraNet, {"ramp_end": b"1"}, "`ramp_end` to be a number, got b'1'"),
             (RigL, {"distribution": {"fc": 0.9}}, r"`distribution` to be one such as ErdosRenyi\(\), got {'fc': 0.9}"),
             (Uniform, {"first_layer_dense": 0.9}, "`first_layer_dense` to be True or False, got 0.9"),
             (FixedMasks, {"checkpoint": {}}, "`checkpoint` to be a file, got a dict"),
             (ErdosRenyi, {"dense": "fc"}, "`dense` to be a list, got 'fc'. Use brackets"),
+            (ErdosRenyi, {"dense": 1}, "`dense` to be a list, got 1. Use brackets"),
+            (Uniform, {"dense": None}, "`dense` to be a list, got None"),
+            (Uniform, {"custom": ["fc", 0.5]}, r"`custom` to be a mapping, got \['fc', 0.5\]. Set `custom` of Uniform"),
+            (ErdosRenyi, {"custom": None}, "`custom` to be a mapping, got None"),
             (ConstantFanIn, {"never_ablate": "fc"}, "`never_ablate` to be a list"),
+            (Blocks, {"shape": 4}, "`shape` to be a list, got 4"),
         ],
     )
     def test_a_word_or_a_class_is_refused_at_once(self, cls, settings, message):
@@ -140,10 +154,36 @@ class TestWords:
         with pytest.raises(ValueError, match="Set `total_steps` of Sparsifier"):
             sparsify(small_network(), RigL(), total_steps=length)
 
+    @pytest.mark.parametrize(
+        ("cls", "name"), [(TopKAST, "penalty"), (SRSTE, "penalty"), (MEST, "gradient_weight"), (DeepR, "temperature")]
+    )
+    def test_a_number_without_end_is_refused(self, cls, name):
+        with pytest.raises(ValueError, match=f"`{name}` of at least 0, got inf"):
+            cls(**{name: float("inf")})
+
+    @pytest.mark.parametrize("seed", [None, "1", 0.5, float("nan"), True, [1], torch.tensor([1])])
+    def test_a_seed_is_a_whole_number(self, seed):
+        with pytest.raises(ValueError, match="Expected `seed` to be a whole number, got .* Set `seed` of Sparsifier"):
+            sparsify(small_network(), RigL(), total_steps=100, seed=seed)
+
+    @pytest.mark.parametrize("by_density", [True, False, 0.5, "init", {"init": True}, ByDensity])
+    def test_by_density_is_one(self, by_density):
+        with pytest.raises(ValueError, match="`by_density` to be a ByDensity or None, got .* of Sparsifier"):
+            sparsify(small_network(), RigL(), total_steps=100, by_density=by_density)
+
+    @pytest.mark.parametrize("state", [{}, "last.ckpt", 1, {"state_dict": {}, "callbacks": {}}, [("step", 1)]])
+    def test_a_state_is_that_of_a_sparsifier(self, state):
+        with pytest.raises(
+            ValueError, match="what `state_dict` of a Sparsifier returned, got .* FixedMasks.*ckpt_path"
+        ):
+            sparsify(small_network(), RigL(), total_steps=100, state=state)
+
     @pytest.mark.parametrize("algorithm", [RigL, "RigL"])
     def test_an_algorithm_that_is_none_is_refused(self, algorithm):
         with pytest.raises(ValueError, match=r"`algorithm` to be one such as RigL\(sparsity=0.9\), got"):
             sparsify(small_network(), algorithm)
+        with pytest.raises(ValueError, match=r"`algorithm` to be one such as RigL\(sparsity=0.9\), got"):
+            summary(small_network(), algorithm, total_steps=100)
         with pytest.raises(ValueError, match="`algorithm` to be one such as"):
             LotteryTicket("ticket.pt", algorithm)
 

@@ -37,6 +37,18 @@ def test_a_weight_in_no_optimizer():
         fit(Static(0.7), Half())
 
 
+def test_a_weight_in_two_optimizers():
+    class Shared(Untrained):
+        automatic_optimization = False
+
+        def configure_optimizers(self):
+            parts = (self.net, self.net[0])
+            return [torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9) for part in parts]
+
+    with pytest.raises(ValueError, match=r"in one optimizer, but 2 update 'net.0.weight' \(1 such weights\)"):
+        fit(Static(0.7), Shared())
+
+
 def test_sparse_weights_in_two_optimizers_need_two_callbacks():
     class Two(SmallModel):
         def __init__(self):

@@ -163,6 +163,33 @@ def test_auto_stores_connections_where_they_are_faster_and_nobody_may_read_weigh
     assert "Watch may read the weights" in caplog.text
 
 
+class Reading(SmallModel):
+    """Has a penalty on its matrices, and a slow copy of itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.slow = copy.deepcopy(self.net).requires_grad_(False)
+
+    def training_step(self, batch, batch_idx):
+        matrices = [parameter for parameter in self.net.parameters() if parameter.ndim > 1]
+        return super().training_step(batch, batch_idx) + 0.01 * sum(m.square().sum() for m in matrices)
+
+    def on_train_batch_start(self, *_):
+        with torch.no_grad():
+            for slow, fast in zip(self.slow.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.1)
+
+
+def test_a_module_that_reads_its_parameters_trains_as_with_dense_storage(tmp_path):
+    expected, reference, _ = fit("dense", model=Reading())
+    every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    model, sparse, _ = fit("auto", model=Reading(), callbacks=[every], enable_checkpointing=True)
+    assert sparse.sparsifier.checksums() == reference.sparsifier.checksums()
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-4, atol=1e-6)
+    resumed, *_ = fit("auto", model=Reading(), ckpt_path=tmp_path / "step=7.ckpt")
+    torch.testing.assert_close(resumed.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
 def test_averaged_weights_and_optimizers_over_whole_tensors_keep_dense_weights():
     with pytest.warns(UserWarning, match="stored densely: .*WeightAveraging averages the weights"):
         fit("connections", callbacks=[WeightAveraging()], max_epochs=1)

@@ -1,5 +1,6 @@
 """MEST: drop and grow with gradients in the drop score, and a drop fraction that falls in steps."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -44,7 +45,7 @@ class MEST(DropGrow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.gradient_weight >= 0, self, "gradient_weight", "of at least 0")
+        require(0 <= self.gradient_weight < math.inf, self, "gradient_weight", "of at least 0")
 
     @property
     def reads_gradient(self) -> bool:

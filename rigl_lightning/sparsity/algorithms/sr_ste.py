@@ -1,5 +1,6 @@
 """SR-STE: all weights learn, the best of each group compute, and the others are pulled towards zero."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -52,7 +53,7 @@ class SRSTE(TopK):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.penalty >= 0, self, "penalty", "of at least 0")
+        require(0 <= self.penalty < math.inf, self, "penalty", "of at least 0")
 
     def penalty_gradient(self, layer: Connections) -> Tensor:
         """``penalty · w`` where inactive, nothing elsewhere."""

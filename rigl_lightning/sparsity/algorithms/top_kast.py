@@ -1,5 +1,6 @@
 """Top-KAST: a sparse network within a larger, still sparse set of weights that learn."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +55,7 @@ class TopKAST(ConstantSparsity):
         super().__post_init__()
         learning = f"in [0, {self.sparsity}], so that active weights learn"
         require(0 <= self.backward_sparsity <= self.sparsity, self, "backward_sparsity", learning)
-        require(self.penalty >= 0, self, "penalty", "of at least 0")
+        require(0 <= self.penalty < math.inf, self, "penalty", "of at least 0")
 
     def weight_gradient_sparsities(self, shapes: Shapes, step: int) -> dict[str, float]:
         """Those of the backward set, from the first step to the last."""
