@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rigl_lightning.base.errors import FullDiskError
+from rigl_lightning.base.errors import FullDiskError, MissingFileError
 
 REMOTE = "://"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -27,6 +27,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
     Raises:
         FullDiskError: If the disk is full, saying that what was at ``path`` is kept.
+        MissingFileError: See `written_beside`.
     """
     with written_beside(path) as unfinished:
         raw = _File(unfinished, "wb")
@@ -47,6 +48,9 @@ def written_beside(path: str | Path) -> Iterator[Path]:
     The file is forced to disk and then renamed, which happens at once or not at all; a process that is killed before
     leaves what was there. Several processes may not write the same file at once. A remote file is written here first
     and then copied, and how whole a copy is when it breaks off is up to the remote file system.
+
+    Raises:
+        MissingFileError: If the file's folder on this machine does not exist.
     """
     target = local(path)
     if target is None:
@@ -60,6 +64,8 @@ def written_beside(path: str | Path) -> Iterator[Path]:
     if target.exists() and not target.is_file():  # /dev/stdout; a folder is an error of the writer
         yield target
         return
+    if not target.parent.is_dir():
+        raise MissingFileError(f"Expected a folder {target.parent} to write {target.name} to, found none. Create it.")
     unfinished = target.with_name(f".{target.name}.unfinished")  # the next of this name is written over a leftover
     try:
         yield unfinished

@@ -20,7 +20,7 @@ from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.randomness import layer_generator
 from rigl_lightning.sparsity.selection import random_positions
-from rigl_lightning.sparsity.settings import checked_seed
+from rigl_lightning.sparsity.settings import checked_length, checked_seed
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import Unstructured
 
@@ -57,6 +57,7 @@ def build_sparse(
     ([(105,), (30,), (75,), (20,)], (8, 20))
     """
     refuse_other_than_algorithm(algorithm)
+    total_steps = checked_length(total_steps)
     seed = checked_seed(seed)
     selected = select_parameters(module, **selection)
     resolved = algorithm.resolve(total_steps)

@@ -13,6 +13,7 @@ from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.costs.flops import trace_flops
 from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.settings import checked_length
 
 
 def summary(
@@ -41,6 +42,7 @@ def summary(
     ['total', '200', '20', '0.9000']
     """
     refuse_other_than_algorithm(algorithm)
+    total_steps = checked_length(total_steps)
     parameters = select_parameters(model, include, exclude)
     flops = None
     if inputs is not None:

@@ -12,6 +12,9 @@ from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.scores import Connections
 
+_NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
+"""Keys that every `Sparsifier.state_dict` has had."""
+
 
 def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
     """A sentence if the algorithm has a schedule and its masks will never change, or None.
@@ -54,11 +57,12 @@ def refuse_other_than_state(state: object) -> None:
     Raises:
         ValueError: Naming what it is.
     """
-    if not isinstance(state, Mapping) or not {"algorithm", "masks", "total_steps"} <= state.keys():
-        got = f"one with {', '.join(map(str, state)) or 'nothing'}" if isinstance(state, Mapping) else repr(state)
+    missing = [key for key in _NEEDED if key not in state] if isinstance(state, Mapping) else []
+    if missing or not isinstance(state, Mapping):
+        got = f"one without {', '.join(missing)}" if missing else repr(state)
         raise SettingError(
-            f"Expected what `state_dict` of a Sparsifier returned, got {got}. Give that; masks of other files are "
-            "for FixedMasks, and a Trainer's checkpoint is for `ckpt_path` of fit."
+            f"Expected what `state_dict` of a Sparsifier returned, got {got}. Give that; masks of other files are for "
+            "FixedMasks, and a Trainer's checkpoint is for `ckpt_path` of fit."
         )
 
 

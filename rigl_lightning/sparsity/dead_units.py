@@ -104,6 +104,9 @@ class DeadUnits:
 
 
 def _factor(sizes: Tensor, units: Tensor, others: Tensor) -> Tensor:
-    """Mean of some of the sizes, divided by that of others; all are (units,), and none is read."""
+    """Mean of some of the sizes, divided by that of others; all are (units,), and none is read.
+
+    Not finite where the others are zero: that says nothing of the size of the first.
+    """
     mean, of_others = (torch.where(which, sizes, 0).sum() / which.sum() for which in (units, others))
-    return mean / of_others.clamp(min=torch.finfo(sizes.dtype).tiny)
+    return mean / of_others

@@ -172,3 +172,10 @@ def test_what_is_no_file_of_torch_is_told_in_a_line(tmp_path):
 def test_a_disk_that_fills_is_told_by_its_own_words():
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "No space left" in files.full_disk("f", error)
+
+
+@pytest.mark.parametrize("write", [files.replacing, files.written_beside])
+def test_a_folder_that_is_not_there_is_named(write, tmp_path):
+    expected = r"Expected a folder .*nowhere to write net\.pt to, found none. Create it"
+    with pytest.raises(FileNotFoundError, match=expected), write(tmp_path / "nowhere" / "net.pt"):
+        raise AssertionError("nothing is to be written")

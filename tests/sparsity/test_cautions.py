@@ -195,12 +195,16 @@ class TestNaN:
 
 class TestGrowthIntoDeadUnits:
     @staticmethod
-    def first_update(eps=1e-5, norm=True, dead=True, cls=RigL, steps=1, stored=False):
+    def first_update(eps=1e-5, norm=True, dead=True, cls=RigL, steps=1, stored=False, bias=False, silent=False):
         torch.manual_seed(0)
         norms = [nn.BatchNorm1d(8, eps)] if norm else []
-        model = nn.Sequential(nn.Linear(16, 8, bias=False), *norms, nn.ReLU(), nn.Linear(8, 4))
+        model = nn.Sequential(nn.Linear(16, 8, bias=bias), *norms, nn.ReLU(), nn.Linear(8, 4))
         if norm:
             nn.init.ones_(model[1].bias)  # else ReLU has no gradient where all outputs are zero
+        if bias:
+            nn.init.ones_(model[0].bias)
+        if silent:  # no other unit has a gradient
+            model[-1].weight.data[:, [0, 1, 2, 4, 5, 6, 7]] = 0
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         algorithm = cls(0.5, Uniform(first_layer_dense=False), EVERY, drop_fraction=0.3)
         sparsifier = Sparsifier({"0.weight": model[0].weight}, algorithm)
@@ -238,6 +242,11 @@ class TestGrowthIntoDeadUnits:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             self.first_update(cls=cls, steps=steps, **settings)
+
+    def test_nothing_is_said_where_other_units_have_no_gradient(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert self.first_update(norm=False, bias=True, silent=True)[3].any()
 
     def test_it_is_said_once_a_layer(self):
         with warnings.catch_warnings(record=True) as caught:

@@ -153,6 +153,8 @@ class TestWords:
     def test_a_length_is_a_number_of_steps(self, length):
         with pytest.raises(ValueError, match="Set `total_steps` of Sparsifier"):
             sparsify(small_network(), RigL(), total_steps=length)
+        with pytest.raises(ValueError, match="Set `total_steps`"):
+            summary(small_network(), RigL(), total_steps=length)
 
     @pytest.mark.parametrize(
         ("cls", "name"), [(TopKAST, "penalty"), (SRSTE, "penalty"), (MEST, "gradient_weight"), (DeepR, "temperature")]
