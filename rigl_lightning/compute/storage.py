@@ -182,7 +182,8 @@ class LayerStorage(SeenBare):
         """
         if self.storage != "auto" or self._is_bare:
             return {}
-        if self._graph_step == self.sparsifier.step and self._has_new_gradient():
+        is_in_step = self._graph_step == self.sparsifier.step
+        if is_in_step and (self.sparsifier.has_dropped_gradients or self._has_new_gradient()):
             self._was_read = True
             return {}
         return {attribute: self.read(attribute) for attribute in self.weights if self._holds(attribute)}

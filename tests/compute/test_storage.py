@@ -349,6 +349,19 @@ def test_gradients_of_listed_parameters_are_those_of_the_values():
     torch.testing.assert_close(norms[5:], norms[:5], rtol=1e-4, atol=1e-6)
 
 
+def test_parameters_that_are_listed_at_a_mask_update_are_leaves_without_gradients():
+    model, optimizer, sparsifier, compute = begin("auto")
+    with compute:
+        loss_of(model, 0).backward()
+        sparsifier.before_step(optimizer)
+        assert sparsifier.has_dropped_gradients
+        assert all(parameter.is_leaf and parameter.grad is None for parameter in model.parameters())
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+        train(model, optimizer, sparsifier, range(1, 4))
+        assert not sparsifier.compact
+
+
 def test_reading_is_a_warning_where_connections_were_asked_for():
     model, optimizer, sparsifier, compute = begin()
     with compute:
