@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from rigl_lightning.base.errors import MissingFileError
 from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, Group, SparseAlgorithm, describe
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.names import folded, without_numbers
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 FEW_UPDATES = 4
 """Fewer mask updates than this hardly move connections; the table then says how to have more."""
@@ -55,6 +58,14 @@ def layer_table(
     if dense_flops:
         lines.append(_cost_line(algorithm, shapes, total_steps, dense_flops))
     return "\n".join(lines)
+
+
+def table_of(sparsifier: Sparsifier, dense_flops: Mapping[str, float] | None = None) -> str:
+    """`layer_table` of a training; a note where it goes on without the file that its masks once came from."""
+    try:
+        return layer_table(sparsifier.algorithm, shapes_of(sparsifier.parameters), sparsifier.total_steps, dense_flops)
+    except MissingFileError:
+        return f"{describe(sparsifier.algorithm)}: masks are those of the training so far, and the file is gone"
 
 
 def _members(algorithm: SparseAlgorithm, shapes: Shapes) -> dict[str, str]:

@@ -10,9 +10,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
-from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.reports.layer_table import table_of
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.checks import count_nonzero, warn_of_lost_topology
 from rigl_lightning.trainer.optimizers import StepHook, total_steps
@@ -122,9 +121,7 @@ def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:
 
 def show_plan(sparsifier: Sparsifier, dense_flops: Mapping[str, float]) -> None:
     """Show the table of layers, and where a restored training goes on."""
-    shapes = shapes_of(sparsifier.parameters)
-    table = layer_table(sparsifier.algorithm, shapes, sparsifier.total_steps, dense_flops)
-    rank_zero_info(f"\n{table}")
+    rank_zero_info(f"\n{table_of(sparsifier, dense_flops)}")
     if sparsifier.step > 0:
         rank_zero_info(f"masks restored at step {sparsifier.step}")
 

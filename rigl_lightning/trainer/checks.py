@@ -10,12 +10,13 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
-from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
+from rigl_lightning.base.errors import MissingFileError, SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm as refuse_other_than_algorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callbacks_named
 
@@ -189,7 +190,7 @@ def warn_of_dense(
     """
     try:
         parameters = select(module)
-        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        shapes = shapes_of(parameters)
         resolved = algorithm.resolve(_LONG)
         planned = sum(active_counts(shapes, resolved.final_sparsities(shapes)).values())
     except (ValueError, OSError):  # what training would refuse, a test has no use for
@@ -207,18 +208,25 @@ def warn_of_dense(
 def _warn_of_early_best(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     """Say so if a checkpoint that is the best by some value may be one of a network that was not yet as sparse."""
     steps = sparsifier.algorithm.update_steps()
-    shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}
-    final = sum(active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes)).values())
-    falls = final < sum(sparsifier.n_active.values())
     monitors = [getattr(callback, "monitor", None) for callback in callbacks_named(trainer, "ModelCheckpoint")]
     monitored = [monitor for monitor in monitors if monitor is not None]
-    if monitored and falls and steps and steps[-1] > sparsifier.step:
+    if monitored and steps and steps[-1] > sparsifier.step and _is_denser_than_in_the_end(sparsifier):
         rank_zero_warn(
             f"ModelCheckpoint keeps the best checkpoint by {monitored[0]!r}, which may be one from before step "
             f"{steps[-1]}, until which the network is denser than in the end. Use the last one (save_last=True, "
             'ckpt_path="last").',
             category=SparseTrainingWarning,
         )
+
+
+def _is_denser_than_in_the_end(sparsifier: Sparsifier) -> bool:
+    """Whether the algorithm plans for fewer connections than there are now."""
+    shapes = shapes_of(sparsifier.parameters)
+    try:
+        planned = active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes))
+    except MissingFileError:  # of a ticket, whose connections stay as many
+        return False
+    return sum(planned.values()) < sum(sparsifier.n_active.values())
 
 
 def count_nonzero(parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
@@ -256,9 +264,7 @@ def warn_of_missed_updates(sparsifier: Sparsifier) -> None:
             f"planned until step {missed[-1]}.",
             category=SparseTrainingWarning,
         )
-    shapes = {name: mask.shape for name, mask in sparsifier.masks.items()}
-    planned = sum(active_counts(shapes, sparsifier.algorithm.final_sparsities(shapes)).values())
-    if updates and not missed and sparsifier.last_update is None and planned < sum(sparsifier.n_active.values()):
+    if updates and not missed and sparsifier.last_update is None and _is_denser_than_in_the_end(sparsifier):
         rank_zero_warn(
             f"{type(sparsifier.algorithm).__name__} has made none of its mask updates (at step {updates[0]}), since "
             "gradients were not finite: the network is as dense as at the beginning. Lower the learning rate, or set "

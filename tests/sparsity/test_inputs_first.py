@@ -1,9 +1,12 @@
 """transformers' Conv1D: a linear layer whose weight is stored (in, out), known by its class name and its form."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
+from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.algorithms import RigL, Static
 from rigl_lightning.sparsity.costs.flops import trace_flops
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
@@ -12,6 +15,7 @@ from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
+from rigl_lightning.trainer.checks import warn_of_dense, warn_of_missed_updates
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 
@@ -94,6 +98,18 @@ def test_blocks_span_outputs_and_inputs():
         inputs, outputs = mask.shape
         blocks = mask.t().reshape(outputs // 2, 2, inputs // 4, 4).sum((1, 3))
         assert set(blocks.unique().tolist()) <= {0, 8}
+
+
+def test_what_is_said_before_and_after_training_reads_the_same_shapes():
+    model = nn.Sequential(Conv1D(6, 8), nn.ReLU(), Conv1D(10, 8))  # four inputs in a group, and no four outputs
+    algorithm = RigL(0.5, EVERYWHERE, UpdateSchedule(1, 0, 4), structure=NM(2, 4))
+    with pytest.warns(SparseTrainingWarning, match=r"The network is dense: 0\.0% .* RigL leaves 50\.0%"):
+        warn_of_dense(model, select_parameters, algorithm)
+    sparsifier = Sparsifier(select_parameters(model), algorithm)
+    sparsifier.step = 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_missed_updates(sparsifier)  # none was made, and the network is as sparse as planned
 
 
 def test_every_unit_has_the_same_number_of_inputs_or_none():

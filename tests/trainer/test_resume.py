@@ -1,6 +1,7 @@
 """A resumed run is the uninterrupted run, to the bit; and a checkpoint is an ordinary checkpoint."""
 
 import glob
+import shutil
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from rigl_lightning import FixedMasks, RigL, SparseTrainingCallback, Sparsifier, Static
+from rigl_lightning import FixedMasks, LotteryTicket, RigL, SparseTrainingCallback, Sparsifier, Static
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, everything, fit
 
 OPTIMIZERS = {
@@ -108,6 +109,22 @@ def test_fixed_masks_come_from_a_checkpoint(checkpoint):
     for name, mask in trained.sparsifier.masks.items():
         assert torch.equal(sparse.sparsifier.masks[name], mask)
     assert set(watch.densities) == {44 / 144}
+
+
+@pytest.mark.parametrize("make", [FixedMasks, lambda path: LotteryTicket(path, RigL(0.7, schedule=SCHEDULE))])
+def test_once_training_has_begun_the_file_of_fixed_masks_may_be_gone(make, checkpoint, tmp_path):
+    ticket = shutil.copy(checkpoint[0], tmp_path / "ticket.ckpt")
+
+    class Removes(pl.Callback):
+        def on_train_batch_start(self, *_):
+            ticket.unlink(missing_ok=True)
+
+    model, sparse, _ = fit(make(ticket), callbacks=[Removes()], max_epochs=1)
+    model.trainer.save_checkpoint(tmp_path / "begun.ckpt")
+    best = ModelCheckpoint(tmp_path, monitor="val/loss")
+    _, resumed, _ = fit(make(ticket), ckpt_path=tmp_path / "begun.ckpt", callbacks=[best], enable_checkpointing=True)
+    assert resumed.sparsifier.step == 18
+    assert resumed.sparsifier.n_active == sparse.sparsifier.n_active
 
 
 def test_a_longer_training_keeps_the_window_of_the_first(tmp_path):

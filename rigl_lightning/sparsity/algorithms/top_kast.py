@@ -77,7 +77,7 @@ class TopKAST(ConstantSparsity):
 
 
 def _shapes(layers: Mapping[str, Connections]) -> Shapes:
-    return {name: layer.weight.shape for name, layer in layers.items()}
+    return {name: layer.shape for name, layer in layers.items()}
 
 
 def _largest_weights(layers: Mapping[str, Connections], sparsities: Mapping[str, float]) -> Masks:
