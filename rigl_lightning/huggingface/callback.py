@@ -18,10 +18,9 @@ from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import replacing
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.compute import Compute, SparseCompute, Storage
-from rigl_lightning.reports.layer_table import layer_table
+from rigl_lightning.reports.layer_table import table_of
 from rigl_lightning.sparsity import SparseAlgorithm, Sparsifier, select_parameters
 from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
-from rigl_lightning.sparsity.layouts import shapes_of
 
 FILE = "sparsifier.pt"
 """File in each checkpoint folder of the Trainer."""
@@ -81,18 +80,19 @@ class SparseTrainerCallback(TrainerCallback):
             ValueError: If settings do not fit the model, or processes have other masks.
             FileNotFoundError: If the checkpoint has no masks.
         """
+        self._release()  # what a training before has left that was interrupted
         model: nn.Module = given["model"]
         optimizer: Optimizer = given["optimizer"]
         parameters = select_parameters(model, self.include, self.exclude)
         saved = self._saved(args, state) if state.global_step else None
         seed = args.seed if self.seed is None else self.seed
-        steps = state.max_steps
-        self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, steps, seed=seed, state=saved)
+        length = state.max_steps
+        self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, length, seed=seed, state=saved)
         _check_ranks(self.sparsifier.checksums())
         self._layers = SparseCompute(model, self.sparsifier, self.compute, storage=self.storage)
         self._layers.install()
         if state.is_world_process_zero:
-            _LOG.info("%s", layer_table(self.sparsifier.algorithm, shapes_of(parameters), steps))
+            _LOG.info("%s", table_of(self.sparsifier))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the masks and all else that a resumed training needs into the folder of the model."""
@@ -102,6 +102,9 @@ class SparseTrainerCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the model go; its weights stay as they are."""
+        self._release()
+
+    def _release(self) -> None:
         if self._layers is not None:
             self._layers.remove()
             self._layers = None

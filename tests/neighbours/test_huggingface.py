@@ -134,6 +134,26 @@ def test_a_checkpoint_without_masks_or_elsewhere_is_told_in_one_line(tmp_path):
         trainer_of(gpt2, tmp_path / "other", other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
+def test_after_a_training_that_was_interrupted_another_begins(tmp_path):
+    class Interrupts(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    callback = SparseTrainerCallback(RIGL, compute="sparse")
+    trainer = trainer_of(vit, tmp_path, callback)
+    interrupts = Interrupts()
+    trainer.add_callback(interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    interrupted = callback.sparsifier
+    trainer.remove_callback(interrupts)
+    trainer.train()
+    assert interrupted.step == 3
+    assert callback.sparsifier.step == 10
+    assert zeros_where_inactive(callback.sparsifier)
+
+
 def test_accumulation_clipping_and_checkpointing(tmp_path):
     callback = SparseTrainerCallback(RIGL)
     trainer_of(gpt2, tmp_path, callback, gradient_accumulation_steps=2, gradient_checkpointing=True).train()
