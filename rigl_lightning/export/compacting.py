@@ -102,10 +102,10 @@ def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
 
 
 def _runs_in(dtype: torch.dtype, module: nn.Module, example: Example) -> bool:
-    """Not if the network makes tensors of another precision by itself."""
+    """Not if the network makes tensors of another precision by itself, or asks for one."""
     try:
         _outputs(module, example, dtype)
-    except RuntimeError:
+    except Exception:  # whatever a forward makes of a precision that it does not expect
         return False
     return True
 

@@ -65,12 +65,17 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return own and not any(hooks) and not parametrize.is_parametrized(module)
 
 
+def _is_listened_to(module: nn.Module) -> bool:
+    """Whether a hook sees its calls."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 class _Tracer(fx.Tracer):
     """Takes timm's batch norms with activation as one module, too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        listened = bool(m._forward_hooks or m._forward_pre_hooks)
-        return listened or isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        is_leaf = _is_listened_to(m) or isinstance(m, nn.BatchNorm2d)
+        return is_leaf or super().is_leaf_module(m, module_qualified_name)
 
 
 def _may_be_traced(module: nn.Module) -> bool:
@@ -81,7 +86,7 @@ def _may_be_traced(module: nn.Module) -> bool:
         return False
     if isinstance(module, fx.GraphModule | nn.ModuleList | nn.ModuleDict) or hasattr(module, "training_step"):
         return False
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+    if _is_listened_to(module) or "forward" in vars(module):
         return False
     kinds = list(inspect.signature(module.forward).parameters.values())
     required = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in kinds)
@@ -131,7 +136,7 @@ def _drop_identities(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
             module = traced.get_submodule(str(node.target))
-            if isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd) and not module._forward_hooks:
+            if isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd) and not _is_listened_to(module):
                 _replace(traced, node, node.args[0])
 
 
@@ -142,6 +147,7 @@ def _split_activations(traced: fx.GraphModule) -> None:
             type(norm) is nn.BatchNorm2d
             or not all(hasattr(norm, name) for name in ("act", "drop"))
             or not _is_eval(norm)
+            or _is_listened_to(norm)
         ):
             continue
         plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -233,13 +239,23 @@ def _fuse_bounds(traced: fx.GraphModule) -> None:
             continue
         assert isinstance(source, fx.Node)
         if isinstance(layer, FoldedConv2d):
-            layer.bounds = bounds
+            layer.bounds = _one_after_the_other(layer.bounds, bounds)
         elif is_plain(layer, nn.Linear):
             assert isinstance(layer, nn.Linear)
             traced.add_submodule(str(source.target), FoldedLinear(layer, bounds))
         else:
             continue
         _replace(traced, node, source)
+
+
+def _one_after_the_other(first: Bounds, second: Bounds) -> Bounds:
+    """The bounds of a tensor that is clamped twice.
+
+    >>> _one_after_the_other((0.0, 6.0), (1.0, 9.0)), _one_after_the_other((0.0, 1.0), (2.0, 3.0))
+    ((1.0, 6.0), (2.0, 2.0))
+    """
+    low, high = (min(max(bound, second[0]), second[1]) for bound in first)
+    return low, high
 
 
 def _bounds_of(traced: fx.GraphModule, node: fx.Node) -> Bounds | None:

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from rigl_lightning.export import compact, layers_of
@@ -220,6 +221,46 @@ def test_hooks_and_computed_weights_stay():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Dropout(), BatchNormAct2d(4)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@torch.no_grad()
+def test_what_hooks_change_stays_changed(layer, before):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), copy.deepcopy(layer), nn.Conv2d(4, 4, 1)).eval()
+    if before:
+        model[1].register_forward_pre_hook(lambda _, args: (args[0] + 3,))
+    else:
+        model[1].register_forward_hook(lambda _, args, out: out + 3)
+    x = torch.randn(2, 3, 4, 4)
+    assert_equal(compact(model, compute="sparse")(x), model(x))
+
+
+@pytest.mark.parametrize("first", [nn.ReLU6(), nn.Hardtanh(-1.0, 0.5)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("second", [nn.ReLU(), nn.Hardtanh(0.25, 2.0)], ids=lambda m: type(m).__name__)
+@torch.no_grad()
+def test_two_activations_bound_one_after_the_other(first, second):
+    conv = nn.Conv2d(3, 4, 1)
+    conv.weight.mul_(20.0)[0] = 0.0
+    model = nn.Sequential(conv, first, second).eval()
+    x = torch.randn(2, 3, 4, 4)
+    assert_equal(compact(model, compute="sparse")(x), model(x))
+
+
+def test_a_network_that_wants_one_precision_is_fused_in_it():
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise TypeError("no float64")
+            return self.conv(x)
+
+    x = torch.randn(1, 3, 5, 5)
+    model = Strict()
+    assert_equal(compact(model, x)(x), model(x))
+
+
 def test_without_numba_the_outputs_are_the_same():
     model, shape = network("resnet50")
     small, x = compact(model, compute="sparse"), torch.randn(2, *shape)
