@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -15,6 +17,7 @@ from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.compact_weights import Beginning, CompactWeight
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.files.masks import weight_checksum
+from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.masks import random_mask
 from rigl_lightning.sparsity.names import clean_name
 from rigl_lightning.sparsity.parameters import select_parameters
@@ -62,24 +65,25 @@ def build_sparse(
     selected = select_parameters(module, **selection)
     resolved = algorithm.resolve(total_steps)
     _check(resolved)
-    shapes = {name: parameter.shape for name, parameter in selected.items()}
+    shapes = shapes_of(selected)
     counts = active_counts(shapes, resolved.layer_sparsities(shapes, 0))
     names = {id(parameter): name for name, parameter in selected.items()}
+    homes = Counter(id(p) for child in module.modules() for p in child._parameters.values())
     beginning = Beginning({}, {}, {})
     parameters: dict[str, nn.Parameter] = {}
-    for path, child in module.named_modules():
-        own = {a: names[id(p)] for a, p in child._parameters.items() if id(p) in names}
-        _draw(path, child)
-        for attribute, name in own.items():
-            parameter = parameters[name] = child._parameters[attribute]
-            beginning.checksums[name] = weight_checksum(parameter)
-            generator = layer_generator(seed, name, "initial")
-            is_few = counts[name] <= LARGEST_DENSITY * parameter.numel()
-            if is_few and parameter.ndim > 1 and _can_be_compact(child):
-                positions = random_positions(parameter.numel(), counts[name], generator)
-                beginning.compact[name] = CompactWeight(parameter, positions)
-            else:
-                beginning.masks[name] = random_mask(parameter.shape, counts[name], generator)
+    for child, before, parameter in _drawn(module):
+        name = names.get(id(before))
+        if name is None:
+            continue
+        parameters[name] = parameter
+        beginning.checksums[name] = weight_checksum(parameter)
+        generator = layer_generator(seed, name, "initial")
+        is_few = counts[name] <= LARGEST_DENSITY * parameter.numel()
+        if is_few and parameter.ndim > 1 and homes[id(before)] == 1 and _can_be_compact(child):
+            positions = random_positions(parameter.numel(), counts[name], generator)
+            beginning.compact[name] = CompactWeight(parameter, positions)
+        else:
+            beginning.masks[name] = random_mask(parameter.shape, counts[name], generator)
     ordered = {name: parameters[name] for name in selected}
     sparsifier = Sparsifier(ordered, algorithm, total_steps, seed, beginning=beginning)
     compute = SparseCompute(module, sparsifier, "sparse", storage="connections")
@@ -94,6 +98,23 @@ def _check(algorithm: SparseAlgorithm) -> None:
             f"Expected an algorithm that begins with random masks, such as RigL or Static without a structure, got "
             f"{type(algorithm).__name__}: it looks at the dense weights. Make the network on the CPU instead."
         )
+
+
+def _drawn(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter, nn.Parameter]]:
+    """Draw the tensors of a module layer by layer: of each parameter its module, what it was, and what it is now.
+
+    A parameter of several modules is drawn by the first of them, and stays one.
+    """
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # as long as those before live, no other has their ids
+    for path, child in module.named_modules():
+        own = {attribute: p for attribute, p in child._parameters.items() if p is not None}
+        _draw(path, child)
+        for attribute, before in own.items():
+            if id(before) in made:
+                setattr(child, attribute, made[id(before)][1])
+            else:
+                made[id(before)] = before, getattr(child, attribute)
+                yield child, *made[id(before)]
 
 
 def _draw(path: str, module: nn.Module) -> None:

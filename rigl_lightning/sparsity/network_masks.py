@@ -16,7 +16,7 @@ from rigl_lightning.kernels.positions import count_active, positions
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import check_fit, pack_masks, unpack_masks
 from rigl_lightning.sparsity.names import same_tensors
-from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, pack_mask, unpack_mask
+from rigl_lightning.sparsity.packed_masks import LayerMasks, PackedMask, in_few_bytes, pack_mask, unpack_mask
 
 
 class Change(NamedTuple):
@@ -207,7 +207,7 @@ class NetworkMasks:
     def store_compactly(self, name: str, weight: CompactWeight) -> None:
         """Keep no byte a connection for a layer whose weight is compact."""
         first = unpack_masks({name: self._first[name]})[name]
-        self._first[name] = positions(first).int()
+        self._first[name] = in_few_bytes(positions(first))
         self._explored_bits[name] = PackedMask.of(self.explored[name])
         self.explored.replace(name, self._explored_bits[name].mask)
         self.masks.replace(name, weight.mask)
@@ -229,7 +229,7 @@ class NetworkMasks:
 
     def _begin_compactly(self, name: str, weight: CompactWeight) -> None:
         active = weight.positions()
-        self._first[name] = active.int()
+        self._first[name] = in_few_bytes(active)
         self._explored_bits[name] = PackedMask.of_positions(active, weight.shape)
         self.explored.replace(name, self._explored_bits[name].mask)
         self.compact[name] = weight.positions

@@ -38,6 +38,16 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(unpacked.astype(bool)).view(*shape)
 
 
+def in_few_bytes(positions: Tensor) -> Tensor:
+    """Ascending positions as int32, or as they are where a layer has more connections than that counts.
+
+    >>> in_few_bytes(torch.tensor([3, 7])), in_few_bytes(torch.tensor([3, 2**31]))
+    (tensor([3, 7], dtype=torch.int32), tensor([         3, 2147483648]))
+    """
+    fits = not positions.numel() or int(positions[-1]) <= torch.iinfo(torch.int32).max
+    return positions.int() if fits else positions
+
+
 class LayerMasks(Mapping[str, Tensor]):
     """Boolean masks by layer name, in the order given. Those that are made anew at each reading cannot be changed.
 

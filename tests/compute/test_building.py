@@ -72,6 +72,34 @@ def test_algorithms_that_look_at_the_dense_weights_are_refused(algorithm):
         build_sparse(model, algorithm, 20)
 
 
+def test_tied_weights_stay_one():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 4)
+            self.second.weight, self.second.bias = self.first.weight, self.first.bias
+
+        def forward(self, x):
+            return self.last(self.second(self.first(x.flatten(1)[:, :40]).tanh()))
+
+    algorithm = RigL(0.8, Uniform(first_layer_dense=False))
+    torch.manual_seed(0)
+    model = Tied()
+    sparsifier = Sparsifier(select_parameters(model), algorithm, 20, seed=3)
+    with torch.device("meta"):
+        built = Tied()
+    torch.manual_seed(0)
+    compute = build_sparse(built, algorithm, 20, seed=3)
+    assert built.second.weight is built.first.weight
+    assert built.second.bias is built.first.bias
+    assert set(compute.sparsifier.compact) == {"last.weight"}
+    with SparseCompute(model, sparsifier, "sparse"):
+        train(model, sparsifier, 8)
+    train(built, compute.sparsifier, 8)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(built.state_dict()[key], value)
+
+
 def test_a_module_that_cannot_draw_its_weights_is_refused():
     class Own(nn.Module):
         def __init__(self):
