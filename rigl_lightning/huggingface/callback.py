@@ -86,8 +86,8 @@ class SparseTrainerCallback(TrainerCallback):
         parameters = select_parameters(model, self.include, self.exclude)
         saved = self._saved(args, state) if state.global_step else None
         seed = args.seed if self.seed is None else self.seed
-        length = state.max_steps
-        self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, length, seed=seed, state=saved)
+        steps = state.max_steps
+        self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, steps, seed=seed, state=saved)
         _check_ranks(self.sparsifier.checksums())
         self._layers = SparseCompute(model, self.sparsifier, self.compute, storage=self.storage)
         self._layers.install()

@@ -64,8 +64,8 @@ class AdamWarmUp:
         """Whether any step is taken again."""
         return self.n_steps is not None
 
-    def check(self, optimizer: Optimizer) -> None:
-        """Refuse other optimizers.
+    def follow(self, optimizer: Optimizer, before: Optimizer | None) -> None:
+        """Go over to an optimizer; if there was another before, its own count is the age of all moments from now on.
 
         Raises:
             ValueError: Unless it is Adam or AdamW of torch, whose formula this is.
@@ -75,6 +75,8 @@ class AdamWarmUp:
                 f"Expected Adam or AdamW of torch.optim for adam_warm_up, got {type(optimizer).__name__}. Leave out "
                 "`adam_warm_up` of SparseTrainingCallback or Sparsifier, or set another optimizer."
             )
+        if before not in (None, optimizer):
+            self.young = {}
 
     def note_growth(self, grown: Mapping[str, Tensor], masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """After a mask update.
@@ -111,8 +113,10 @@ class AdamWarmUp:
             second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
             decayed = weight * (1 - group["lr"] * _decoupled_decay(optimizer, group))
             step = self._step(state["exp_avg"][index], second[index], age, group)
-            parameter[index] = (decayed - group["lr"] * step).to(weight.dtype)
-            is_young = group["betas"][1] ** age > _NEGLIGIBLE
+            corrected = (decayed - group["lr"] * step).to(weight.dtype)
+            # A count below theirs is that of an optimizer whose state was not resumed with the masks.
+            parameter[index] = torch.where(age > 0, corrected, parameter[index])
+            is_young = (age >= 0) & (group["betas"][1] ** age > _NEGLIGIBLE)
             self.young[name] = at[is_young], born[is_young]
         self._before = {}
 

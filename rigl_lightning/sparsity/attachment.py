@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.parameters import select_parameters
+from rigl_lightning.sparsity.parameters import check_weights, select_parameters
 
 
 class Follower(Protocol):
@@ -34,26 +34,20 @@ class Follower(Protocol):
 def follow_steps(optimizer: Optimizer, follower: Follower) -> list[RemovableHandle]:
     """Have every `Optimizer.step` tell the follower, before and after; removing the handles ends it.
 
+    Args:
+        optimizer: Of torch.
+        follower: Of some of its weights.
+
     Raises:
-        ValueError: If the algorithm needs more than that (GraSP), there is no optimizer of torch, or another follower
-            of it masks one of these weights already: the masks of both would apply.
+        ValueError: If the algorithm needs more than that (GraSP).
     """
     check_attachable(follower.algorithm)
 
     def after(stepped: Optimizer, *_: Any) -> None:
         follower.after_step(stepped)
 
-    own = torch_optimizer(optimizer)
-    handle = own.register_step_pre_hook(_Before(follower))
-    twice = _followed_twice(follower, handle.hooks_dict_ref() or {})
-    if twice is not None:
-        handle.remove()
-        raise SettingError(
-            f"Expected each weight in one Sparsifier, but {twice!r} is in one that is attached to this optimizer. Call "
-            "`detach` of that one first."
-        )
-    follower.mask_optimizer_state(own)
-    return [handle, own.register_step_post_hook(after)]
+    follower.mask_optimizer_state(optimizer)
+    return [optimizer.register_step_pre_hook(_Before(follower)), optimizer.register_step_post_hook(after)]
 
 
 @dataclass(frozen=True)
@@ -72,11 +66,23 @@ class _Before:
         self.follower.before_step(stepped)
 
 
-def _followed_twice(follower: Follower, hooks: Mapping[int, Any]) -> str | None:
-    """The first layer that another follower among the hooks has, too."""
-    others = [hook.follower for hook in hooks.values() if isinstance(hook, _Before) and hook.follower is not follower]
-    theirs = {id(parameter) for other in others for parameter in other.parameters.values()}
-    return next((name for name, parameter in follower.parameters.items() if id(parameter) in theirs), None)
+def refuse_followed(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse weights that a follower of the optimizer masks already: the masks of both would apply.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    handle = optimizer.register_step_pre_hook(lambda *_: None)  # it knows all hooks
+    hooks: Mapping[int, Any] = handle.hooks_dict_ref() or {}
+    followed = [hook.follower.parameters.values() for hook in hooks.values() if isinstance(hook, _Before)]
+    handle.remove()
+    theirs = {id(parameter) for values in followed for parameter in values}
+    twice = next((name for name, parameter in parameters.items() if id(parameter) in theirs), None)
+    if twice is not None:
+        raise SettingError(
+            f"Expected each weight in one Sparsifier, but {twice!r} is in one that is attached to this optimizer. Call "
+            "`detach` of that one first."
+        )
 
 
 def torch_optimizer(optimizer: Any) -> Optimizer:
@@ -144,9 +150,12 @@ class Attachable:
             ValueError: If the algorithm needs `before_backward` (GraSP), and as the class.
         """
         parameters = select_parameters(model) if isinstance(model, nn.Module) else model
+        check_weights(parameters)
+        own = torch_optimizer(optimizer)
+        refuse_followed(own, parameters)  # before anything is masked
         made: Any = cls
         sparsifier = made(parameters, algorithm, total_steps, **settings)
-        sparsifier._hooks = follow_steps(optimizer, sparsifier)
+        sparsifier._hooks = follow_steps(own, sparsifier)
         return sparsifier
 
     def __getstate__(self) -> dict[str, Any]:

@@ -43,12 +43,12 @@ class Divergence:
         """Look at the loss of a step.
 
         Args:
-            loss: Scalar.
+            loss: Scalar; or several, as backward passes of several losses at once have them.
             step: Optimizer steps completed.
         """
         if self._loss_is_told:
             return
-        loss = loss.detach()
+        loss = loss.detach() if loss.numel() == 1 else loss.detach().abs().max()
         if loss.device.type == "cpu":
             if not math.isfinite(value := float(loss)):
                 self._warn(f"{value}", step)

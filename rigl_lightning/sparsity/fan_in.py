@@ -8,7 +8,7 @@ from torch import Tensor
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.layouts import rows_of
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.selection import largest_per_row, smallest
+from rigl_lightning.sparsity.selection import below_infinity, largest_per_row, smallest
 
 
 def with_minimum_fan_in(
@@ -34,20 +34,20 @@ def with_minimum_fan_in(
     >>> drop_and_grow(mask, drop, grow, n).int().tolist()  # not 1.0, the last of its unit; and not where 9.0 is
     [[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
     """
-    rows, drop_rows, grow_rows = map(rows_of, (mask, drop_score.float(), grow_score.float()))
+    rows, drop_rows, grow_rows = map(rows_of, (mask, below_infinity(drop_score), below_infinity(grow_score)))
     kept_count = rows.sum(1).clamp(max=minimum)
     best = largest_per_row(drop_rows, kept_count, rows)
     n_update = min(n_update, count_active(rows) - count_active(best))
-    drop_rows = drop_rows.masked_fill(best, torch.inf)
+    drop_rows = drop_rows.masked_fill_(best, torch.inf)
     survivors = rows.reshape(-1).clone()
     survivors[smallest(drop_rows, n_update, rows)] = False
     survivors = survivors.view_as(rows)
     missing = (minimum - survivors.sum(1)).clamp(min=0)
     missing = torch.minimum(missing, (~survivors).sum(1))
     first = largest_per_row(grow_rows, missing, ~survivors)
-    # Above all others, and among themselves by score: a wanted one is ahead by more than the range of all scores.
-    span = grow_rows.amax() - grow_rows.amin() + 1
-    grow_rows = torch.where(first, grow_rows + span, grow_rows)
+    if count_active(first) > n_update:  # by score: a number added to all of them would swallow small ones
+        first = topk_mask(grow_rows, n_update, first)
+    grow_rows = grow_rows.masked_fill_(first, torch.inf)
     return drop_rows.view(mask.shape), grow_rows.view(mask.shape), n_update
 
 

@@ -175,11 +175,13 @@ def _hessian_products(loss: Tensor, parameters: Mapping[str, nn.Parameter], mean
     if not weights:
         return zeros
     gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-    # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part.
-    pairs = [(g, mean_over_ranks(g.detach().clone())) for g in gradients if g is not None and g.requires_grad]
-    if not pairs:  # a loss that is linear in the weights has no curvature
-        return zeros
-    product = torch.stack([(own * mean).sum() for own, mean in pairs]).sum()
-    found = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
-    products = {id(weight): value for weight, value in zip(weights, found, strict=True) if value is not None}
+    # The Hessian of the mean loss times the gradient of the mean loss, of which this process has its part. All
+    # processes have to ask for the same means, also where the batch of one did not use a layer.
+    own = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)]
+    means = [mean_over_ranks(gradient.detach().clone()) for gradient in own]
+    curved = [(gradient * mean).sum() for gradient, mean in zip(own, means, strict=True) if gradient.requires_grad]
+    products: dict[int, Tensor] = {}
+    if curved:  # a loss that is linear in the weights has no curvature
+        found = torch.autograd.grad(torch.stack(curved).sum(), weights, retain_graph=True, allow_unused=True)
+        products = {id(weight): value for weight, value in zip(weights, found, strict=True) if value is not None}
     return {name: mean_over_ranks(products.get(id(p), zeros[name]).detach()) for name, p in parameters.items()}

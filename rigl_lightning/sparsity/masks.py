@@ -76,7 +76,7 @@ def drop_and_grow(
         drop_score: Same shape; read where the mask is True. Low is dropped.
         grow_score: Same shape; read everywhere but at the survivors. High is grown.
         n_update: Connections to drop, in [0, number of active connections].
-        n_grow: Connections to grow; None for as many as are dropped.
+        n_grow: Connections to grow, in [0, those that are inactive after the drop]; None for as many as are dropped.
 
     Returns:
         New mask of the same shape, unless ``n_grow`` says otherwise with the same number of active connections.
@@ -90,7 +90,8 @@ def drop_and_grow(
     >>> drop_and_grow(mask, weight.abs(), gradient.abs(), 1)  # drops the second, grows the fifth
     tensor([ True, False,  True, False,  True, False])
     """
-    _check_count("n_update", n_update, count_active(mask))
+    _check_count("n_update", n_update, n_active := count_active(mask))
+    _check_count("n_grow", n_grow or 0, mask.numel() - n_active + n_update)
     new_mask = mask.reshape(-1).clone()
     new_mask[smallest(drop_score, n_update, mask)] = False
     new_mask[largest(grow_score, n_update if n_grow is None else n_grow, ~new_mask)] = True

@@ -70,8 +70,8 @@ def check_owner(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) ->
         )
 
 
-def with_wrapped(optimizer: Optimizer) -> Iterator[Optimizer]:
-    """The optimizer, and those it wraps (Lookahead, SAM) and calls, outermost first.
+def with_wrapped(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer, and those it wraps (Lookahead, SAM) and calls, outermost first; each once.
 
     >>> class Wrapper(Optimizer):
     ...     def __init__(self, base):
@@ -81,10 +81,12 @@ def with_wrapped(optimizer: Optimizer) -> Iterator[Optimizer]:
     >>> [type(found).__name__ for found in with_wrapped(Wrapper(SGD([nn.Parameter(Tensor(2))])))]
     ['Wrapper', 'SGD']
     """
-    yield optimizer
-    for value in vars(optimizer).values():
-        if isinstance(value, Optimizer) and value is not optimizer:
-            yield from with_wrapped(value)
+    found = [optimizer]
+    for single in found:  # it grows meanwhile
+        for value in vars(single).values():
+            if isinstance(value, Optimizer) and all(value is not other for other in found):
+                found.append(value)
+    return found
 
 
 def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at: Tensor | None = None) -> None:

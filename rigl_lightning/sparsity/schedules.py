@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.points import A_POINT, is_point, resolved_point, stretched_point
-from rigl_lightning.sparsity.settings import check_settings
+from rigl_lightning.sparsity.settings import check_settings, require
 
 Decay = Callable[[float], float]
 """Progress of a window in [0, 1] -> a factor from 1 to 0: on the drop fraction, or on the way to the final sparsity."""
@@ -134,8 +134,7 @@ class InversePower:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not self.power > 0:
-            raise SettingError(f"Expected `power` above 0, got {self.power}. Set `power` of InversePower.")
+        require(self.power > 0, self, "power", "above 0")
 
     def __call__(self, progress: float) -> float:
         """Factor at ``progress`` in [0, 1]."""

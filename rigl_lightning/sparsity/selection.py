@@ -34,7 +34,8 @@ def random_positions(numel: int, n_active: int, generator: torch.Generator) -> T
     """
     if numel <= _PERMUTED_UP_TO or n_active > numel // 2:
         # Half the bytes of int64, and the same permutation.
-        return torch.randperm(numel, generator=generator, dtype=torch.int32)[:n_active].long().sort().values
+        dtype = torch.int32 if numel < 1 << 31 else torch.int64
+        return torch.randperm(numel, generator=generator, dtype=dtype)[:n_active].long().sort().values
     drawn = np.empty(0, dtype=np.int64)
     while drawn.size < n_active:
         more = n_active - drawn.size + n_active // 64 + 64
@@ -124,6 +125,16 @@ def largest_per_row(score: Tensor, counts: Tensor, candidates: Tensor) -> Tensor
         reached[tied] &= ~(equal & last)
     chosen[rows] = reached
     return chosen
+
+
+def below_infinity(score: Tensor) -> Tensor:
+    """A copy in floating point, whose infinite scores are finite: infinity is left for what is to win in any case.
+
+    >>> below_infinity(torch.tensor([1, 2])), below_infinity(torch.tensor([torch.inf])).isfinite()
+    (tensor([1., 2.], dtype=torch.float64), tensor([True]))
+    """
+    score = score if score.is_floating_point() else score.double()
+    return score.clamp(max=torch.finfo(score.dtype).max)
 
 
 def _comparable(score: Tensor) -> Tensor:

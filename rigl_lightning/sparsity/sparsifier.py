@@ -155,8 +155,8 @@ class Sparsifier(Attachable, MaskReadings):
 
         Masks the gradients. On an update step of an algorithm that replaces the gradient step it updates the masks
         and drops all gradients of ``optimizer`` instead, so that the following ``optimizer.step`` changes nothing.
-        No update is made from gradients that are not finite; under a GradScaler, which skips that step, the update
-        is made at the next one.
+        No such update is made from gradients that are not finite; under a GradScaler, which skips that step, it is
+        made at the next one. An update that follows the gradient step refuses scores that are NaN.
 
         Raises:
             ValueError: If the optimizer has not all of the sparse weights.
@@ -206,8 +206,9 @@ class Sparsifier(Attachable, MaskReadings):
         if not self.gradients.are_there:
             self.gradients.refuse_unseen()
             return
-        self.warm_up.after_step(optimizer)
-        self.scaling.after_step()
+        if not self.has_dropped_gradients:  # what they remember is else of a step that a GradScaler has skipped
+            self.warm_up.after_step(optimizer)
+            self.scaling.after_step()
         self.weights.after_step()
         if algorithm.adjust_weights is not None:
             layers, rates = self._layers({}, moment=f"{self.step}/adjust"), learning_rates(optimizer, self.parameters)
@@ -245,7 +246,7 @@ class Sparsifier(Attachable, MaskReadings):
     def mask_optimizer_state(self, optimizer: Optimizer) -> None:
         """Reset the optimizer's state of inactive connections, as when momenta of a dense training were loaded."""
         check_owner(optimizer, self.parameters)
-        self.warm_up.check(optimizer)
+        self.warm_up.follow(optimizer, self._optimizer)
         self._optimizer = optimizer
         self.weights.reset_inactive_state(optimizer)
 
@@ -275,8 +276,7 @@ class Sparsifier(Attachable, MaskReadings):
 
     @torch.no_grad()
     def _begin(self, beginning: Beginning | None) -> None:
-        caution = cautions.schedule_caution(self.algorithm, self.total_steps)
-        if caution is not None:
+        if (caution := cautions.schedule_caution(self.algorithm, self.total_steps)) is not None:
             warnings.warn(caution, stacklevel=4, category=SparseTrainingWarning)
         if beginning is not None:
             self.initial_weights = dict(beginning.checksums)

@@ -16,6 +16,8 @@ from rigl_lightning.sparsity.structures import NM
 
 _LARGEST = 4
 """Of m: there are 90 masks of a block for 2:4, and millions for 4:8."""
+_LARGEST_SCORE = 1e300
+"""Infinite scores count as much: a range that is infinite would make all others alike."""
 _AT_ONCE = 1 << 15
 """Blocks whose masks are compared at a time."""
 
@@ -79,7 +81,7 @@ class TransposableNM(NM):
         """Drop in the layer, and take the best masks that hold what is left."""
         kept = mask.reshape(-1).clone()
         kept[smallest(drop_score, n_update, mask)] = False
-        score = grow_score.double()
+        score = grow_score.double().clamp(-_LARGEST_SCORE, _LARGEST_SCORE)
         if bool(score.isnan().any()):
             raise SettingError("Expected scores without NaN.")
         low, high = score.aminmax()

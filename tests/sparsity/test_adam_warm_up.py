@@ -8,7 +8,7 @@ from rigl_lightning.sparsity.algorithms import DNW, SET, RigL, Static
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from tests.helpers.small_training import small_network, sparsify, through_disk, train
+from tests.helpers.small_training import backward, small_network, sparsify, through_disk, train
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 LATE = 4000
@@ -83,6 +83,36 @@ def test_a_ramp_multiplies_the_first_steps():
     path, grown, _ = grow_late(torch.optim.Adam, 4, steps=1)
     moved = path[1][grown].abs()
     assert torch.allclose(moved, torch.full_like(moved, 0.01 / 4), rtol=1e-3)
+
+
+def test_a_step_that_is_skipped_before_an_update_leaves_nothing_behind():
+    model = small_network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    sparsifier = sparsify(model, RigL(0.7, schedule=UpdateSchedule(2, 0, 10)), total_steps=10, adam_warm_up=0)
+    train(model, optimizer, sparsifier, range(4))  # young since steps 0 and 2
+    backward(model, 4)
+    model[4].weight.grad[0, 0] = torch.inf
+    sparsifier.before_step(optimizer)  # a GradScaler now skips optimizer.step, and so after_step
+    weights, before = [p.detach().clone() for p in model.parameters()], dict(sparsifier.masks)
+    before = {name: mask.clone() for name, mask in before.items()}
+    train(model, optimizer, sparsifier, [4])
+    assert sparsifier.last_update.step == 4
+    for weight, (name, parameter) in zip(weights, model.named_parameters(), strict=True):
+        stays = before[name] & sparsifier.masks[name] if name in before else torch.ones_like(weight, dtype=torch.bool)
+        assert torch.equal(parameter.detach(), torch.where(stays, weight, 0.0)), name
+
+
+@pytest.mark.parametrize("algorithm", [RigL, SET])
+def test_under_a_new_optimizer_connections_are_as_young_as_its_moments(algorithm):
+    trained = []
+    for warm_up in (None, 0):
+        model = small_network()
+        schedule = UpdateSchedule(3, 0, 13)
+        sparsifier = sparsify(model, algorithm(0.7, schedule=schedule), total_steps=20, adam_warm_up=warm_up)
+        train(model, torch.optim.Adam(model.parameters(), 0.0), sparsifier, range(14))
+        train(model, torch.optim.Adam(model.parameters(), 0.01), sparsifier, range(14, 20))
+        trained.append(list(model.parameters()))
+    assert all(torch.equal(plain, corrected) for plain, corrected in zip(*trained, strict=True))
 
 
 def test_connections_grow_up():

@@ -252,8 +252,10 @@ def test_a_second_one_of_the_same_weights_is_refused():
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     first = sparsify(net, optimizer, "rigl", sparsity=0.9, total_steps=10)
+    weights = copy.deepcopy(net.state_dict())
     with pytest.raises(ValueError, match=r"'0\.weight' is in one that is attached to this optimizer. Call `detach`"):
-        sparsify(net, optimizer, "set", sparsity=0.9, total_steps=10)
+        sparsify(net, optimizer, "set", sparsity=0.9, total_steps=10, seed=1)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
     first.detach()
     sparsify(net, optimizer, "set", sparsity=0.9, total_steps=10)
 

@@ -284,6 +284,13 @@ class TestDivergence:
         assert len(told) == 1
         assert told[0].startswith(f"The loss is {bad} at step 2 (2 optimizer steps completed). ")
 
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_of_several_losses_at_once_one_is_enough(self, bad):
+        sparsifier = sparsify(small_network(), Static(0.7))
+        sparsifier.note_loss(torch.tensor([1.0, 2.0], requires_grad=True))
+        with pytest.warns(SparseTrainingWarning, match=f"The loss is {bad} at step 0"):
+            sparsifier.note_loss(torch.tensor([1.0, bad, -torch.inf if bad == torch.inf else 2.0]))
+
     def test_gradients_are_told_once_with_step_and_layer_where_nobody_shows_the_loss(self):
         (told,) = self.said(small_network(), {3: torch.nan, 4: torch.nan}, sees_loss=False)
         assert told.startswith("The gradient of layer '0.weight' (2 such sparse layers) is not finite at step 3")

@@ -57,6 +57,22 @@ def test_no_channel_dies_in_a_training_at_high_sparsity(algorithm):
     assert dead[1] == 0 < dead[0]
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_of_more_units_without_a_connection_than_are_grown_the_best_are_first_whatever_the_scale(scale):
+    mask = torch.tensor([[True, True, True, True], [False] * 4, [False] * 4, [False] * 4])
+    grow = torch.zeros(4, 4)
+    grow[1:, 0] = scale * torch.tensor([1.0, 2.0, 3.0])
+    new = drop_and_grow(mask, *with_minimum_fan_in(mask, mask.float(), grow, 1, 1))
+    assert new.int().tolist() == [[1, 1, 1, 0], [0] * 4, [0] * 4, [1, 0, 0, 0]]
+
+
+def test_infinite_scores_do_not_take_the_place_of_units_without_a_connection():
+    mask = torch.tensor([[True, True, False, False], [False] * 4])
+    grow = torch.tensor([[0.0, 0.0, torch.inf, torch.inf], [1.0, 2.0, 0.0, 0.0]])
+    new = drop_and_grow(mask, *with_minimum_fan_in(mask, torch.full((2, 4), torch.inf), grow, 1, 1))
+    assert new.int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("settings", [{"min_fan_in": -1}, {"min_fan_in": 1.5}, {"min_fan_in": 1, "structure": NM()}])
 def test_other_numbers_and_structures_are_refused(settings):
     with pytest.raises(ValueError, match=r"`min_fan_in` to be a whole number, at least 0, and 0 with a structure"):

@@ -163,6 +163,21 @@ def test_a_loss_without_curvature_has_product_zero():
     assert not sparsifier.gradients.hessian["w"].any()
 
 
+@pytest.mark.parametrize("loss", ["of all layers", "of the first layer alone", "linear"])
+def test_every_process_asks_for_the_same_means(loss):
+    model, asked = smooth_network(), []
+
+    def mean_over_ranks(tensor):
+        asked.append(tuple(tensor.shape))
+        return tensor
+
+    x = torch.ones(2, 6, dtype=torch.float64)
+    losses = {"of all layers": model(x).square().sum(), "of the first layer alone": model[0](x).square().sum()}
+    sparsifier = Sparsifier(weights_of(model), GraSP(0.5))
+    sparsifier.before_backward(losses.get(loss, model[0](x).sum()), mean_over_ranks)
+    assert asked == 2 * [tuple(weight.shape) for weight in weights_of(model).values()]
+
+
 def test_other_algorithms_compute_no_product_and_the_score_says_who_does():
     model = small_network()
     sparsifier = sparsify(model, SET(0.7, schedule=UpdateSchedule(2, 0, 9)))

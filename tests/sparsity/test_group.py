@@ -1,11 +1,14 @@
 """An algorithm of its own for each part of a network."""
 
+from inspect import get_annotations
+
 import pytest
 import torch
 
 from rigl_lightning import SparseTrainingCallback
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity import (
+    ACDC,
     DNW,
     SET,
     SNFS,
@@ -15,6 +18,7 @@ from rigl_lightning.sparsity import (
     Group,
     RigL,
     RigLITOP,
+    SparseAlgorithm,
     Sparsifier,
     SparsityRamp,
     Static,
@@ -69,15 +73,34 @@ def test_only_the_layers_of_the_algorithm_that_updates_move():
     assert moved == {"0.weight": [0, 4, 8], "4.weight": [1, 4, 7, 10]}
 
 
-def test_a_group_of_one_is_that_algorithm():
-    checksums = []
-    for algorithm in (RigL(0.7, schedule=SCHEDULE), Group({"*": RigL(0.7, schedule=SCHEDULE)})):
+@pytest.mark.parametrize(
+    "member", [RigL(0.7, schedule=SCHEDULE), ACDC(0.7, warm_up=4, phase=4, last=20)], ids=lambda m: type(m).__name__
+)
+def test_a_group_of_one_is_that_algorithm(member):
+    weights = []
+    for algorithm in (member, Group({"*": member})):
         model = small_network()
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
         sparsifier = sparsify(model, algorithm, total_steps=30)
         train(model, optimizer, sparsifier, range(30))
-        checksums.append(sparsifier.checksums())
-    assert checksums[0] == checksums[1]
+        weights.append(list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+OPTIONAL = [name for name, kind in get_annotations(SparseAlgorithm).items() if "Callable" in str(kind)]
+
+
+@pytest.mark.parametrize("question", [name for name in OPTIONAL if getattr(SparseAlgorithm, name) is None])
+def test_what_only_some_algorithms_are_asked_is_handed_on_or_refused(question):
+    class Answers(RigL):
+        pass
+
+    setattr(Answers, question, lambda *_: None)
+    if question in ("penalty_gradient", "grow_init"):
+        with pytest.raises(ValueError, match=question.replace("_", " ")):
+            Group({"*": Answers(0.7)})
+    else:
+        assert getattr(Group({"*": Answers(0.7)}), question) is not None
 
 
 def test_what_a_member_remembers_is_its_own():

@@ -96,6 +96,13 @@ class TestDropAndGrowByHand:
         with pytest.raises(ValueError, match=rf"`n_update` in \[0, 4\], got {n_update}"):
             drop_and_grow(self.mask, self.weight, self.gradient, n_update)
 
+    @pytest.mark.parametrize("n_grow", [-1, 4, 9])
+    def test_more_growth_than_there_is_room_for_is_an_error(self, n_grow):
+        mask = torch.tensor([True, True, True, False, False])
+        with pytest.raises(ValueError, match=rf"`n_grow` in \[0, 3\], got {n_grow}"):
+            drop_and_grow(mask, torch.arange(5.0), torch.arange(5.0), 1, n_grow)
+        assert drop_and_grow(mask, torch.arange(5.0), torch.arange(5.0), 1, 3).all()
+
 
 class TestNaN:
     mask = flags("1111 ....")

@@ -156,6 +156,18 @@ def test_the_state_of_a_grown_connection_becomes_that_of_a_fresh_one(name):
     assert compared or name == "SGD"
 
 
+def test_wrappers_that_know_each_other_are_found_once():
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, base):
+            super().__init__(base.param_groups, {})
+            self.base, base.owner = base, self
+
+    inner = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)
+    outer = Wrapper(inner)
+    assert with_wrapped(outer) == [outer, inner]
+    assert with_wrapped(inner) == [inner, outer]
+
+
 def same_state(optimizer, parameter, where, other, fresh):
     pairs = zip(with_wrapped(optimizer), with_wrapped(other), strict=True)
     for single, witness in pairs:

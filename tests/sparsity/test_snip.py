@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from rigl_lightning.sparsity.algorithms import SNIP
+from rigl_lightning.sparsity.algorithms.global_ranking import topk_of_all_layers
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -57,6 +58,13 @@ def test_the_first_batch_makes_no_gradient_step():
     assert torch.equal(model.second.detach(), torch.tensor([[0.0, -1.0]]))
     assert sparsifier.step == 1
     assert not optimizer.state
+
+
+def test_a_global_ranking_takes_scores_that_are_whole_numbers_or_infinite():
+    ranked = {"a": torch.tensor([[1, 2], [3, 9]]), "b": torch.tensor([0, 1, 2])}
+    assert [m.int().tolist() for m in topk_of_all_layers(ranked, 3).values()] == [[[0, 0], [1, 1]], [0, 0, 1]]
+    ranked = {"a": torch.full((3,), torch.inf), "b": torch.tensor([1.0, 2.0])}
+    assert [m.int().tolist() for m in topk_of_all_layers(ranked, 3).values()] == [[1, 1, 0], [0, 1]]
 
 
 def test_a_global_ranking_leaves_every_layer_its_best_connection():

@@ -7,6 +7,7 @@ import torch
 
 from rigl_lightning.sparsity import RigL, Uniform
 from rigl_lightning.sparsity.layouts import InputsFirst
+from rigl_lightning.sparsity.selection import smallest
 from rigl_lightning.sparsity.transposable import TransposableNM, _masks
 
 PATTERNS = {(1, 2): 2, (1, 3): 6, (2, 3): 6, (1, 4): 24, (2, 4): 90}
@@ -66,6 +67,19 @@ def test_units_that_are_no_multiple_are_refused_before_training():
         algorithm.layer_sparsities({"fc": (10, 8)}, 0)
     with pytest.raises(ValueError, match="`m` of at most 4.*got 8"):
         TransposableNM(4, 8)
+
+
+@pytest.mark.parametrize("infinite", [torch.inf, -torch.inf])
+def test_survivors_stay_whatever_scores_are_infinite(infinite):
+    structure, generator = TransposableNM(2, 4), torch.Generator().manual_seed(0)
+    mask = structure.random_mask((4, 8), 0, generator)
+    drop, grow = (torch.rand(4, 8, generator=generator) for _ in range(2))
+    grow[~mask] = infinite
+    new = structure.drop_and_grow(mask, drop, grow, 4)
+    kept = mask.reshape(-1).clone()
+    kept[smallest(drop, 4, mask)] = False
+    assert new.reshape(-1)[kept].all()
+    assert is_transposable(new, 2, 4)
 
 
 def test_a_score_that_is_nan_is_refused():

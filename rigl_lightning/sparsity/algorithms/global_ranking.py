@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rigl_lightning.sparsity.algorithms.base import Masks
 from rigl_lightning.sparsity.masks import topk_mask
+from rigl_lightning.sparsity.selection import below_infinity
 
 
 def topk_of_all_layers(
@@ -20,7 +21,7 @@ def topk_of_all_layers(
         candidates: Boolean masks by layer: connections that may become active; None for all.
     """
     allowed = {name: None if candidates is None else candidates[name] for name in ranked}
-    flat = {name: score.reshape(-1).clone() for name, score in ranked.items()}
+    flat = {name: below_infinity(score).reshape(-1) for name, score in ranked.items()}
     for name, score in ranked.items():
         flat[name][topk_mask(score, 1, allowed[name]).reshape(-1)] = torch.inf
     together = None if candidates is None else torch.cat([candidates[name].reshape(-1) for name in ranked])

@@ -13,6 +13,8 @@ from rigl_lightning.sparsity.scores import Connections
 _Value = TypeVar("_Value")
 _ONE_FOR_ALL = ("replaces_step", "grad_average_decay", "hides_inactive_weights", "forgets_inactive_weights")
 """What the step asks of the whole network: members that update their masks must have it alike."""
+_HANDED_ON = ("adjust_weights", "restarts_optimizer")
+"""Questions that a Group answers if one of its members does."""
 _WITHOUT_NAMES = ("penalty_gradient", "grow_init")
 """Questions that are asked of a layer without its name."""
 
@@ -29,6 +31,7 @@ class Group(SparseAlgorithm):
     FixedMasks) can be combined with all.
 
     Where a member reads dense gradients at a step, those of all layers are computed; the counted costs include this.
+    Where a member restarts the optimizer (AC/DC), its state of all parameters begins anew.
 
     Attributes:
         algorithms: Algorithm of each pattern of parameter or module names, see `matching_names`.
@@ -51,8 +54,9 @@ class Group(SparseAlgorithm):
             if len({*values.values()}) > 1:
                 raise _refusal(name, values, self.algorithms)
             object.__setattr__(self, name, next(iter(values.values()), getattr(SparseAlgorithm, name)))
-        if any(member.adjust_weights is not None for member in self.algorithms.values()):
-            object.__setattr__(self, "adjust_weights", self._adjust_weights)
+        for name in _HANDED_ON:
+            if any(getattr(member, name) is not None for member in self.algorithms.values()):
+                object.__setattr__(self, name, getattr(self, f"_{name}"))
 
     @staticmethod
     def _check_member(pattern: str, member: Any) -> None:
@@ -180,6 +184,10 @@ class Group(SparseAlgorithm):
             return {} if move is None else _remembering(memory, pattern, lambda of: move(own, step, rates, of))
 
         return self._merged(layers, ask)
+
+    def _restarts_optimizer(self, step: int) -> bool:
+        asked = (member.restarts_optimizer for member in self.algorithms.values())
+        return any(restarts(step) for restarts in asked if restarts is not None)
 
 
 def _moves(member: SparseAlgorithm) -> bool:
