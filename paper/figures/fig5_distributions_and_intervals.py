@@ -35,7 +35,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         curves = by_distribution(runs, benchmark, METHOD)
         draw_curves(ours, results, curves, "sparsity", "accuracy")
         if benchmark == panels.MNIST:
-            frame_above(ours, results, curves)
+            frame_above(ours, results, curves, note="left")
         sparsity_axis(ours, protocol.sparsities)
         over_intervals(sweep, results, benchmark, METHOD, "cosine")
         for axis in (ours, sweep):

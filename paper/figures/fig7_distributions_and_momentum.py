@@ -71,7 +71,7 @@ def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Ru
         curves = by_distribution(runs, benchmark, method)
         draw_curves(axis, results, curves, "sparsity", "accuracy")
         if benchmark == panels.MNIST:
-            frame_above(axis, results, curves)
+            frame_above(axis, results, curves, note="left")
         sparsity_axis(axis, protocol.sparsities)
         axis.tick_params(axis="x", labelsize=TICKS)
         title(axis, f"Measured: {method}\n{protocol.title.split(',')[0]}")
