@@ -350,7 +350,7 @@ def _narrow_networks() -> list[Claim]:
             "On WRN-10-1 at .98 growth that avoids dead channels, or spreads over all, is above RigL's.",
             *(
                 replace(over(of, rule, "RigL", sparsest), again=again)
-                for rule, again in zip(NARROW_RULES, (Again(8), Again(14)), strict=True)
+                for rule, again in zip(NARROW_RULES, (Again(8, then=Again(32)), Again(14)), strict=True)
             ),
         ),
         own(
@@ -359,7 +359,10 @@ def _narrow_networks() -> list[Claim]:
         ),
         own(
             "On WRN-22-2 at .98 growth that avoids dead channels, or spreads over all, is above RigL's.",
-            *(replace(over(wrn, rule, "RigL", sparsest), again=Again(8, ONE_POINT)) for rule in NARROW_RULES),
+            *(
+                replace(over(wrn, rule, "RigL", sparsest), again=Again(8, ONE_POINT, then=then))
+                for rule, then in zip(NARROW_RULES, (None, Again(12, ONE_POINT)), strict=True)
+            ),
         ),
         own(
             "On WRN-22-2 at .98 SET is above RigL.",
