@@ -10,10 +10,10 @@ from paper.panels import all_runs
 
 
 @cache
-def by_identity(scale: str, again: bool = False) -> dict[str, Run]:
-    """Every run of a figure, a table or a claim; with ``again`` also those of later tests, which no figure shows."""
-    later = runs_again(claims(scale)) if again else []
-    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(claims(scale)), *later]}
+def by_identity(scale: str) -> dict[str, Run]:
+    """Every run of a figure, a table or a claim, those of later tests included."""
+    of_claims = claims(scale)
+    return {run.identity: run for run in [*all_runs(scale, CLAIM_SEEDS), *runs(of_claims), *runs_again(of_claims)]}
 
 
 def is_swept(run: Run) -> bool:

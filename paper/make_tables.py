@@ -115,7 +115,7 @@ def claims_table(results: Path, scale: str) -> pd.DataFrame:
 
 
 def _judged(results: Path, scale: str) -> list[Judged]:
-    rows = read(results, scale, again=True)
+    rows = read(results, scale)
     found = measured(claims(scale), rows)
     if scale == "small":
         names = study_claims.LANDSCAPE, study_claims.ESCAPE

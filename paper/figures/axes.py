@@ -1,4 +1,4 @@
-"""Abscissas of the figures: logarithmic costs, falling densities, and frames that one curve does not stretch."""
+"""Axes of the figures: logarithmic costs, falling densities, and accuracies that are logarithmic in their error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from paper.figures.style import METHOD_COLOURS
 
 SPACE = 0.1
 """Of an abscissa's range, before its first and after its last value."""
+ERROR_TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 80)
 FLOPS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -40,9 +41,18 @@ def sparsity_axis(axis: Axes, sparsities: Sequence[float]) -> None:
     axis.set_xlim(_to_sparsity(first - space), _to_sparsity(last + space))
 
 
+def error_axis(axis: Axes) -> None:
+    """An ordinate of accuracies in percent that is logarithmic in the error: chance and 98 % are both in the frame."""
+    axis.set_yscale("function", functions=(_to_height, _to_accuracy))
+    axis.yaxis.set_major_locator(FixedLocator([100 - error for error in ERROR_TICKS]))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda accuracy, _: f"{accuracy:g}"))
+
+
 def _named(axis: Axes, values: Sequence[float], label: str) -> None:
     axis.xaxis.set_major_locator(FixedLocator(list(values)))
     axis.xaxis.set_minor_locator(NullLocator())
+    axis.tick_params(axis="x", labelbottom=True)  # in each row, also where panels share their abscissa
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".removeprefix("0") or "0"))
     if label:
         axis.set_xlabel(label)
@@ -54,3 +64,11 @@ def _to_position(sparsity: Any) -> Any:
 
 def _to_sparsity(position: Any) -> Any:
     return 1 - np.exp(-np.asarray(position))
+
+
+def _to_height(accuracy: Any) -> Any:
+    return -np.log(np.clip(100 - np.asarray(accuracy), 1e-3, None))
+
+
+def _to_accuracy(height: Any) -> Any:
+    return 100 - np.exp(-np.asarray(height))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from paper.experiments import Run
-from paper.figures.data import of_runs, own, pick, published, summary
+from paper.figures.data import MIN_SEEDS, of_runs, own, pick, published, summary
 from paper.figures.style import GREY, METHOD_COLOURS, SMALL
 
 DODGE = 2.0 / 72
@@ -37,12 +38,14 @@ class Curve:
 
 
 def draw(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], x: str, y: str) -> None:
-    """Own means with intervals; ``x`` is a column, too, of which each point has its mean."""
+    """Own means with intervals, hollow where seeds are too few for one; each point has the mean of the column ``x``."""
     for i, curve in enumerate(curves):
         points = _points(rows, curve.runs, x, y)
         if len(points):
             spread = {"yerr": points["interval"].fillna(0.0)}
             _line(axis, points[x], points["mean"], _shift(i, len(curves)), curve, **spread)
+            few = points[points["n"] < MIN_SEEDS]
+            _hollow(axis, few[x], few["mean"], _shift(i, len(curves)), curve)
     if not axis.containers:
         no_runs_yet(axis)
 
@@ -81,10 +84,19 @@ def _line(axis: Axes, x: Any, y: Any, shift: float, curve: Curve, **spread: Any)
     line, caps, bars = axis.errorbar(x, y, **spread, label=curve.label, **{**LINE, **style}).lines
     if dashes is not None:
         line.set_dashes(dashes)
-    # Shifted only now: the frame is computed from the values.
-    scale = axis.figure.dpi_scale_trans
     for part in (line, *caps, *bars):
-        part.set_transform(axis.transData + ScaledTranslation(shift, 0, scale))
+        _move(axis, part, shift)
+
+
+def _hollow(axis: Axes, x: Any, y: Any, shift: float, curve: Curve) -> None:
+    style = {"color": curve.style["color"], "marker": curve.style["marker"], "markersize": LINE["markersize"]}
+    (points,) = axis.plot(x, y, linestyle="none", mfc="white", mew=0.8, zorder=3, **style)
+    _move(axis, points, shift)
+
+
+def _move(axis: Axes, part: Artist, shift: float) -> None:
+    """By inches to the right, once it is drawn: the frame is computed from the values."""
+    part.set_transform(axis.transData + ScaledTranslation(shift, 0, axis.figure.dpi_scale_trans))
 
 
 def dense_line(axis: Axes, rows: pd.DataFrame, run: Run, y: str) -> None:

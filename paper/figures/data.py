@@ -20,23 +20,21 @@ MIN_SEEDS = 3
 TEXT = {"config_hash": str, "commit": str, "device": str, "distribution": str, "decay": str}
 
 
-def read(folder: Path, scale: str, again: bool = False) -> pd.DataFrame:
-    """Complete own runs of a scale that are declared, and the published values.
+def read(folder: Path, scale: str) -> pd.DataFrame:
+    """Complete own runs of a scale that are declared, of every seed, and the published values.
 
     Further columns than those of the rows: ``point``, the name of the run's settings without its seed; ``swept``,
     whether it is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs
-    relative to those of the dense network, trained once. With ``again`` also the rows of later tests.
+    relative to those of the dense network, trained once.
     """
     file = folder / f"{scale}.csv"
     rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
-    return pd.concat(
-        [own_rows(rows, scale, again), published_rows(pd.read_csv(folder / "published.csv"))], ignore_index=True
-    )
+    return pd.concat([own_rows(rows, scale), published_rows(pd.read_csv(folder / "published.csv"))], ignore_index=True)
 
 
-def own_rows(rows: pd.DataFrame, scale: str, again: bool = False) -> pd.DataFrame:
+def own_rows(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Complete runs that are declared today, in the units of the axes."""
-    rows = only_declared(rows[rows["status"] == "done"], scale, again)
+    rows = only_declared(rows[rows["status"] == "done"], scale)
     rows["distribution"] = rows["distribution"].fillna("")
     rows["accuracy"] = 100 * rows["val_accuracy"]
     unit = rows[~rows["method"].isin(RESIZED)].groupby("benchmark")
@@ -48,11 +46,11 @@ def own_rows(rows: pd.DataFrame, scale: str, again: bool = False) -> pd.DataFram
     return rows
 
 
-def only_declared(rows: pd.DataFrame, scale: str, again: bool = False) -> pd.DataFrame:
+def only_declared(rows: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Rows whose identity is that of a declared run, with ``point`` and ``swept``; rows of other settings are old."""
     if "config_hash" not in rows:
         return rows.head(0).assign(point="", swept=False)
-    of_identity = declared.by_identity(scale, again)
+    of_identity = declared.by_identity(scale)
     rows = rows[rows["config_hash"].isin(of_identity)].copy()
     runs = [of_identity[identity] for identity in rows["config_hash"]]
     return rows.assign(point=[run.point for run in runs], swept=[declared.is_swept(run) for run in runs])

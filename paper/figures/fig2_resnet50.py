@@ -56,7 +56,8 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         axis.set_ylabel(BETTER["accuracy"])
     flops_axis(ours_left)
     flops_axis(left)
-    sparsity_axis(right, protocol.sparsities)
+    for axis in (ours_right, right):
+        sparsity_axis(axis, protocol.sparsities)
     where = f"{100 * protocol.sparsity:g} % sparse, {protocol.distribution}"
     title(ours_left, f"Measured, {where}", verdict_of(judged, "2 left", scale))
     title(ours_right, f"Measured, {protocol.distribution} where not named", verdict_of(judged, "2 right", scale))

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper import panels
-from paper.figures.axes import sparsity_axis
+from paper.figures.axes import error_axis, sparsity_axis
 from paper.figures.curves import draw as draw_curves
-from paper.figures.curves import draw_published, frame_above
+from paper.figures.curves import draw_published
 from paper.figures.data import pick, scale_of
 from paper.figures.distributions import by_distribution
 from paper.figures.style import new_figure
@@ -35,7 +35,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
         curves = by_distribution(runs, benchmark, METHOD)
         draw_curves(ours, results, curves, "sparsity", "accuracy")
         if benchmark == panels.MNIST:
-            frame_above(ours, results, curves, note="left")
+            error_axis(ours)
         sparsity_axis(ours, protocol.sparsities)
         over_intervals(sweep, results, benchmark, METHOD, "cosine")
         for axis in (ours, sweep):

@@ -15,12 +15,12 @@ from matplotlib.gridspec import GridSpec
 
 from paper import panels
 from paper.experiments import Run, declared
-from paper.figures.axes import sparsity_axis
-from paper.figures.curves import Curve, draw_published, frame_above
+from paper.figures.axes import error_axis, sparsity_axis
+from paper.figures.curves import Curve, draw_published
 from paper.figures.curves import draw as draw_curves
 from paper.figures.data import pick, scale_of
 from paper.figures.distributions import by_distribution
-from paper.figures.style import FULL_WIDTH, method_style, set_fonts
+from paper.figures.style import FULL_WIDTH, METHOD_MARKERS, distribution_style, set_fonts
 from paper.figures.sweeps import where
 from paper.figures.words import caption, legend_in, protocols_caption, title, verdict_of
 from paper.protocols import PROTOCOLS
@@ -38,7 +38,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
     grid = figure.add_gridspec(len(benchmarks) + 2, len(METHODS))
     published = _row(figure, grid, 1)
     places = (0, *range(2, len(benchmarks) + 1))
-    ours = [_row(figure, grid, i, b != panels.MNIST) for i, b in zip(places, benchmarks, strict=True)]
+    ours = [_row(figure, grid, i) for i in places]
     for row, benchmark in zip(ours, benchmarks, strict=True):
         _distributions(row, results, runs, benchmark)
     _published(published, results, scale)
@@ -59,10 +59,9 @@ _OF_PUBLISHED = (
 )
 
 
-def _row(figure: Figure, grid: GridSpec, i: int, share: bool = True) -> list[Axes]:
+def _row(figure: Figure, grid: GridSpec, i: int) -> list[Axes]:
     first = figure.add_subplot(grid[i, 0])
-    shared = {"sharey": first} if share else {}
-    return [first, *(figure.add_subplot(grid[i, k], **shared) for k in range(1, len(METHODS)))]
+    return [first, *(figure.add_subplot(grid[i, k], sharey=first) for k in range(1, len(METHODS)))]
 
 
 def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Run], benchmark: str) -> None:
@@ -71,7 +70,7 @@ def _distributions(row: Sequence[Axes], results: pd.DataFrame, runs: Sequence[Ru
         curves = by_distribution(runs, benchmark, method)
         draw_curves(axis, results, curves, "sparsity", "accuracy")
         if benchmark == panels.MNIST:
-            frame_above(axis, results, curves, note="left")
+            error_axis(axis)
         sparsity_axis(axis, protocol.sparsities)
         axis.tick_params(axis="x", labelsize=TICKS)
         title(axis, f"Measured: {method}\n{protocol.title.split(',')[0]}")
@@ -96,7 +95,8 @@ def _momenta(axis: Axes, results: pd.DataFrame, benchmark: str) -> None:
         declared(Run(benchmark, "SNFS", protocol.sparsity, protocol.distribution, 0, scale, snfs_momentum=m))
         for m in panels.SNFS_MOMENTA
     ]
-    draw_curves(axis, results, [Curve("SNFS", runs, method_style("SNFS"))], "snfs_momentum", "accuracy")
+    style = {**distribution_style(protocol.distribution), "marker": METHOD_MARKERS["SNFS"]}
+    draw_curves(axis, results, [Curve("SNFS", runs, style)], "snfs_momentum", "accuracy")
     axis.set_xlabel("momentum of the average")
     network, sparse = where(scale, benchmark).split(", ", 1)
     title(axis, f"Measured: SNFS, {network}\n{sparse}")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from paper import panels
 from paper.experiments import Run
 from paper.figures.curves import no_runs_yet
-from paper.figures.data import of_runs, own, scale_of, summary
+from paper.figures.data import MIN_SEEDS, of_runs, own, scale_of, summary
 from paper.figures.style import GREY, METHOD_COLOURS, new_figure
 from paper.figures.words import caption, protocols_caption, title, verdict_of
 from paper.protocols import PROTOCOLS
@@ -53,7 +53,8 @@ def _panel(axis: Axes, results: pd.DataFrame, runs: list[Run], rules: list[str])
     for point in over.itertuples():
         colour = METHOD_COLOURS.get(point.method, "#6a3d9a")
         half = 0.0 if point.interval != point.interval else point.interval
-        axis.errorbar(point.mean, rules.index(point.method), xerr=half, fmt="o", color=colour, markersize=3.5)
+        face = "white" if point.n < MIN_SEEDS else colour
+        axis.errorbar(point.mean, rules.index(point.method), xerr=half, fmt="o", color=colour, mfc=face, markersize=3.5)
     axis.axvline(0, color=GREY, linewidth=0.7)
     axis.set_yticks(range(len(rules)), [rule.removeprefix("RigL, ") for rule in rules])
     axis.set_ylim(len(rules) - 0.4, -0.6)

@@ -17,12 +17,11 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from paper.figures.axes import flops_axis
+from paper.figures.axes import ERROR_TICKS, flops_axis
 from paper.figures.style import GREY, METHOD_COLOURS, METHOD_MARKERS, set_fonts
 from paper.tables.methods import frontier
 
 EMPHASISED = ("Dense", "Static", "RigL")
-ERROR_TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50)
 DISTANCES = (5, 9, 14, 20, 27, 35, 45, 57, 70, 90, 115, 145)  # points between a point and its name
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *((x, y) for y in (-0.3, -0.6, 0.3, 0.6) for x in (0.8, -0.8)))
 

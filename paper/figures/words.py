@@ -79,7 +79,7 @@ def protocols_caption(rows: pd.DataFrame, runs: Iterable[Run]) -> str:
         return f"{what}: no runs yet."
     n = shown.groupby("point")["seed"].nunique()
     seeds = f"n = {n.min()}" if n.min() == n.max() else f"n = {n.min()} to {n.max()} seeds a point"
-    where = "" if n.min() >= MIN_SEEDS else f" where n is at least {MIN_SEEDS}"
+    where = "" if n.min() >= MIN_SEEDS else f"; hollow: n below {MIN_SEEDS}"
     return f"Measured: {what} ({scale_of(rows)} scale). Means, {seeds}; bars: 95 % intervals{where}."
 
 

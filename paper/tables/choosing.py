@@ -17,7 +17,7 @@ OVER_SPARSITY = (
     (panels.RESNET, "uniform", "WRN-10-1, uniform"),
     (panels.WRN, "ERK", "WRN-22-2, ERK"),
 )
-SWEPT = panels.MNIST
+SWEPT = {"benchmark": panels.MNIST, "sparsity": 0.99, "method": "RigL", "distribution": "ERK", "decay": "cosine"}
 
 
 def parts(results: pd.DataFrame) -> dict[str, str]:
@@ -65,7 +65,7 @@ def _by_sparsity(runs: pd.DataFrame) -> str:
 
 
 def _by_interval(runs: pd.DataFrame) -> str:
-    swept = _of(runs, benchmark=SWEPT, method="RigL", distribution="ERK", decay="cosine", multiplier=1.0)
+    swept = _of(runs, **SWEPT, multiplier=1.0)
     body = []
     for interval in sorted(swept["delta_t"].dropna().unique()):
         found = swept[swept["delta_t"] == interval]

@@ -7,7 +7,7 @@ from paper.figures import claims_at_a_glance, narrow_networks, overview
 from paper.figures.data import read
 from paper.make_figures import HERE
 from paper.make_tables import claims_table
-from paper.tables import cards, flops, lenet, methods, summary
+from paper.tables import cards, choosing, flops, lenet, methods, summary
 from tests.helpers.synthetic_results import write_results
 
 PUBLISHED = HERE / "results" / "published.csv"
@@ -81,6 +81,14 @@ class TestAtThePapersLength:
 
     def test_units_are_medians(self):
         assert lenet._median_units(pd.Series(["400-100-60-10", "410-90-70-10", "405-95-80-10"])) == "405-95-70-10"
+
+
+class TestChoosing:
+    def test_intervals_are_of_one_sparsity(self, folder):
+        parts = choosing.parts(read(folder, "small"))
+        line = next(line for line in parts["by_interval"].splitlines() if line.startswith("| 100 |"))
+        rigl = next(line for line in parts["by_method"].splitlines() if line.startswith("| RigL |"))
+        assert line.split("|")[4] == rigl.split("|")[2]  # the setting of the table of methods: LeNet at .99
 
 
 class TestCards:
