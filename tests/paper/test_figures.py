@@ -125,7 +125,14 @@ class TestComplete:
         (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
         judged = claims_table(tmp_path, "small")
         for number in (2, 7):
-            TRAININGS[number].draw(read(tmp_path, "small"), judged)
+            figure = TRAININGS[number].draw(read(tmp_path, "small"), judged)
+            lines = [line for axis in figure.axes for line in axis.lines]
+            assert "white" in {line.get_markerfacecolor() for line in lines if len(line.get_xdata())}
+            assert "hollow: n below 3" in " ".join(figure.get_supxlabel().split())
+
+    def test_a_point_with_an_interval_is_filled(self, runs, judged):
+        lines = [line for axis in TRAININGS[2].draw(runs, judged).axes for line in axis.lines]
+        assert "white" not in {line.get_markerfacecolor() for line in lines if len(line.get_xdata())}
 
 
 @pytest.mark.parametrize("path", FIGURE_FILES, ids=lambda path: path.stem)
