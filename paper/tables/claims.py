@@ -127,8 +127,11 @@ def main_effect(of_claim: pd.DataFrame) -> str:
 
 
 def effect(row: Any) -> str:
-    """Effect, interval, unit and n of a row of `rows`, in words."""
-    interval = "" if row["interval"] != row["interval"] or row["interval"] is None else f" ± {row['interval']:.2g}"
+    """Effect, interval, unit and n of a row of `rows`, in words; both numbers end with the interval's second digit."""
+    half = row["interval"]
+    known = half is not None and half > 0
+    decimals = max(1 - math.floor(math.log10(half)), 0) if known else 3
+    interval = f" ± {half:.{decimals}f}" if half is not None and half == half else ""
     seeds = ", new seeds" if row["test"] != ORDINALS[0] else ""
     margin = f"; less than {row['level']:g} apart" if row["verdict"] == NO_DIFFERENCE else ""
-    return f"{row['effect']:+.3g}{interval} {row['unit']} (n = {row['n']}{seeds}){margin}"
+    return f"{row['effect']:+.{decimals}f}{interval} {row['unit']} (n = {row['n']}{seeds}){margin}"

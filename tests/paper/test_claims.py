@@ -235,6 +235,19 @@ class TestTable:
         assert list(found.columns) == table.COLUMNS
         assert set(found["scale"]) == {"small", "paper"}
 
+    @pytest.mark.parametrize(
+        ("effect", "interval", "words"),
+        [
+            (-0.00562, 0.43, "-0.01 ± 0.43"),
+            (12.94, 8.23, "+12.9 ± 8.2"),
+            (5.29, 14.2, "+5 ± 14"),
+            (0.3, 0.0, "+0.300 ± 0.000"),
+        ],
+    )
+    def test_an_effect_ends_with_the_second_digit_of_its_interval(self, effect, interval, words):
+        row = {"effect": effect, "interval": interval, "unit": "points", "n": 5, "test": "first", "verdict": HOLDS}
+        assert table.effect(row) == f"{words} points (n = 5)"
+
     def test_the_verdicts_are_those_of_the_made_up_order(self, found):
         verdicts = table.verdicts(found).droplevel(["scale", "figure"])
         assert verdicts["RigL is above Static at every sparsity."] == HOLDS
