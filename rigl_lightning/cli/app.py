@@ -35,7 +35,7 @@ from rigl_lightning.cli.flags import with_flags
 from rigl_lightning.cli.given import Given, class_named, default_of
 from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups, without_bases
 from rigl_lightning.cli.predictions import check_output, save_predictions
-from rigl_lightning.cli.run_errors import check_seed, explain_run_error, refused_by_trainer
+from rigl_lightning.cli.run_errors import broken_file, check_seed, explain_run_error, refused_by_trainer
 from rigl_lightning.cli.runs import (
     LAST,
     OF_ONE_CALL,
@@ -146,7 +146,8 @@ class _Parser(LightningArgumentParser):
             raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [name for action in parser._actions for name in action.option_strings]
-        _fail(explain_parse_error(message, options, _Parser.given))
+        told = explain_parse_error(message, options, _Parser.given)
+        _fail(broken_file(ex) or told if told == " ".join(message.split()) else told)
 
     def format_help(self, *formatter: Any) -> str:
         """Of a command: our settings first, and of Lightning's the usual ones.

@@ -76,10 +76,10 @@ def _with_options(args: Sequence[str]) -> list[tuple[str, tuple[str, str, str], 
 def is_smoke(args: Sequence[str]) -> bool:
     """Whether a configuration of the smoke scale is among the arguments.
 
-    >>> is_smoke(["fit", "--config", "configs/smoke/char_gru.yaml"])
-    True
+    >>> is_smoke(["fit", "--config", "configs/smoke/char_gru.yaml"]), is_smoke(["fit", "--data.root=smoke/data"])
+    (True, False)
     """
-    return any(Path(arg.partition("=")[2] or arg).parent.name == "smoke" for arg in args)
+    return any(path.parent.name == "smoke" for path in config_paths(args))
 
 
 def _check_yaml(file: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import re
 import traceback
+from types import FrameType
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -52,7 +53,9 @@ def explain_run_error(error: Exception) -> str | None:
     # jsonargparse adds, before or after, what else an optional setting could have been, and then all of the settings.
     line = line.replace("Expected a <class 'NoneType'> - ", "").split(" Given value type:")[0]
     ours = re.search(r"Expected .*\b(Set|Correct|Add|Use|Lower|Run|Start|Give|Remove|Was)\b.*", line)
-    return ours[0].split(" - Expected a <class 'NoneType'>")[0] if ours else _failed_class(message)
+    if ours:
+        return ours[0].split(" - Expected a <class 'NoneType'>")[0]
+    return _failed_class(message) or broken_file(error)
 
 
 def check_seed(seed: object) -> None:
@@ -121,6 +124,23 @@ def _failed_class(message: str) -> str | None:
     if found is None or reason is None:
         return None
     return f"Expected {found[2]} to accept its settings, but it fails: {reason}. Correct the class or its settings."
+
+
+def broken_file(error: BaseException | None) -> str | None:
+    """A Python file that fails while it is imported, such as a user's own scores: where, and what it says."""
+    if error is None:
+        return None
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"Expected Python in {error.filename}, line {error.lineno}: {error.msg}. Correct the file."
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_import(frame)]
+    if not frames:
+        return broken_file(error.__cause__)
+    (frame, line), why = frames[-1], " ".join(f"{type(error).__name__}: {error}".split())
+    return f"Expected {frame.f_code.co_filename} to be importable, line {line} raises {why}. Correct the file."
+
+
+def _is_import(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__"
 
 
 def _accelerator(message: str) -> str | None:

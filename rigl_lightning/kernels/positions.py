@@ -24,16 +24,20 @@ def count_active(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(torch.count_nonzero(mask))
 
 
-def positions(mask: Tensor) -> Tensor:
+def positions(mask: Tensor, count: int | None = None) -> Tensor:
     """Positions of True in a boolean tensor, in row-major order: int64, on its device.
+
+    Args:
+        mask: Of any shape.
+        count: How many are True, if that is known already.
 
     >>> positions(torch.tensor([[True, False], [True, True]]))
     tensor([0, 2, 3])
     """
     if mask.device.type != "cpu":
         return mask.reshape(-1).nonzero().view(-1)
-    if mask.numel() >= _LEAST and is_fast_tier_on() and is_plain(mask):
-        return _compiled().positions(mask.contiguous(), count_active(mask))
+    if mask.dtype is torch.bool and mask.numel() >= _LEAST and is_fast_tier_on() and is_plain(mask):
+        return _compiled().positions(mask.contiguous(), count_active(mask) if count is None else count)
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
-from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.costs.flops import flops_per_sample
 from rigl_lightning.sparsity.layouts import shapes_of
 from rigl_lightning.sparsity.parameters import select_parameters
 from rigl_lightning.sparsity.settings import checked_length
@@ -47,7 +47,7 @@ def summary(
     flops = None
     if inputs is not None:
         positional, named = _arguments(inputs)
-        flops = {name: float(n) for name, n in trace_flops(model, *positional, **named).items() if name in parameters}
+        flops = flops_per_sample(model, *positional, **named)
     return layer_table(algorithm.resolve(total_steps), shapes_of(parameters), total_steps, flops)
 
 

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.gradients import gradients_of
 from rigl_lightning.sparsity.parameters import check_weights, select_parameters
 
 
@@ -63,7 +64,22 @@ class _Before:
                 "before it cannot see. Call `before_step` at the end of the closure and `after_step` after the step "
                 "instead of attaching, or use SparseTrainingCallback in Lightning."
             )
+        _unscale(stepped)
         self.follower.before_step(stepped)
+
+
+def _unscale(optimizer: Any) -> None:
+    """Take a fused optimizer's part of the work with a GradScaler: its gradients are scaled here, others' are not.
+
+    Its kernel would also skip a step that overflowed, unseen, so the gradients go: the step changes and counts nothing.
+    """
+    if getattr(optimizer, "grad_scale", None) is not None:
+        for gradient in gradients_of(optimizer):
+            gradient.div_(optimizer.grad_scale.to(gradient.device))
+        optimizer.grad_scale = None
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is not None and bool(found_inf):
+        optimizer.zero_grad(set_to_none=True)
 
 
 def refuse_followed(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, StateError
-from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.algorithms import Group, SparseAlgorithm
 from rigl_lightning.sparsity.scores import Connections
 
 _NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
@@ -27,6 +27,16 @@ def schedule_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str
     >>> schedule_caution(RigL(schedule=UpdateSchedule(100, 0, 0)), None)
     'RigL never updates its masks: there is no update step in begin=0, end=0. Set its schedule.'
     """
+    return next(filter(None, (_caution_of(part, total_steps) for part in _with_members(algorithm))), None)
+
+
+def _with_members(algorithm: SparseAlgorithm) -> list[SparseAlgorithm]:
+    """The algorithm, and those of a Group."""
+    members = algorithm.algorithms.values() if isinstance(algorithm, Group) else ()
+    return [algorithm, *(part for member in members for part in _with_members(member))]
+
+
+def _caution_of(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
     schedule = algorithm.schedule
     if schedule is None or any(total_steps is None or step < total_steps for step in algorithm.update_steps()[:1]):
         return None
@@ -78,14 +88,15 @@ def resolve_for_new_training(algorithm: SparseAlgorithm, total_steps: int | None
     Raises:
         ValueError: If it does so.
     """
-    schedule = algorithm.schedule
-    if schedule is not None and type(schedule.end) is int and schedule.end == 1 and total_steps != 1:
-        word = getattr(algorithm, "outside_words", {}).get("schedule", "schedule")
-        raise SettingError(
-            f"Expected `end` of the schedule of {type(algorithm).__name__} to be a fraction, such as 1.0 for the whole "
-            f"training, or a step of at least 2, got 1, which is step 1: masks would hardly change. Set `end` of "
-            f"`{word}` to 1.0."
-        )
+    for part in _with_members(algorithm):
+        schedule = part.schedule
+        if schedule is not None and type(schedule.end) is int and schedule.end == 1 and total_steps != 1:
+            word = getattr(part, "outside_words", {}).get("schedule", "schedule")
+            raise SettingError(
+                f"Expected `end` of the schedule of {type(part).__name__} to be a fraction, such as 1.0 for the whole "
+                f"training, or a step of at least 2, got 1, which is step 1: masks would hardly change. Set `end` of "
+                f"`{word}` to 1.0."
+            )
     return algorithm.resolve(total_steps)
 
 

@@ -61,7 +61,7 @@ class SparsityRamp:
             raise SettingError(
                 f"Expected a ramp of sparsity that ends after its begin, {begin}, and before the end of training"
                 f"{'' if total_steps is None else f', {total_steps} steps'}, got {end}. "
-                "Set `end` of SparsityRamp, for example to a fraction such as 0.5."
+                "Set `end` of SparsityRamp (of AnnealedTopK: `anneal_end`), for example to a fraction such as 0.5."
             )
         return replace(self, begin=begin, end=end)
 
@@ -87,7 +87,7 @@ class SparsityRamp:
             raise SettingError(f"Expected a resolved ramp, got {self}. Call resolve(total_steps) first.")
         if step >= self.end:
             return 0.0
-        return self.decay((step - self.begin) / (self.end - self.begin)) if step > self.begin else 1.0
+        return left_of_way(self.decay, (step - self.begin) / (self.end - self.begin) if step > self.begin else 0.0)
 
 
 Sparsity = float | SparsityRamp
@@ -116,6 +116,16 @@ def check_sparsity_setting(settings: Any) -> None:
             f"Expected `sparsity` to be a number for {settings.structure}, got {sparsity}: the structure has one "
             "number of connections. Set `sparsity` of the algorithm, or leave out its structure."
         )
+
+
+def left_of_way(decay: Decay, progress: float) -> float:
+    """What is left of the way to the final sparsity: all at the begin and nothing at the end, whatever the decay.
+
+    >>> from rigl_lightning.sparsity.schedules import constant, linear
+    >>> left_of_way(linear, 0.25), left_of_way(constant, 0.25), left_of_way(constant, 1.0)
+    (0.75, 1.0, 0.0)
+    """
+    return decay(progress) if 0 < progress < 1 else 1.0 - progress
 
 
 def on_the_way(initial: Mapping[str, float], final: Mapping[str, float], left: float) -> dict[str, float]:

@@ -119,7 +119,7 @@ def largest_per_row(score: Tensor, counts: Tensor, candidates: Tensor) -> Tensor
     reached = (values >= threshold) & candidates
     surplus = reached.sum(1) - counts
     if bool(surplus.any()):  # scores equal to the threshold: the last of them lose
-        tied = positions(surplus)
+        tied = positions(surplus > 0)
         equal = (values[tied] == threshold[tied]) & candidates[tied]
         last = equal.flip(1).cumsum(1).flip(1) <= surplus[tied, None]
         reached[tied] &= ~(equal & last)
@@ -184,12 +184,12 @@ def _above(score: Any, bound: Any, count: int, candidates: Any | None) -> Any | 
         if exceeding.size <= count:
             equal = np.flatnonzero(reached & (score == bound))[: count - exceeding.size]
             return np.sort(np.concatenate([exceeding, equal]))
-    where = _positions(reached)
+    where = _positions(reached, int(n_reached))
     return where[_n_largest(score.take(where), count)]
 
 
-def _positions(flags: Any) -> Any:
-    return positions(torch.from_numpy(flags)).numpy()
+def _positions(flags: Any, count: int | None = None) -> Any:
+    return positions(torch.from_numpy(flags), count).numpy()
 
 
 def _n_largest(values: Any, count: int) -> Any:

@@ -164,10 +164,10 @@ class Sparsifier(Attachable, MaskReadings):
         """
         if optimizer is not self._optimizer:
             self.mask_optimizer_state(optimizer)
-        algorithm = self.algorithm
+        algorithm, decay = self.algorithm, self.algorithm.grad_average_decay
         self.compact.follow(optimizer)
         self.divergence.begin_step()
-        self.gradients.begin_step(optimizer, algorithm.grad_average_decay)
+        self.gradients.begin_step(optimizer, decay)
         is_due = self.gradients.are_there and algorithm.is_update(self.step)
         if self.network.is_captured:
             cautions.refuse_capture(algorithm, self.step, is_due)
@@ -180,7 +180,7 @@ class Sparsifier(Attachable, MaskReadings):
                 self.compact.forget_gradients()
                 optimizer.zero_grad(set_to_none=True)
                 return
-        elif is_due and algorithm.needs_dense_gradient(self.step) and algorithm.grad_average_decay is None:
+        elif is_due and algorithm.needs_dense_gradient(self.step) and (decay is None or algorithm.reads_gradient):
             self.gradients.keep()
         if algorithm.penalty_gradient is not None:
             for name, layer in self._layers({}, self.gradients.of_parameters()).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,9 +68,11 @@ def begin_or_resume(
 def continue_previous_fit(sparsifier: Sparsifier) -> None:
     """Mask the weights as in the fit before, of the same callback and network in this process, and say so.
 
-    Warns if no mask update is left.
+    Warns if no mask update is left, and if other weights were loaded since, such as those of the best checkpoint.
     """
+    before = {} if sparsifier.algorithm.hides_inactive_weights else count_nonzero(sparsifier.parameters)
     sparsifier.apply_masks()
+    warn_of_lost_topology(sparsifier.parameters, before)
     rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
     updates = sparsifier.algorithm.update_steps()
     if len(updates) > 1 and updates[-1] < sparsifier.step:  # who prunes once means the masks to stay
@@ -94,8 +97,8 @@ def follow_what_was_loaded(trainer: pl.Trainer, hook: StepHook | None, key: str)
     if hook is None or hook.sparsifier is None:
         return
     hook.sparsifier.mask_optimizer_state(hook.optimizer)
-    if trainer.global_step > 0 and hook.sparsifier.step == 0:
-        start_late(hook.sparsifier, trainer.global_step, key)
+    if trainer.global_step > 0 and hook.is_new:  # it counts the steps of all optimizers, see `total_steps`
+        start_late(hook.sparsifier, math.ceil(trainer.global_step / len(trainer.strategy.optimizers)), key)
 
 
 def start_late(sparsifier: Sparsifier, step: int, key: str) -> None:

@@ -126,7 +126,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self._restored is None and beginning.is_same_network(self.sparsifier, parameters):
             beginning.continue_previous_fit(self._sparsifier())
         else:
-            state, self._restored = self._restored or {}, None
+            state, self._restored, self._step_hook.is_new = self._restored or {}, None, not self._restored
             self.sparsifier = beginning.begin_or_resume(trainer, parameters, self.algorithm, self.settings, state)
             for part in (self.flops, self.mask_log, self.computing):
                 part.load_state_dict(state)

@@ -45,11 +45,25 @@ class ResumableCSVLogger(CSVLogger):
 class KeepEarlierMetrics(pl.Callback):
     """Has every `ResumableCSVLogger` keep what was logged before the step a training begins at, and nothing else."""
 
+    _is_beginning = False
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The step is known here, and nothing is logged yet."""
-        for logger in trainer.loggers:
-            if isinstance(logger, ResumableCSVLogger):
-                logger.forget_from(trainer.global_step)
+        self._is_beginning = not pl_module.automatic_optimization
+        if pl_module.automatic_optimization:
+            _forget_from(trainer, trainer.global_step)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """In manual optimization rows have the number of batches, which is known here, whatever steps they made."""
+        if self._is_beginning:
+            self._is_beginning = False
+            _forget_from(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def _forget_from(trainer: pl.Trainer, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, ResumableCSVLogger):
+            logger.forget_from(step)
 
 
 class _Writer(ExperimentWriter):

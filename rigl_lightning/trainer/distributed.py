@@ -36,7 +36,7 @@ def compare_ranks(trainer: pl.Trainer, sparsifier: Sparsifier) -> None:
     if different.any():
         layer = list(checksums)[int(different.nonzero()[0])]
         raise StateError(
-            f"The masks of layer {layer!r} differ between processes after the update at step {sparsifier.step}. "
+            f"The masks of layer {layer!r} differ between processes after {sparsifier.step} steps. "
             "Scores must be the same on every process: use no random numbers but `connections.generator`, and no "
             "communication hook that leaves gradients different between ranks."
         )

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.base.errors import SparseTrainingWarning
-from rigl_lightning.sparsity.costs.flops import FlopCounter, sparse_forward_flops, trace_flops, training_flops
+from rigl_lightning.sparsity.costs.flops import FlopCounter, flops_per_sample, sparse_forward_flops, training_flops
 from rigl_lightning.sparsity.mask_update import MaskUpdate
 from rigl_lightning.sparsity.needed_gradients import weight_gradient_density
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -84,8 +82,8 @@ class FlopMeter:
             self._counter.__enter__()
 
     def keep(self) -> None:
-        """The forward pass is complete: keep its count."""
-        if self._counter is not None:
+        """The forward pass is complete: keep its count, unless its batch was empty."""
+        if self._counter is not None and any(self._counter.flops.values()):
             self.dense = dict(self._counter.flops)
         self.release()
 
@@ -140,12 +138,10 @@ def example_flops(pl_module: pl.LightningModule) -> dict[str, float]:
     kwargs = example if isinstance(example, dict) else {}
     args = () if kwargs else tuple(example) if isinstance(example, tuple | list) else (example,)
     try:
-        flops = trace_flops(pl_module, *args, **kwargs)
+        return flops_per_sample(pl_module, *args, **kwargs)
     except Exception as error:  # any user's forward; training itself does not depend on it
         rank_zero_warn(
             f"FLOPs cannot be counted on example_input_array ({error}); they are counted on the first batch.",
             category=SparseTrainingWarning,
         )
         return {}
-    batched = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim > 0]
-    return {name: count / len(batched[0]) for name, count in flops.items()} if batched else {}

@@ -32,6 +32,7 @@ class StepHook:
     Attributes:
         optimizer: The one that updates them.
         sparsifier: Theirs, or None before `attach`.
+        is_new: Whether its masks were made for this fit.
 
     Raises:
         ValueError: See `optimizer_of`.
@@ -39,6 +40,7 @@ class StepHook:
 
     def __init__(self, trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) -> None:
         self.optimizer = optimizer_of(trainer, parameters)
+        self.is_new = False
         self._undo_clipping = skip_value_clipping(trainer)
         self.sparsifier: Sparsifier | None = None
         self._handle: Any = None
@@ -125,7 +127,7 @@ def total_steps(trainer: pl.Trainer) -> int | None:
     if trainer.max_epochs == 0 or trainer.limit_train_batches == 0:
         return 0
     n_optimizers = len(trainer.strategy.optimizers)
-    limit = None if trainer.max_steps == -1 else trainer.max_steps // n_optimizers
+    limit = None if trainer.max_steps == -1 else math.ceil(trainer.max_steps / n_optimizers)
     steps = None if n_optimizers > 1 else _steps_of_epochs(trainer)
     known = [number for number in (limit, steps) if number is not None]
     return min(known) if known else None

@@ -10,12 +10,15 @@ from torch import nn
 import rigl_lightning
 from rigl_lightning import (
     SET,
+    SNFS,
+    SRSTE,
     FixedMasks,
     GradualMagnitudePruning,
     GraSP,
     RigL,
     Sparsifier,
     Static,
+    Unstructured,
     UpdateSchedule,
     algorithm_named,
     select_parameters,
@@ -178,6 +181,38 @@ def test_sparsify_takes_a_name_or_an_algorithm():
         sparsify(network(), optimizer, RIGL, sparsity=0.5)
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        SNFS(0.8, schedule=UpdateSchedule(interval=2, end=1.0), drop_fraction=0.5),
+        SRSTE(0.8, structure=Unstructured(), penalty=0.1),
+        RIGL,
+    ],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
+def test_a_fused_optimizer_under_a_grad_scaler_trains_as_without(algorithm):
+    """Its gradients are still scaled when it begins to step, and it skips a step that overflowed inside its kernel."""
+
+    def trained(scale):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+        sparsifier = Sparsifier.attach(model, optimizer, algorithm, total_steps=6)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for i, inputs in enumerate(batches(6)):
+            optimizer.zero_grad()
+            scaler.scale(model(inputs).square().mean()).backward()
+            if scale is not None and i == 0:  # this step is skipped, and so is its batch without a scaler
+                model[0].weight.grad[0, 0] = torch.inf
+            if scale is not None or i > 0:
+                scaler.step(optimizer)
+                scaler.update()
+        assert sparsifier.step == 5
+        return [*model.parameters(), *sparsifier.masks.values()]
+
+    for with_scaler, without in zip(trained(2.0**10), trained(None), strict=True):
+        assert torch.equal(with_scaler, without)
+
+
 def test_summary_is_the_table_before_training_and_changes_nothing():
     model = network()
     before = copy.deepcopy(model.state_dict())
@@ -189,6 +224,14 @@ def test_summary_is_the_table_before_training_and_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     named = summary(nn.LSTM(4, 8), Static(0.5), inputs={"input": torch.randn(3, 2, 4)})
     assert "MFLOPs" in named
+
+
+def test_summary_counts_one_sample_and_the_layers_that_stay_dense():
+    model = nn.Sequential(nn.Linear(1000, 500), nn.ReLU(), nn.Linear(500, 1000))
+    # 2 · 500,000 FLOPs a layer; the first at 0.1.
+    line = summary(model, Static(0.9), inputs=torch.zeros(7, 1000), exclude=["2"]).splitlines()[-1]
+    assert line == "inference: 1.100 of 2.000 MFLOPs per sample = 0.5500x dense"
+    assert "MFLOPs" not in summary(model, Static(0.9), inputs=torch.zeros(0, 1000))
 
 
 def test_the_names_are_offered_at_the_top():

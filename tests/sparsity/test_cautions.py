@@ -19,6 +19,7 @@ from rigl_lightning.sparsity.algorithms import (
     GradualMagnitudePruning,
     GraNet,
     GraSP,
+    Group,
     LotteryTicket,
     RigL,
     Static,
@@ -71,6 +72,7 @@ class TestSchedules:
             (RigL(schedule=UpdateSchedule(1, end=1)), "`end` of `schedule` to 1.0"),
             (DNW(schedule=UpdateSchedule(1, end=1)), "`end` of `renewal` to 1.0"),
             (GradualMagnitudePruning(schedule=UpdateSchedule(1, 0.5, end=1)), "`end` of `ramp` to 1.0"),
+            (Group({"0": Static(0.5), "*": RigL(schedule=UpdateSchedule(end=1))}), "`end` of `schedule` to 1.0"),
         ],
     )
     def test_an_end_at_step_one_is_refused(self, algorithm, setting):
@@ -100,6 +102,11 @@ class TestSchedules:
         torch.save(sparsify(small_network(), Static(0.7)).state_dict(), tmp_path / "ticket.pt")
         algorithm = LotteryTicket(tmp_path / "ticket.pt", RigL(0.7, schedule=UpdateSchedule(10, 0, 0)))
         with pytest.warns(UserWarning, match="LotteryTicket never updates"):
+            sparsify(small_network(), algorithm, total_steps=100)
+
+    def test_a_group_says_it_of_its_member(self):
+        algorithm = Group({"0": Static(0.5), "*": SET(0.7, schedule=UpdateSchedule(10, 200, 300))})
+        with pytest.warns(UserWarning, match="SET never updates its masks: .*begin=200, end=300 of a training of 100"):
             sparsify(small_network(), algorithm, total_steps=100)
 
     @pytest.mark.parametrize(

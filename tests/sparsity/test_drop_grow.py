@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from rigl_lightning.sparsity.algorithms import SET, SNFS, DropGrow, RigL
+from rigl_lightning.sparsity.algorithms import SET, SNFS, DropGrow, Group, LotteryTicket, RigL, Static
 from rigl_lightning.sparsity.schedules import InversePower, UpdateSchedule, constant, linear
-from rigl_lightning.sparsity.scores import Connections
-from tests.helpers.small_training import flags, written
+from rigl_lightning.sparsity.scores import Connections, gradient_magnitude, saliency
+from tests.helpers.small_training import flags, small_network, sparsify, train, written
 
 SCHEDULE = UpdateSchedule(interval=10, begin=0, end=40)
 
@@ -116,3 +116,27 @@ class TestWhatAStepNeeds:
         resolved = RigL(sparsity=0.8).resolve(1000)
         assert (resolved.schedule.end, resolved.sparsity) == (750, 0.8)
         assert list(resolved.update_steps()) == list(range(0, 750, 100))
+
+
+class TestScoresBesideAnAverage:
+    """SNFS keeps an average of gradients; its scores may read the gradient of the step all the same."""
+
+    EVERY_OTHER = UpdateSchedule(interval=2, end=6)
+
+    def masks_of(self, algorithm):
+        model = small_network()
+        sparsifier = sparsify(model, algorithm, total_steps=6)
+        train(model, torch.optim.SGD(model.parameters(), 0.1), sparsifier, range(5))
+        assert sparsifier.last_update.n_grown > 0
+        return sparsifier.checksums()
+
+    @pytest.mark.parametrize("scores", [{"grow_score": gradient_magnitude}, {"drop_score": saliency}], ids=str)
+    def test_they_are_those_of_the_step(self, scores, tmp_path):
+        settings = {"sparsity": 0.7, "schedule": self.EVERY_OTHER, "drop_fraction": 0.5, **scores}
+        snfs = SNFS(**settings)
+        alone = self.masks_of(snfs)
+        assert self.masks_of(Group({"*": snfs})) == alone
+        if "grow_score" in scores:  # the average is not read
+            assert self.masks_of(DropGrow(**settings)) == alone
+        torch.save(sparsify(small_network(), Static(0.7)).state_dict(), tmp_path / "ticket.pt")
+        assert self.masks_of(LotteryTicket(tmp_path / "ticket.pt", snfs)) == alone

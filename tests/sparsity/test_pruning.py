@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning
+from rigl_lightning.sparsity.algorithms import GradualMagnitudePruning, GraNet
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform, active_counts
-from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
 from rigl_lightning.sparsity.scores import Connections, saliency
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
@@ -51,6 +51,19 @@ def test_the_final_sparsity_is_reached_whatever_the_ramp(interval, begin, end):
     assert counts[resolved_end - 1] > 12 or interval == 1
     assert not any((later & ~earlier).any() for earlier, later in itertools.pairwise(masks))  # none comes back
     assert sorted(counts, reverse=True) == counts
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        GradualMagnitudePruning(0.8, EVERYWHERE, UpdateSchedule(1, 0, 4), ramp_decay=constant),
+        GraNet(0.8, 0.0, EVERYWHERE, UpdateSchedule(1, 0, 8), ramp_end=4, ramp_decay=constant),
+    ],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
+def test_the_final_sparsity_is_reached_whatever_the_decay(algorithm):
+    counts, _, _ = prune_run(algorithm, 7)
+    assert counts == [80] * 4 + [16] * 3
 
 
 def test_an_end_that_training_does_not_reach_is_refused():

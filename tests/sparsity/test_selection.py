@@ -6,7 +6,7 @@ import torch
 from rigl_lightning.kernels.masking import zero_inactive_
 from rigl_lightning.kernels.positions import count_active, positions
 from rigl_lightning.sparsity import selection
-from rigl_lightning.sparsity.selection import largest, smallest
+from rigl_lightning.sparsity.selection import largest, largest_per_row, smallest
 
 N = 3 * 2**15 + 17  # long enough for the shortcut by a sample
 
@@ -150,3 +150,12 @@ class TestZeroInactive:
         assert not parameter.any()
         assert parameter.requires_grad
         assert parameter.grad_fn is None
+
+
+def test_ties_are_decided_by_position_in_many_rows():
+    """As many rows as the groups of a 2:4 layer of 400 x 400 have; positions of many flags come from a kernel."""
+    score = torch.zeros(40_000, 4)
+    score[1::2, 3] = 1
+    chosen = largest_per_row(score, torch.full((40_000,), 2), torch.ones_like(score, dtype=torch.bool))
+    assert chosen[::2].int().unique(dim=0).tolist() == [[1, 1, 0, 0]]
+    assert chosen[1::2].int().unique(dim=0).tolist() == [[1, 0, 0, 1]]

@@ -1,6 +1,7 @@
 """How many steps a training has, where Lightning does not say; and a training of none."""
 
 import math
+import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -52,6 +53,42 @@ def test_two_optimizers_share_max_steps():
     sparse = trained(TwoOptimizers(), max_steps=24)
     assert sparse.sparsifier.total_steps == sparse.sparsifier.step == 12
     assert sparse.sparsifier.last_update.step == 8  # before three quarters
+
+
+def test_two_optimizers_make_a_whole_batch_of_steps_when_max_steps_end_in_it():
+    for settings, steps in (({"fast_dev_run": True}, 1), ({"max_steps": 5}, 3)):
+        sparse = trained(TwoOptimizers(), **settings)
+        assert sparse.sparsifier.total_steps == sparse.sparsifier.step == steps
+
+
+class Alternating(TwoOptimizers):
+    """The first optimizer steps at every third batch only."""
+
+    def training_step(self, batch, index):
+        net, other = self.optimizers()
+        for optimizer, part in [(other, self.other)] + [(net, self.net)] * (index % 3 == 2):
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(part(batch[0]), batch[1]))
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("model", "late"), [(TwoOptimizers, 2), (Alternating, None)], ids=["new", "not yet stepped"])
+def test_what_two_optimizers_did_before_counts_once(model, late, tmp_path):
+    """A checkpoint without masks after two batches, four steps; and one with masks whose optimizer has not stepped."""
+    first = SparseTrainingCallback(RigL(0.7, schedule=EVERY_SECOND), include=["net"], name="other" if late else "")
+    settings = {**QUIET, "max_steps": 24, "enable_checkpointing": False}
+    trainer = pl.Trainer(callbacks=[first], limit_train_batches=2, max_epochs=1, **settings)
+    trainer.fit(model(), SmallData())
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    sparse = SparseTrainingCallback(RigL(0.7, schedule=EVERY_SECOND), include=["net"])
+    steps = []
+    watch = pl.callbacks.LambdaCallback(on_train_start=lambda *_: steps.append(sparse.sparsifier.step))
+    trainer = pl.Trainer(callbacks=[sparse, watch], **settings)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer.fit(model(), SmallData(), ckpt_path=tmp_path / "two.ckpt")
+    assert steps == [late or 0]
+    assert any("holds no masks" in str(warning.message) for warning in told) == bool(late)
 
 
 def test_two_optimizers_and_epochs_alone_are_refused():

@@ -21,6 +21,7 @@ from rigl_lightning import (
 )
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.costs.training import planned_inference_flops, planned_training_flops
+from rigl_lightning.trainer.csv_logger import KeepEarlierMetrics, ResumableCSVLogger, read_rows
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit
 
 
@@ -259,3 +260,57 @@ class TestLoggers:
         events = accumulator.EventAccumulator(str(tmp_path))
         events.Reload()
         assert [event.step for event in events.Scalars("sparse/density")] == [0, 3, 6, 9, 18]
+
+
+class SumLoss(SmallModel):
+    """A loss that a batch of no samples has, too."""
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().sum()
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(0, 6)], ids=["first batch", "example"])
+def test_an_empty_batch_does_not_count_as_the_cost_of_one(example):
+    model = SumLoss()
+    model.example_input_array = example
+    batches = [[], [0, 1, 2, 3], [4, 5]]
+    data = torch.utils.data.DataLoader(
+        range(6), batch_sampler=batches, collate_fn=lambda rows: [torch.ones(len(rows), 6)]
+    )
+    sparse = SparseTrainingCallback(Static(0.7))
+    pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET).fit(model, data)
+    assert sparse.metrics()["sparse/inference_flops"] == pytest.approx(44 / 144, abs=0.1)
+    assert sparse.metrics()["sparse/train_flops"] == pytest.approx(sparse.metrics()["sparse/inference_flops"])
+
+
+class StepsEverySecond(SmallModel):
+    """Accumulates over two batches by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        self.log("loss", loss)
+        if batch_idx % 2:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
+
+
+def test_a_resumed_manual_training_keeps_the_rows_that_are_not_logged_again(tmp_path):
+    def train(epochs, resume=None):
+        logger = ResumableCSVLogger(tmp_path, "a", version=0)
+        callbacks = [KeepEarlierMetrics(), SparseTrainingCallback(RigL(0.7, schedule=SCHEDULE))]
+        settings = {**QUIET, "logger": logger, "log_every_n_steps": 1, "enable_checkpointing": False}
+        trainer = pl.Trainer(callbacks=callbacks, max_epochs=epochs, **settings)
+        trainer.fit(StepsEverySecond(), SmallData(), ckpt_path=resume)
+        return trainer
+
+    train(1).save_checkpoint(tmp_path / "one.ckpt")
+    train(2, tmp_path / "one.ckpt")
+    steps = [int(row["step"]) for row in read_rows(tmp_path / "a" / "version_0" / "metrics.csv") if "loss" in row]
+    assert steps[:6] == list(range(6))  # three optimizer steps
+    assert steps == sorted(set(steps))
+    assert len(steps) == 12

@@ -1,11 +1,15 @@
 """One step: where the callback acts in it, and what then holds."""
 
+import copy
+import warnings
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from rigl_lightning import GraSP, RigL, SparseTrainingCallback, Sparsifier, Static, select_parameters
+from rigl_lightning import SET, GraSP, RigL, SparseTrainingCallback, Sparsifier, Static, select_parameters
+from rigl_lightning.sparsity.schedules import constant
 from tests.helpers.small_runs import ALGORITHMS, QUIET, SCHEDULE, SmallData, SmallModel, fit, plain_loader
 
 OPTIMIZERS = {
@@ -172,6 +176,22 @@ def test_a_second_fit_goes_on_with_the_same_network_and_a_new_network_starts_ane
     pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET).fit(SmallModel(), SmallData())
     assert sparse.sparsifier is not first
     assert sparse.sparsifier.step == 6
+
+
+def test_a_second_fit_on_weights_that_were_loaded_in_between_is_a_warning():
+    sparse = SparseTrainingCallback(SET(0.7, schedule=SCHEDULE, drop_fraction=0.9, decay=constant))
+    trainer = pl.Trainer(callbacks=sparse, max_epochs=1, enable_checkpointing=False, **QUIET)
+    model = SmallModel()
+    trainer.fit(model, SmallData())
+    early = copy.deepcopy(model.state_dict())
+    trainer.fit_loop.max_epochs = 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The network was sparse before")
+        trainer.fit(model, SmallData())
+    model.load_state_dict(early)  # as `test(ckpt_path="best")` does
+    trainer.fit_loop.max_epochs = 3
+    with pytest.warns(UserWarning, match="The network was sparse before it got its masks"):
+        trainer.fit(model, SmallData())
 
 
 def test_hooks_are_gone_after_fit_and_after_an_exception():

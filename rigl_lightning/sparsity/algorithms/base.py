@@ -203,7 +203,7 @@ class SparseAlgorithm(Claiming, ABC):
         """If inactive weights are hidden, those that learn until the next update, active ones too; None for all."""
         return None
 
-    @property
+    @cached_property
     def reads_gradient(self) -> bool:
         """Whether a score reads the gradient of its step."""
         return any(needs_gradient(getattr(self, name)) for name in self.ranked_by)

@@ -38,7 +38,7 @@ class ConstantSparsity(SparseAlgorithm):
             raise SettingError(
                 f"Expected updates to go on until the ramp of the sparsity ends, at step {ramp.end}, got a schedule "
                 f"that ends at {resolved.schedule.end}. Set the schedule's end to 1.0, or an earlier `end` of "
-                "SparsityRamp."
+                "SparsityRamp (of AnnealedTopK: `anneal_end`)."
             )
         return resolved.with_ramp(ramp)
 

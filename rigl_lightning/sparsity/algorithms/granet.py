@@ -16,7 +16,7 @@ from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
 from rigl_lightning.sparsity.distributions import Distribution, ErdosRenyi, Shapes
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.points import A_POINT, is_point
-from rigl_lightning.sparsity.ramps import on_the_way
+from rigl_lightning.sparsity.ramps import left_of_way, on_the_way
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cosine, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.settings import require
@@ -105,7 +105,7 @@ class GraNet(SparseAlgorithm):
         initial = self.distribution(shapes, self.initial_sparsity) if self.initial_sparsity > 0 else dense
         update = self.last_update_before(step)
         progress = 0.0 if update is None else replace(self.schedule, end=self.ramp_end).progress(update)
-        return on_the_way(initial, final, self.ramp_decay(progress))
+        return on_the_way(initial, final, left_of_way(self.ramp_decay, progress))
 
     def further_updates(self) -> Sequence[int]:
         """The end of the ramp."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from rigl_lightning.base.errors import SettingError
@@ -166,6 +167,11 @@ class Group(SparseAlgorithm):
             return _remembering(memory, pattern, lambda of: member.update_masks(own, step, of))
 
         return self._merged(layers, ask)
+
+    @cached_property
+    def reads_gradient(self) -> bool:
+        """If one of the members does."""
+        return any(member.reads_gradient for member in self.algorithms.values())
 
     def needs_dense_gradient(self, step: int) -> bool:
         """If one of the members does."""

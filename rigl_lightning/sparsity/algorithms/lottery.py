@@ -18,7 +18,7 @@ from rigl_lightning.sparsity.structures import Unstructured
 
 _OF_THE_INNER_ALGORITHM = (
     *("schedule", "further_updates", "drop_fraction_at", "has_planned_layers", "costs_alike"),
-    *("replaces_step", "grad_average_decay", "needs_dense_gradient", "needs_hessian_gradient"),
+    *("replaces_step", "grad_average_decay", "reads_gradient", "needs_dense_gradient", "needs_hessian_gradient"),
     *("initial_memory", "update_masks", "grow_init", "penalty_gradient", "adjust_weights", "restarts_optimizer"),
 )
 """What a ticket takes over from the algorithm that goes on from it."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class MEST(DropGrow):
         super().__post_init__()
         require(0 <= self.gradient_weight < math.inf, self, "gradient_weight", "of at least 0")
 
-    @property
+    @cached_property
     def reads_gradient(self) -> bool:
         """Unless lambda is 0."""
         return self.gradient_weight > 0 or super().reads_gradient

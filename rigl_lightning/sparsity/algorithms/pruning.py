@@ -13,7 +13,7 @@ from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorit
 from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform
 from rigl_lightning.sparsity.masks import topk_mask
-from rigl_lightning.sparsity.ramps import on_the_way
+from rigl_lightning.sparsity.ramps import left_of_way, on_the_way
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, cubic
 from rigl_lightning.sparsity.scores import Connections, Score
 from rigl_lightning.sparsity.settings import called_outside
@@ -68,7 +68,7 @@ class GradualMagnitudePruning(SparseAlgorithm):
         final = self.distribution(shapes, self.sparsity)
         update = self.last_update_before(step)
         progress = 0.0 if update is None else self.schedule.progress(update)
-        return on_the_way(dict.fromkeys(shapes, 0.0), final, self.ramp_decay(progress))
+        return on_the_way(dict.fromkeys(shapes, 0.0), final, left_of_way(self.ramp_decay, progress))
 
     def further_updates(self) -> Sequence[int]:
         """The schedule's end."""

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from rigl_lightning.sparsity.names import clean_name
 
@@ -251,6 +251,17 @@ def trace_flops(module: nn.Module, *inputs: Any, **named_inputs: Any) -> dict[st
     {'0.weight': 6912, '2.weight': 2560}
     """
     return trace(module, *inputs, **named_inputs).flops
+
+
+def flops_per_sample(module: nn.Module, *inputs: Any, **named_inputs: Any) -> dict[str, float]:
+    """`trace_flops` of one sample; the first dimension of the first input counts them. Empty if that tells nothing.
+
+    >>> flops_per_sample(nn.Linear(4, 3), torch.zeros(5, 4)), flops_per_sample(nn.Linear(4, 3), torch.zeros(0, 4))
+    ({'weight': 24.0}, {})
+    """
+    flops = trace_flops(module, *inputs, **named_inputs)
+    samples = next((len(t) for t in tree_leaves((inputs, named_inputs)) if isinstance(t, Tensor) and t.ndim > 0), 0)
+    return {name: n / samples for name, n in flops.items()} if samples and any(flops.values()) else {}
 
 
 def trace(module: nn.Module, *inputs: Any, **named_inputs: Any) -> FlopCounter:
