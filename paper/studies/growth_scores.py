@@ -3,7 +3,8 @@
 RigL grows where the gradient's magnitude is largest in the whole layer. Two things may go wrong where layers are narrow
 and very sparse. An output channel without any active input is dead: behind a batch norm its variance is 0, and the
 gradient of its weights is up to ``1 / sqrt(eps)`` times too large, so that growth goes there. And few channels with
-large gradients may take all growth, dead or not. Each function changes one of the two; none is the library's RigL.
+large gradients may take all growth, dead or not. Each function changes one of the two. The two that held up are the
+library's (`rigl_lightning.sparsity.channel_scores`).
 
 Channels are the first dimension of a weight. All functions are scores, see ``rigl_lightning.sparsity.scores``.
 """
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.sparsity import scores
-from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.scores import Connections, channel_normalised_gradient, live_channel_gradient
 
-
-def live_channels(c: Connections) -> Tensor:
-    """Gradient magnitude, and dead channels last: what only avoids them."""
-    return torch.where(_is_live(c), c.grad.abs(), -1.0)
+live_channels = live_channel_gradient
+"""Gradient magnitude, and dead channels last: what only avoids them."""
+channel_normalised = channel_normalised_gradient
+"""Gradient magnitude relative to the root mean square of its channel: no channel is ahead of the others."""
 
 
 def random_in_live_channels(c: Connections) -> Tensor:
@@ -33,11 +34,6 @@ def median_dead_channels(c: Connections) -> Tensor:
     live = _is_live(c)
     usual = size[live].median() if bool(live.any()) else size.median()
     return c.grad.abs() * torch.where(live, torch.ones_like(size), usual / size.clamp_min(1e-30))
-
-
-def channel_normalised(c: Connections) -> Tensor:
-    """Gradient magnitude relative to the root mean square of its channel: no channel is ahead of the others."""
-    return c.grad.abs() / _channel_norm(c.grad).clamp_min(1e-30)
 
 
 def turn_by_turn(c: Connections) -> Tensor:

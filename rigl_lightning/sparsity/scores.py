@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.sparsity.channel_scores import channel_normalised_gradient as channel_normalised_gradient
+from rigl_lightning.sparsity.channel_scores import live_channel_gradient as live_channel_gradient
 from rigl_lightning.sparsity.connections import Connections as Connections
 from rigl_lightning.sparsity.layouts import rows_are_units, rows_of
 from rigl_lightning.sparsity.paths import local_paths
@@ -32,17 +34,6 @@ def gradient_magnitude(c: Connections) -> Tensor:
     The first public code of the authors took the signed gradient; the paper has the magnitude, as here.
     """
     return c.grad.abs()
-
-
-def channel_normalised_gradient(c: Connections) -> Tensor:
-    """``|dL/dw|`` over the root mean square of its output channel, so that growth spreads over channels.
-
-    Not in the paper. With RigL's own score a few channels with the largest gradients take all growth, first of all dead
-    channels before a batch norm, which magnifies their gradients.
-    """
-    grad = rows_are_units(c.grad, c.inputs_first)
-    size = rows_of(grad).square().mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
-    return rows_are_units(grad.abs() / size.view(-1, *[1] * (grad.ndim - 1)), c.inputs_first)
 
 
 def gradient_average_magnitude(c: Connections) -> Tensor:

@@ -9,7 +9,6 @@ from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.fan_in import with_minimum_fan_in
 from rigl_lightning.sparsity.masks import drop_and_grow, random_mask
 from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
-from rigl_lightning.sparsity.scores import Connections, channel_normalised_gradient
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import NM
 
@@ -77,15 +76,3 @@ def test_infinite_scores_do_not_take_the_place_of_units_without_a_connection():
 def test_other_numbers_and_structures_are_refused(settings):
     with pytest.raises(ValueError, match=r"`min_fan_in` to be a whole number, at least 0, and 0 with a structure"):
         RigL(**settings)
-
-
-def test_channels_by_hand():
-    grad = torch.tensor([[3.0, -4.0], [300.0, 400.0], [0.0, 0.0]])  # root mean squares: 5 / sqrt(2), 500 / sqrt(2), 0
-    score = channel_normalised_gradient(Connections(grad, grad > 0, dense_grad=grad))
-    expected = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]]) * 2**0.5
-    assert torch.allclose(score, expected)
-    turned = Connections(grad.t(), grad.t() > 0, dense_grad=grad.t(), inputs_first=True)
-    assert torch.equal(channel_normalised_gradient(turned), score.t())
-    image = torch.randn(4, 3, 2, 2, generator=seeded(0))
-    score = channel_normalised_gradient(Connections(image, image > 0, dense_grad=image))
-    assert torch.allclose(score.flatten(1).square().mean(1), torch.ones(4))
