@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rigl_lightning.base.errors import FullDiskError, MissingFileError
+from rigl_lightning.base.errors import FullDiskError, MissingFileError, SettingError
 
 REMOTE = "://"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -113,10 +113,18 @@ def make_folder(path: str | Path) -> None:
         here.parent.mkdir(parents=True, exist_ok=True)
 
 
-def has_folder(path: str | Path) -> bool:
-    """Whether the folder of a file is there; a remote one is made when it is needed."""
+def check_place(path: str | Path, remedy: str) -> None:
+    """Refuse a file of this machine that could not be written in the end; a remote folder is made when it is needed.
+
+    Raises:
+        FileNotFoundError: If there is no folder for it.
+        ValueError: If it is a folder itself.
+    """
     here = local(path)
-    return here is None or here.resolve().parent.is_dir()
+    if here is not None and here.is_dir():
+        raise SettingError(f"Expected a file to write, got the folder {path}. {remedy}")
+    if here is not None and not here.resolve().parent.is_dir():
+        raise MissingFileError(f"Expected a folder for {path}, found none. {remedy}")
 
 
 def size(path: str | Path) -> int:

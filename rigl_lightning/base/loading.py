@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 from pathlib import Path
@@ -33,12 +34,17 @@ def load_plain(path: str | Path, what: str, remedy: str) -> Any:
     try:
         with open_file(path) as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
+        if is_of_the_disk(error):
+            raise
         raise SettingError(
             f"Expected {what} at {path}, but the file {why_unreadable(path, error)}. {remedy}"
         ) from error
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether a file could not be read, whatever is in it; torch seeks before the beginning of one that is cut off."""
+    return isinstance(error, OSError) and error.errno != errno.EINVAL
 
 
 def why_unreadable(path: str | Path, error: Exception) -> str:

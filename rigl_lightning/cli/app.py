@@ -77,7 +77,7 @@ class Trainer(pl.Trainer):
             return super().predict(*args, **kwargs)
         check_output(output, self.world_size)
         batches = super().predict(*args, **{**kwargs, "return_predictions": True})
-        print(save_predictions(batches or [], output))
+        print(save_predictions(batches or [], output, len(self.num_predict_batches)))
         return batches
 
     def inspect(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rigl_lightning.base.errors import MissingFileError, SettingError
-from rigl_lightning.base.files import has_folder, replacing, size
+from rigl_lightning.base.errors import SettingError
+from rigl_lightning.base.files import check_place, replacing, size
 from rigl_lightning.export.checkpoints import load_checkpoint
 from rigl_lightning.export.compacting import Compute, compact, layers_of
 from rigl_lightning.export.example import batch_dimensions, example_of, with_samples
-from rigl_lightning.export.files import paper_bytes, save_compact
+from rigl_lightning.export.files import each_once, paper_bytes, save_compact
 from rigl_lightning.export.onnx import export_onnx
 
 Format = Literal["compact", "onnx", "state_dict"]
@@ -52,8 +52,7 @@ def export_checkpoint(
         raise SettingError(f"Expected a format of {get_args(Format)}, got {file_format!r}. Set --format.")
     if batch_size < 1:
         raise SettingError(f"Expected a batch of at least 1, got {batch_size}. Set --batch_size.")
-    if not has_folder(output):
-        raise MissingFileError(f"Expected a folder for {output}, found none. Set --output.")
+    check_place(output, "Set --output.")
     masks = load_checkpoint(module, checkpoint)
     module.eval()
     if file_format == "compact":
@@ -64,7 +63,7 @@ def export_checkpoint(
         with replacing(output) as stream:
             torch.save(module.state_dict(), stream)
     state = module.state_dict()
-    dense = sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
+    dense = sum(tensor.nbytes for tensor in each_once(state).values())
     connections = sum(mask.numel() for mask in masks.values())
     density = sum(int(mask.sum()) for mask in masks.values()) / connections
     lines = [

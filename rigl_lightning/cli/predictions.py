@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rigl_lightning.base.errors import MissingFileError, SettingError
-from rigl_lightning.base.files import has_folder, replacing, write_text
+from rigl_lightning.base.errors import SettingError
+from rigl_lightning.base.files import check_place, replacing, write_text
 
 _TABLE = ".csv"
 
@@ -22,22 +22,23 @@ def check_output(output: str, processes: int) -> None:
     """Refuse a file that could not be written in the end.
 
     Raises:
-        ValueError: If there are several processes, each of which predicts a part.
+        ValueError: If there are several processes, each of which predicts a part, or it is a folder.
         FileNotFoundError: If there is no folder for it.
     """
     if processes > 1:
         raise SettingError(f"Expected one process for --output, got {processes}. Set --trainer.devices 1.")
-    if not has_folder(output):
-        raise MissingFileError(f"Expected a folder for {output}, found none. Set --output.")
+    check_place(output, "Set --output.")
 
 
-def save_predictions(batches: Sequence[Any], output: str) -> str:
+def save_predictions(batches: Sequence[Any], output: str, n_loaders: int = 1) -> str:
     """Write the predictions of all batches, joined to those of all samples.
 
     Args:
-        batches: What ``predict_step`` returned, batch by batch.
+        batches: What ``predict_step`` returned, batch by batch; a list for each loader where there are several.
         output: A file: ``.csv`` for a row a sample, from tensors (N,) or (N, columns); any other for what torch.load
-            reads: tensors (N, ...), in tuples or dicts if they came so, or the batches if they cannot be joined.
+            reads: tensors (N, ...), in tuples or dicts if they came so, or the batches if they cannot be joined; a list
+            of these where there are several loaders.
+        n_loaders: Loaders of data.
 
     Returns:
         A line to print.
@@ -45,7 +46,7 @@ def save_predictions(batches: Sequence[Any], output: str) -> str:
     Raises:
         ValueError: If ``.csv`` is asked for something else.
     """
-    joined = _joined(batches)
+    joined = _joined(batches) if n_loaders == 1 else [_joined(own) for own in batches]
     if Path(output).suffix != _TABLE:
         with replacing(output) as stream:
             torch.save(joined, stream)

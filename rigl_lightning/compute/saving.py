@@ -52,7 +52,8 @@ def load_sparse(compute: SparseCompute, path: str | Path, optimizer: Optimizer |
     """Take up a network, its masks and its optimizer from a file of `save_sparse`.
 
     Args:
-        compute: Of the same network and algorithm: made anew by `build_sparse`, or in the middle of a training.
+        compute: Of the same network and algorithm: made anew by `build_sparse`, or in the middle of a training. Where
+            it is not installed, or stores dense weights, those of the file become dense there.
         path: The file.
         optimizer: Of this network; None to leave the file's aside.
 
@@ -75,6 +76,10 @@ def load_sparse(compute: SparseCompute, path: str | Path, optimizer: Optimizer |
         _load(compute.module, content["module"], path)
         if optimizer is not None:
             optimizer.load_state_dict(content["optimizer"])
+            sparsifier.compact.follow(optimizer)
+    for layer in compute.layers:
+        if not compute.stores(layer):
+            layer.storage.expand()
     sparsifier.apply_masks()
 
 

@@ -163,6 +163,10 @@ class SparseCompute:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def stores(self, layer: LayerCompute) -> bool:
+        """Whether a layer is called by a forward that takes active values, and nothing needs its dense weight."""
+        return layer in self._installed and not layer.storage.why_dense
+
     def state_dict(self) -> dict[str, Any]:
         """The choices made so far, as plain numbers and strings."""
         return {layer.name: tuple(layer.choice) for layer in self.layers if layer.choice is not None}

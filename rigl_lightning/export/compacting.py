@@ -61,6 +61,8 @@ def compact(
             "`example_input_array`, or choose compute='sparse'."
         )
     copy = deepcopy(module).cpu().eval().requires_grad_(False)
+    # What torch.compile has wrapped would go on to call the layers of before.
+    copy = _swapped(copy, {m: inner for m in copy.modules() if (inner := m._modules.get("_orig_mod")) is not None})
     example = None if example is None else example.map(Tensor.cpu)
     if fuse_layers:
         copy = _checked_fusion(copy, example)
@@ -71,7 +73,7 @@ def compact(
         assert example is not None
         found = timings(copy, sparse, example)
         sparse = {layer: made for layer, made in sparse.items() if _pays(found.get(layer))}
-    return _swapped(copy, sparse)
+    return _call_compact_layers(_swapped(copy, sparse))
 
 
 def layers_of(model: nn.Module) -> dict[str, CompactLayer]:
@@ -92,8 +94,9 @@ def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
         found = _outputs(fused, example, dtype)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * _largest(expected))
     except Exception as error:
+        first_line = str(error).partition("\n")[0]
         warnings.warn(
-            f"Layers are not fused: torch.fx does not see all that this network does ({error}).",
+            f"Layers are not fused: torch.fx does not see all that this network does ({first_line}).",
             stacklevel=3,
             category=SparseTrainingWarning,
         )
@@ -127,9 +130,25 @@ def _largest(output: Any) -> float:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Layers that could be sparse, each once. Attention reads the weights of its projections itself."""
-    inside = {id(m) for a in model.modules() if isinstance(a, nn.MultiheadAttention) for m in a.modules()}
+    """Layers that could be sparse, each once, but those whose weights another module reads itself.
+
+    Attention does, and an encoder that gives its layers nested tensors, which no compact layer takes.
+    """
+    readers = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) or _makes_nested_tensors(m)]
+    inside = {id(m) for reader in readers for m in reader.modules()}
     return [layer for layer in model.modules() if id(layer) not in inside]
+
+
+def _makes_nested_tensors(module: nn.Module) -> bool:
+    return isinstance(module, nn.TransformerEncoder) and bool(module.use_nested_tensor)
+
+
+def _call_compact_layers(model: nn.Module) -> nn.Module:
+    """Have torch's encoder layers call theirs: its one operator for all would make dense weights at every call."""
+    for layer in model.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer) and layers_of(layer):
+            layer.activation_relu_or_gelu = 0  # "no activation that the operator knows"
+    return model
 
 
 def _sparse(layer: nn.Module, compute: Compute) -> nn.Module | None:

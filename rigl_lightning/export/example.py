@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -60,6 +61,27 @@ def example_of(module: nn.Module, given: Any = None) -> Example | None:
     return Example(tuple(given), {}) if isinstance(given, tuple | list) else Example((given,), {})
 
 
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Within, calls may leave something in the module, such as a state that is carried; then it is as it was.
+
+    Yields:
+        Whether anything was left there so far, but constants that `torch.fx` keeps for its graph.
+    """
+    before = [(vars(m), dict(vars(m))) for m in module.modules()]
+
+    def changed() -> bool:
+        names = [(now, was, {n for n in now | was if not n.startswith("_tensor_constant")}) for now, was in before]
+        return any(n not in now or n not in was or now[n] is not was[n] for now, was, own in names for n in own)
+
+    try:
+        yield changed
+    finally:
+        for now, was in before:
+            now.clear()
+            now.update(was)
+
+
 def batch_dimensions(module: nn.Module, example: Example) -> Dims | None:
     """Along which dimension of each tensor the samples of a batch lie, found by trying; None if there is no such.
 
@@ -105,16 +127,17 @@ def _are_independent(module: nn.Module, example: Example, dims: Dims) -> bool:
     both = [x if dim is None else torch.cat([x, y], dim) for (x, dim), y in zip(pairs, other, strict=True)]
     try:
         first, second, together = (
-            [
-                t
-                for t in tree_leaves(example.with_tensors(tensors).map(Tensor.clone).call(module))
-                if isinstance(t, Tensor)
-            ]
-            for tensors in (example.tensors(), other, both)
+            _outputs_alone(module, example.with_tensors(tensors)) for tensors in (example.tensors(), other, both)
         )
     except Exception:  # whatever a forward makes of shapes it does not expect
         return False
     return bool(first) and all(map(_is_concatenation, first, second, together))
+
+
+def _outputs_alone(module: nn.Module, example: Example) -> list[Tensor]:
+    """All tensors that a call returns, of a copy of the example; the module does not remember the call."""
+    with attributes_kept(module):
+        return [t for t in tree_leaves(example.map(Tensor.clone).call(module)) if isinstance(t, Tensor)]
 
 
 def _changed(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def save_compact(
         )
     pools: dict[str, list[Tensor]] = {}
     first: dict[Any, str] = {}
-    entries = [_entry(name, value, masks.get(name), pools, first) for name, value in state.items()]
+    in_order = sorted(state.items(), key=lambda item: item[0] not in masks)  # it may be of any name of a tied tensor
+    entries = [_entry(name, value, masks.get(name), pools, first) for name, value in in_order]
     content = {
         "format": _FORMAT_WITH_VALUES if any("value" in entry for entry in entries) else _FORMAT,
         "entries": entries,
@@ -139,13 +140,24 @@ def paper_bytes(state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> float:
     """Size by the paper's formula: values, a bit for each connection of a sparse layer, one bias for each output.
 
     Args:
-        state: A ``state_dict``; its tensors of rank 2 and above count as weights.
+        state: A ``state_dict``; its tensors of rank 2 and above count as weights, a tied one once.
         masks: Of the sparse ones.
     """
-    tensors = {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = each_once(state, masks)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.ndim >= 2}
     sparsities = {name: 1 - mask.float().mean().item() for name, mask in masks.items()}
-    return network_bytes(shapes, {name: s for name, s in sparsities.items() if s > 0})
+    vectors = tensors.keys() - shapes.keys()  # sparse biases, which the formula counts as dense
+    return network_bytes(shapes, {name: s for name, s in sparsities.items() if s > 0 and name not in vectors})
+
+
+def each_once(state: Mapping[str, Any], masks: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of a ``state_dict`` by name; a tied one under its first name, or under the one that has a mask."""
+    found: dict[Any, tuple[str, Tensor]] = {}
+    named = {clean_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, value in sorted(named.items(), key=lambda item: item[0] not in masks):
+        place = (value.data_ptr(), value.shape, value.stride()) if _is_plain(value) and value.numel() else name
+        found.setdefault(place, (name, value))
+    return dict(found.values())
 
 
 class _Pools:

@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from rigl_lightning.export.batch_norm_folding import fold_batch_norm
+from rigl_lightning.export.example import attributes_kept
 from rigl_lightning.export.folded import Bounds, FoldedConv2d, finished
 
 _RELU: Bounds = (0.0, math.inf)
 _RELU6: Bounds = (0.0, 6.0)
 _BOUND_FUNCTIONS: dict[Any, Bounds] = {F.relu: _RELU, F.relu_: _RELU, torch.relu: _RELU, torch.relu_: _RELU,
                                        F.relu6: _RELU6}  # fmt: skip
-_ADDITIONS = {operator.add, operator.iadd, torch.add}
+_ADDITIONS = {operator.add, torch.add}
 
 
 class FoldedLinear(nn.Module):
@@ -70,8 +71,37 @@ def _is_listened_to(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def in_place(name: str, x: Any, other: Any) -> Any:
+    """``x += other``, if the name is "iadd", of tensors or of numbers."""
+    return getattr(operator, name)(x, other)
+
+
+class _Proxy(fx.Proxy):
+    """Keeps that ``x += y`` writes to ``x``, which others may look at; to torch's proxy it is an addition."""
+
+    def _write(self, name: str, other: Any) -> fx.Proxy:
+        written = self.tracer.create_proxy("call_function", in_place, (name, self, other), {})
+        written.node.meta["is_wrapped"] = True  # so that it stays one call when the graph is pickled
+        return written
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._write("iadd", other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._write("isub", other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._write("imul", other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._write("itruediv", other)
+
+
 class _Tracer(fx.Tracer):
     """Takes timm's batch norms with activation as one module, too."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_leaf = _is_listened_to(m) or isinstance(m, nn.BatchNorm2d)
@@ -91,15 +121,17 @@ def _may_be_traced(module: nn.Module) -> bool:
     kinds = list(inspect.signature(module.forward).parameters.values())
     required = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in kinds)
     from_torch = type(module).__module__.partition(".")[0] == "torch"
-    return isinstance(module, nn.Sequential) or (required and not from_torch)
+    return required and (isinstance(module, nn.Sequential) or not from_torch)
 
 
 def _trace(module: nn.Module) -> fx.GraphModule | None:
     try:
-        graph = _Tracer().trace(module)
-        for node in graph.nodes:
-            node.type = None  # an annotation that is a string cannot be pickled by torch 2.6
-        return fx.GraphModule(module, graph, type(module).__name__)
+        with attributes_kept(module) as changed:
+            graph = _Tracer().trace(module)
+            for node in graph.nodes:
+                node.type = None  # an annotation that is a string cannot be pickled by torch 2.6
+            # A graph would not go on from what a call leaves in the module.
+            return None if changed() else fx.GraphModule(module, graph, type(module).__name__)
     except Exception:  # whatever a forward does with proxies
         return None
 
@@ -107,7 +139,6 @@ def _trace(module: nn.Module) -> fx.GraphModule | None:
 def _fused(traced: fx.GraphModule) -> fx.GraphModule:
     for step in (_drop_identities, _split_activations, _fold_batch_norms, _wrap, _fuse_additions, _fuse_bounds):
         step(traced)
-    traced.graph.eliminate_dead_code()
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -176,6 +207,8 @@ def _fold_batch_norms(traced: fx.GraphModule) -> None:
             continue
         assert isinstance(source, fx.Node)
         assert isinstance(conv, nn.Conv2d)
+        if any(n.op == "get_attr" and str(n.target).startswith(f"{source.target}.") for n in traced.graph.nodes):
+            continue  # the weight is read besides, as in a tied decoder
         traced.add_submodule(str(source.target), fold_batch_norm(conv, norm))
         _replace(traced, node, source)
 
@@ -199,15 +232,21 @@ def _wrap(traced: fx.GraphModule) -> None:
 def _fuse_additions(traced: fx.GraphModule) -> None:
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
-        if not _is_addition(node):
+        operands = _added(node)
+        if operands is None:
             continue
-        pairs = [(node.args[0], node.args[1]), (node.args[1], node.args[0])]
+        pairs: list[tuple[fx.Node, fx.Node]] = [operands, operands[::-1]]
+        if _writes(traced, node):  # others may look at what it writes to
+            pairs = pairs[:1]
         pairs = [(a, b) for a, b in pairs if isinstance(_single_use(traced, a), FoldedConv2d) and len(a.args) == 1]
         if not pairs:
             continue
         # The later of two convolutions, so that the other has been computed.
         conv, addend = max(pairs, key=lambda pair: order[pair[0]])
         if conv is addend or not _is_feature_map(traced, addend):
+            continue
+        # It moves to the place of the addition: nothing may write to what it reads on the way.
+        if any(order[conv] < order[other] < order[node] and _writes(traced, other) for other in traced.graph.nodes):
             continue
         with traced.graph.inserting_before(node):
             fused = traced.graph.call_module(str(conv.target), (conv.args[0], addend))
@@ -216,18 +255,35 @@ def _fuse_additions(traced: fx.GraphModule) -> None:
         traced.graph.erase_node(conv)
 
 
-def _is_addition(node: fx.Node) -> bool:
-    by_method = node.op == "call_method" and node.target in ("add", "add_")
-    if not by_method and not (node.op == "call_function" and node.target in _ADDITIONS):
+def _added(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The two that a node adds; None for any other node."""
+    args = node.args
+    if node.target is in_place:
+        args = args[1:] if args[0] == "iadd" else ()
+    elif not (node.op == "call_method" and node.target in ("add", "add_")) and node.target not in _ADDITIONS:
+        return None
+    if node.kwargs or len(args) != 2 or not all(isinstance(arg, fx.Node) for arg in args):
+        return None
+    return args  # type: ignore[return-value]
+
+
+def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node changes a tensor in place."""
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op != "call_function":
         return False
-    return len(node.args) == 2 and not node.kwargs and all(isinstance(arg, fx.Node) for arg in node.args)
+    is_named = getattr(node.target, "__name__", "").endswith("_") or bool(node.kwargs.get("inplace"))
+    return is_named or node.target in (in_place, operator.setitem)
 
 
 def _is_feature_map(traced: fx.GraphModule, node: Any) -> bool:
     """Whether a node surely is a tensor of the network, not a number that was read off one."""
     if node.op in ("call_module", "placeholder"):
         return True
-    return node.op == "call_function" and node.target in (_ADDITIONS | set(_BOUND_FUNCTIONS))
+    return node.op == "call_function" and node.target in {*_ADDITIONS, *_BOUND_FUNCTIONS, in_place}
 
 
 def _fuse_bounds(traced: fx.GraphModule) -> None:

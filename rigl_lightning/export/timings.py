@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rigl_lightning.export.example import Example
+from rigl_lightning.export.example import Example, attributes_kept
 
 _SHORTEST = 5e-3
 """Seconds that the timing of one layer takes at least, for each of the two."""
@@ -55,7 +55,7 @@ def timings(model: nn.Module, sparse: Mapping[nn.Module, nn.Module], example: Ex
         timing.dense += dense
         timing.sparse += other
 
-    with _hooked(sparse, measure):
+    with _hooked(sparse, measure), attributes_kept(model):
         example.call(model)
     return found
 

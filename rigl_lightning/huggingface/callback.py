@@ -21,6 +21,7 @@ from rigl_lightning.compute import Compute, SparseCompute, Storage
 from rigl_lightning.reports.layer_table import table_of
 from rigl_lightning.sparsity import SparseAlgorithm, Sparsifier, select_parameters
 from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
+from rigl_lightning.sparsity.files.masks import unpack_masks
 
 FILE = "sparsifier.pt"
 """File in each checkpoint folder of the Trainer."""
@@ -77,7 +78,8 @@ class SparseTrainerCallback(TrainerCallback):
         """Mask the model, or go on with the masks of the checkpoint that is resumed.
 
         Raises:
-            ValueError: If settings do not fit the model, or processes have other masks.
+            ValueError: If settings do not fit the model, processes have other masks, or the masks in the folder are
+                those of another training.
             FileNotFoundError: If the checkpoint has no masks.
         """
         self._release()  # what a training before has left that was interrupted
@@ -85,6 +87,8 @@ class SparseTrainerCallback(TrainerCallback):
         optimizer: Optimizer = given["optimizer"]
         parameters = select_parameters(model, self.include, self.exclude)
         saved = self._saved(args, state) if state.global_step else None
+        if saved is not None:
+            _check_weights(parameters, saved)
         seed = args.seed if self.seed is None else self.seed
         steps = state.max_steps
         self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, steps, seed=seed, state=saved)
@@ -124,6 +128,17 @@ class SparseTrainerCallback(TrainerCallback):
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:
     """The checkpoint folder of this step."""
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _check_weights(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> None:
+    """Refuse masks that would zero weights of the checkpoint: a folder of another training may have the same step."""
+    for name, mask in unpack_masks(saved.get("masks", {})).items():
+        weight = parameters.get(name)
+        if weight is not None and weight.shape == mask.shape and bool((weight.detach().cpu() != 0)[~mask].any()):
+            raise SettingError(
+                f"Expected the masks of the training that is resumed, got some that leave out weights of {name!r} "
+                "which are not zero. Set `resume_from` to the folder of its checkpoint."
+            )
 
 
 def _check_ranks(checksums: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import local, make_folder, replacing
-from rigl_lightning.base.loading import why_unreadable
+from rigl_lightning.base.loading import is_of_the_disk, why_unreadable
 from rigl_lightning.trainer.flavours import load_other_flavour
 
 
@@ -56,9 +56,9 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
         """
         try:
             content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
-        except OSError:
-            raise
         except Exception as error:  # of pickle, zip or torch: whatever foreign bytes make of them
+            if is_of_the_disk(error):
+                raise
             reason = why_unreadable(path, error)
             raise SettingError(f"Expected a checkpoint at {path}, but the file {reason}. Set `ckpt_path`.") from error
         if _is_foreign(content):

@@ -133,7 +133,7 @@ def test_every_place_is_written_and_read_alike(tmp_path, remote, place):
     file = files.join(folder, "run", "f.txt")
     assert not files.is_file(file)
     files.make_folder(file)
-    assert files.has_folder(file)
+    files.check_place(file, "Set it.")
     files.write_text(file, "one")
     before = files.fingerprint(file)
     files.write_text(file, "three")
@@ -169,9 +169,24 @@ def test_what_is_no_file_of_torch_is_told_in_a_line(tmp_path):
     assert load_plain(tmp_path / "good", "a net", "")["x"].sum() == 9
 
 
+def test_a_large_file_that_is_cut_off_is_damaged(tmp_path):
+    torch.save({"state_dict": {"x": torch.ones(9_999)}}, tmp_path / "f")
+    (tmp_path / "f").write_bytes((tmp_path / "f").read_bytes()[:-9_999])
+    for load in (lambda path: load_plain(path, "a net", "Set it."), AtomicCheckpointIO().load_checkpoint):
+        with pytest.raises(ValueError, match=r"but the file is damaged, .* Set "):
+            load(tmp_path / "f")
+
+
 def test_a_disk_that_fills_is_told_by_its_own_words():
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "No space left" in files.full_disk("f", error)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder for .*net\.pt, found none\. Set it\."):
+        files.check_place(tmp_path / "nowhere" / "net.pt", "Set it.")
+    with pytest.raises(ValueError, match=r"got the folder .*\. Set it\."):
+        files.check_place(tmp_path, "Set it.")
 
 
 @pytest.mark.parametrize("write", [files.replacing, files.written_beside])

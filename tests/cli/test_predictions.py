@@ -1,8 +1,10 @@
 """Predictions are joined to those of all samples where they can be, and written as what they are."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from rigl_lightning.cli.app import Trainer
 from rigl_lightning.cli.predictions import save_predictions
 
 CASES = {
@@ -36,3 +38,20 @@ def test_what_is_no_table_is_refused_as_one(batches, tmp_path):
     with pytest.raises(ValueError, match="Set --output to a .pt file"):
         save_predictions(batches, str(tmp_path / "out.csv"))
     assert (tmp_path / "out.csv").read_bytes() == b"before"
+
+
+class Same(pl.LightningModule):
+    """Predicts what it is given."""
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return batch
+
+
+def test_each_of_several_loaders_has_its_own_predictions(tmp_path):
+    loaders = [torch.utils.data.DataLoader(torch.arange(4.0) + first, batch_size=2) for first in (0, 10)]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.predict(Same(), loaders, output=str(tmp_path / "out.pt"))
+    got = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert [own.tolist() for own in got] == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    trainer.predict(Same(), loaders[:1], output=str(tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").read_bytes() == b"0.0\r\n1.0\r\n2.0\r\n3.0\r\n"

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from rigl_lightning import RigL
-from rigl_lightning.compute import build_sparse, load_sparse, save_sparse
+from rigl_lightning import RigL, Sparsifier, select_parameters
+from rigl_lightning.compute import SparseCompute, build_sparse, load_sparse, save_sparse
 from rigl_lightning.sparsity import packed_masks
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from tests.compute.test_building import RIGL as BUILT
@@ -60,6 +60,41 @@ def test_a_network_of_another_start_predicts_the_same(tmp_path):
         assert torch.equal(loss_of(again, 0), loss_of(model, 0))
     with pytest.raises(ValueError, match="state of an optimizer"):
         load_sparse(compute, tmp_path / "network.pt", other)
+
+
+def one_step(model, optimizer, sparsifier):
+    optimizer.zero_grad()
+    model(torch.ones(4, 20)).square().mean().backward()
+    sparsifier.before_step(optimizer)
+    optimizer.step()
+    sparsifier.after_step(optimizer)
+
+
+@pytest.mark.parametrize("storage", ["dense", "auto", "connections"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_network_whose_layers_take_no_vectors_gets_dense_weights(storage, installed, tmp_path):
+    def network():
+        return torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Tanh(), torch.nn.Linear(30, 5))
+
+    with torch.device("meta"):
+        model = network()
+    before = build_sparse(model, RigL(0.9), 20)
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(2):
+        one_step(model, optimizer, before.sparsifier)
+    save_sparse(before, tmp_path / "network.pt", optimizer)
+    other = network()
+    compute = SparseCompute(other, Sparsifier(select_parameters(other), RigL(0.9), 20), "sparse", storage=storage)
+    if installed:
+        compute.install()
+    second = torch.optim.Adam(other.parameters())
+    load_sparse(compute, tmp_path / "network.pt", second)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(other(torch.ones(2, 20)), model(torch.ones(2, 20)))
+        one_step(model, optimizer, before.sparsifier)
+        one_step(other, second, compute.sparsifier)
+    assert compute.sparsifier.checksums() == before.sparsifier.checksums()
 
 
 def test_the_file_has_no_dense_weight(tmp_path):

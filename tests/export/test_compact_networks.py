@@ -7,8 +7,10 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn import functional as F
 
 from rigl_lightning.export import compact, layers_of
+from rigl_lightning.export.sparse_weight import SparseWeight
 from rigl_lightning.kernels import available, use_tier
 from tests.helpers.networks import IMAGES, char_gru, network
 
@@ -197,12 +199,178 @@ def test_a_wrong_trace_is_noticed_and_not_used():
     assert type(small) is AsksForTensors
 
 
+class Written(nn.Module):
+    """What it computes is given: with tensors that are changed in place, or weights that are read twice."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.relu, self.run = nn.BatchNorm2d(8), nn.ReLU(inplace=True), run
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def relu_of_a_module_alone(m, x):
+    y = m.first(x)
+    m.relu(y)
+    return m.second(y)
+
+
+def relu_of_a_function_alone(m, x):
+    y = m.first(x)
+    F.relu(y, inplace=True)
+    return m.second(y)
+
+
+def sum_alone(m, x):
+    y = torch.tanh(m.first(x))
+    y.add_(m.second(y))
+    return y
+
+
+def sum_seen_under_another_name(m, x):
+    y = same = m.relu(m.first(x))
+    y += m.second(y)
+    return y + same
+
+
+def input_changed_before_the_sum(m, x):
+    y = m.first(x)
+    shortcut = m.second(y)
+    return shortcut + m.norm(m.relu(y))
+
+
+def weight_read_by_a_tied_decoder(m, x):
+    return F.conv_transpose2d(m.norm(m.first(x)), m.first.weight, padding=1)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        relu_of_a_module_alone,
+        relu_of_a_function_alone,
+        sum_alone,
+        sum_seen_under_another_name,
+        input_changed_before_the_sum,
+        weight_read_by_a_tied_decoder,
+    ],
+)
 @torch.no_grad()
-def test_attention_keeps_its_weights():
-    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+def test_without_an_example_what_is_written_in_place_or_read_twice_is_kept(run):
+    torch.manual_seed(0)
+    model, x = Written(run).eval(), torch.randn(2, 3, 6, 6)
+    model.norm.running_var.fill_(0.1)
+    fused = compact(model, compute="dense")
+    assert_equal(fused(x), model(x))
+    assert_equal(pickle.loads(pickle.dumps(fused))(x), model(x))
+
+
+class Carries(nn.Module):
+    """Goes on from its last output."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.state = None
+
+    def forward(self, x):
+        self.state = self.conv(x) if self.state is None else self.conv(x) + self.state
+        return self.state
+
+
+@pytest.mark.parametrize("compute", ["auto", "sparse", "dense"])
+@torch.no_grad()
+def test_a_state_that_a_module_carries(compute):
+    model, x = nn.Sequential(Carries()).eval(), torch.randn(2, 3, 4, 4)
+    model[0].conv.weight[0] = 0.0
+    small = compact(model, x, compute=compute)
+    assert small[0].state is None
+    for _ in range(3):
+        assert_equal(small(x), model(x))
+
+
+@torch.no_grad()
+def test_a_constant_of_the_forward_pass_is_no_state():
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(self.conv(x * torch.tensor([2.0])))
+
+    model, x = Scales().eval(), torch.randn(2, 3, 4, 4)
+    fused = compact(model, compute="dense")
+    assert_equal(fused(x), model(x))
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def test_an_optional_argument_of_a_sequential():
+    class Skips(nn.Sequential):
+        def forward(self, x, skip=None):
+            out = super().forward(x)
+            return out if skip is None else out + skip
+
+    model, x = Skips(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval(), torch.randn(2, 3, 4, 4)
+    small = compact(model, compute="dense")
+    assert_equal(small(x), model(x))
+    assert_equal(small(x, x), model(x, x))
+
+
+@torch.no_grad()
+def test_a_sum_that_writes_to_its_convolution_is_fused():
+    def run(m, x):
+        y = m.first(x)
+        out = m.norm(m.second(m.relu(y)))
+        out += y
+        return m.relu(out)
+
+    model, x = Written(run).eval(), torch.randn(2, 3, 6, 6)
+    fused = compact(model, compute="dense")
+    assert_equal(fused(x), model(x))
+    assert [node.op for node in fused.graph.nodes].count("call_module") == 3  # with the ReLU that others see
+
+
+@torch.no_grad()
+def test_what_torch_has_compiled_is_replaced():
+    model = nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))}).eval()
+    compiled = nn.Sequential(torch.compile(model["net"]))
+    small = compact(compiled, compute="dense")
+    assert not [m for m in small.modules() if isinstance(m, nn.BatchNorm2d)]
+    x = torch.randn(2, 3, 4, 4)
+    assert_equal(small(x), model["net"](x))  # and torch compiles nothing
+
+
+@torch.no_grad()
+def test_an_encoder_layer_makes_no_dense_weights(monkeypatch):
+    model = thinned(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True))
+    small, x = compact(model, compute="sparse"), torch.randn(2, 5, 16)
+    expected = model(x)
+    monkeypatch.setattr(SparseWeight, "dense", None)
+    assert_equal(small(x), expected)
+
+
+@pytest.mark.parametrize("compute", ["auto", "sparse"])
+@torch.no_grad()
+def test_an_encoder_that_packs_what_is_padded(compute):
+    model = thinned(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2))
+    x, padding = torch.randn(2, 5, 16), torch.arange(5) >= torch.tensor([[5], [3]])
+    small = compact(model, {"src": x, "src_key_padding_mask": padding}, compute=compute)
+    assert_equal(small(x, src_key_padding_mask=padding), model(x, src_key_padding_mask=padding))
+
+
+def thinned(model):
     for weight in model.parameters():
         if weight.ndim == 2:
             weight.mul_(torch.rand_like(weight) > 0.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_attention_keeps_its_weights():
+    model = thinned(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True))
     small, x = compact(model, compute="sparse"), torch.randn(2, 5, 16)
     assert_equal(small(x), model(x))
     assert layers_of(small)

@@ -6,6 +6,7 @@ from torch import nn
 
 from rigl_lightning.export import compact, dense_state_dict, load_compact, paper_bytes, read_compact, save_compact
 from rigl_lightning.export.encoding import decode, encode
+from rigl_lightning.export.files import each_once
 from rigl_lightning.kernels import available
 from rigl_lightning.sparsity import Uniform
 from tests.helpers.networks import char_gru, network
@@ -168,6 +169,29 @@ def test_the_size_is_the_papers_or_less(sparsity, tmp_path):
     assert size < formula + 4000  # the frame of the file
     if sparsity >= 0.95:
         assert size < 0.97 * formula + 4000
+
+
+def test_the_formula_counts_sparse_biases_as_dense():
+    layer = nn.Linear(8, 10)
+    masks = {"bias": torch.arange(10) < 5}
+    assert paper_bytes(layer.state_dict(), masks) == paper_bytes(layer.state_dict(), {}) == 4 * (80 + 10)
+
+
+@pytest.mark.parametrize("name", ["embedding.weight", "head.weight"])
+def test_a_tied_weight_counts_once_and_takes_a_mask_by_either_name(name, tmp_path):
+    model = nn.ModuleDict({"embedding": nn.Embedding(10, 8), "head": nn.Linear(8, 10, bias=False)})
+    model["head"].weight = model["embedding"].weight
+    mask = torch.zeros(10, 8, dtype=torch.bool)
+    mask[:, 0] = True
+    with torch.no_grad():
+        model["head"].weight.mul_(mask)[3] = 0.0  # an active zero
+    state = model.state_dict()
+    assert paper_bytes(state, {name: mask}) == 10 * 4 + 80 / 8 + 10 * 4  # values, a bit each, biases
+    assert [t.nbytes for t in each_once(state).values()] == [4 * 80]
+    save_compact(model, tmp_path / "net.pt", {name: mask})
+    read, masks = read_compact(tmp_path / "net.pt")
+    assert_same(read, state)
+    assert torch.equal(masks[name], mask)
 
 
 @pytest.mark.skipif(available()[0] != "fast", reason="needs numba")

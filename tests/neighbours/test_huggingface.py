@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 
 import pytest
@@ -132,6 +133,32 @@ def test_a_checkpoint_without_masks_or_elsewhere_is_told_in_one_line(tmp_path):
     other = SparseTrainerCallback(SET(0.8), resume_from=tmp_path / "checkpoint-5")
     with pytest.raises(ValueError, match="Expected the algorithm of the run that is resumed"):
         trainer_of(gpt2, tmp_path / "other", other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_masks_of_another_training_at_the_same_step_are_refused(tmp_path):
+    layer = nn.Linear(20, 10)
+    folders = [tmp_path / name for name in ("one", "other")]
+    state = types.SimpleNamespace(global_step=0, max_steps=10, is_world_process_zero=False)
+
+    def begin(folder, seed):
+        arguments = types.SimpleNamespace(output_dir=folder, seed=seed)
+        callback = SparseTrainerCallback(RIGL, include=["weight"])
+        callback.on_train_begin(arguments, state, None, model=layer, optimizer=torch.optim.SGD(layer.parameters(), 0.1))
+        return callback
+
+    for seed, folder in enumerate(folders):
+        nn.init.ones_(layer.weight)
+        callback = begin(folder, seed)
+        (folder / "checkpoint-5").mkdir(parents=True)
+        torch.save(callback.sparsifier.state_dict(), folder / "checkpoint-5" / "sparsifier.pt")
+        callback.on_train_end(None, state, None)
+    state.global_step = 5
+    kept = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"got some that leave out weights of 'weight' .* Set `resume_from`"):
+        begin(folders[0], 1)
+    assert torch.equal(layer.weight, kept)
+    begin(folders[1], 1)
+    assert torch.equal(layer.weight, kept)
 
 
 def test_after_a_training_that_was_interrupted_another_begins(tmp_path):

@@ -41,6 +41,11 @@ FORMS = {
     "from torch.compile": lambda: {f"_orig_mod.{name}": mask for name, mask in some_masks().items()},
     "torch.nn.utils.prune": pruned_state_dict,
     "torch.nn.utils.prune in a checkpoint": lambda: {"epoch": 3, "state_dict": pruned_state_dict()},
+    "torch.nn.utils.prune beside buffers that mask no weight": lambda: {
+        "swin.attn_mask": torch.full((2, 2), -100.0),
+        **pruned_state_dict(),
+        "causal_mask": torch.ones(2, 2).tril().bool(),
+    },
     "rigl-torch": rigl_torch_state,
     "rigl-torch in a checkpoint": lambda: {"model": small_network().state_dict(), "pruner": rigl_torch_state()},
 }
@@ -67,6 +72,12 @@ def test_the_network_may_have_become_part_of_another(form, tmp_path):
     whole = nn.ModuleDict({"model": small_network()})
     sparsifier = sparsify(whole, FixedMasks(saved(tmp_path, FORMS[form]())))
     assert all(torch.equal(sparsifier.masks[f"model.{name}"], mask) for name, mask in some_masks().items())
+
+
+def test_a_network_with_an_attention_mask_has_no_masks_of_weights(tmp_path):
+    state = {"causal_mask": torch.ones(2, 2).tril().bool(), **small_network().state_dict()}
+    with pytest.raises(ValueError, match="Expected the masks of one SparseTrainingCallback"):
+        sparsify(small_network(), FixedMasks(saved(tmp_path, {"state_dict": state})))
 
 
 def test_rigl_goes_on_from_the_masks_of_another_package(tmp_path):

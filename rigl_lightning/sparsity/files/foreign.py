@@ -38,6 +38,9 @@ def find_foreign_masks(content: Any) -> dict[str, Tensor] | OrderedMasks | None:
             return [None if mask is None else _as_mask(mask, f"backward_masks[{i}]") for i, mask in enumerate(masks)]
     for place in places:
         named = {key.removesuffix("_mask"): value for key, value in place.items() if _is_mask_key(key, value)}
+        if len(named) < sum(isinstance(value, Tensor) for value in place.values()):
+            # Of a whole network, where a buffer such as `attn_mask` masks no weight.
+            named = {name: mask for name, mask in named.items() if name in place or f"{name}_orig" in place}
         if named:
             return {_plain_name(name): _as_mask(mask, f"{name}_mask") for name, mask in named.items()}
     if content and all(isinstance(value, Tensor) for value in content.values()):
