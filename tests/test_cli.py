@@ -710,6 +710,13 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback():
         run("--sparse.algorithm.grow_score", "broken.broken")
 
 
+@pytest.mark.parametrize("option", ["--sparse.algorithm.grow_score", "--model.init_args.model"])
+def test_a_file_of_the_user_that_fails_while_it_is_imported_is_one_line(capsys, option):
+    Path("failing.py").write_text("LIMIT = 1 / 0\n", encoding="utf-8")
+    line = error(capsys, option, "failing.anything")
+    assert "failing.py to be importable, line 1 raises ZeroDivisionError: division by zero. Correct the file." in line
+
+
 def test_a_network_may_be_a_function_with_a_width(capsys):
     network = ["--model.init_args.model", "rigl_lightning.models.mobilenet_v1", "--model.init_args.num_classes", "10"]
     width = ["--model.init_args.model.init_args.width", "0.1", "--model.init_args.input_shape", "[3, 32, 32]"]

@@ -146,8 +146,7 @@ class _Parser(LightningArgumentParser):
             raise ex
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [name for action in parser._actions for name in action.option_strings]
-        told = explain_parse_error(message, options, _Parser.given)
-        _fail(broken_file(ex) or told if told == " ".join(message.split()) else told)
+        _fail(broken_file(ex) or explain_parse_error(message, options, _Parser.given))
 
     def format_help(self, *formatter: Any) -> str:
         """Of a command: our settings first, and of Lightning's the usual ones.

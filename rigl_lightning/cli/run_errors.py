@@ -127,8 +127,11 @@ def _failed_class(message: str) -> str | None:
 
 
 def broken_file(error: BaseException | None) -> str | None:
-    """A Python file that fails while it is imported, such as a user's own scores: where, and what it says."""
-    if error is None:
+    """A Python file that fails while it is imported, such as a user's own scores: where, and what it says.
+
+    One that is not there, or needs what is not installed, is told of elsewhere.
+    """
+    if error is None or isinstance(error, ImportError):
         return None
     if isinstance(error, SyntaxError) and error.filename:
         return f"Expected Python in {error.filename}, line {error.lineno}: {error.msg}. Correct the file."
