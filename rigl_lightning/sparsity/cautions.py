@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, StateError
-from rigl_lightning.sparsity.algorithms import Group, SparseAlgorithm
-from rigl_lightning.sparsity.scores import Connections
+from rigl_lightning.sparsity.algorithms import Group, LotteryTicket, SparseAlgorithm
+from rigl_lightning.sparsity.scores import Connections, Score
 
 _NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
 """Keys that every `Sparsifier.state_dict` has had."""
@@ -140,14 +140,23 @@ def why_scores_are_nan(algorithm: SparseAlgorithm, layers: Mapping[str, Connecti
             if tensor is not None and bool(tensor.isnan().any()):
                 remedy = "The training has diverged: lower the learning rate, or clip gradients."
                 return f"{_expected(step)}, but the {what} of layer {name!r} are NaN. {remedy}"
-    for name, layer in layers.items():
-        for setting in algorithm.ranked_by:
-            score = getattr(algorithm, setting)
-            values = score(layer)
-            if isinstance(values, Tensor) and values.is_floating_point() and bool(torch.isnan(values).any()):
-                called = getattr(score, "__qualname__", score)
-                return f"{_expected(step)}, but `{setting}` {called} gives NaN for layer {name!r}. Correct the score."
+    for name, setting, score in _scores(algorithm, layers):
+        values = score(layers[name])
+        if isinstance(values, Tensor) and values.is_floating_point() and bool(torch.isnan(values).any()):
+            called = getattr(score, "__qualname__", score)
+            return f"{_expected(step)}, but `{setting}` {called} gives NaN for layer {name!r}. Correct the score."
     return None
+
+
+def _scores(algorithm: SparseAlgorithm, names: Iterable[str]) -> Iterator[tuple[str, str, Score]]:
+    """By what each layer is ranked: its name, the setting, and the score; also in a Group and from a ticket."""
+    if isinstance(algorithm, Group):
+        for pattern, own in algorithm.parts(names).items():
+            yield from _scores(algorithm.algorithms[pattern], own)
+    elif isinstance(algorithm, LotteryTicket) and algorithm.algorithm is not None:
+        yield from _scores(algorithm.algorithm, names)
+    for name in names:
+        yield from ((name, setting, getattr(algorithm, setting)) for setting in algorithm.ranked_by)
 
 
 def _expected(step: int) -> str:

@@ -183,11 +183,17 @@ class TestNaN:
         with pytest.raises(ValueError, match=r"step 3, but the gradients of layer 'fc\.weight' are NaN"):
             self.update(algorithm, gradient_value=torch.nan)
 
-    def test_a_score_of_ones_own(self):
+    @pytest.mark.filterwarnings("ignore:Nobody can tell")
+    @pytest.mark.parametrize(
+        "within", [lambda own, _: own, lambda own, _: Group({"*": own}), lambda own, ticket: LotteryTicket(ticket, own)]
+    )
+    def test_a_score_of_ones_own(self, within, tmp_path):
         def mine(c):
             return c.weight / 0 - c.weight / 0
 
+        torch.save({"fc.weight": torch.eye(8)}, tmp_path / "masks.pt")
         algorithm = DropGrow(0.5, Uniform(first_layer_dense=False), EVERY, grow_score=mine)
+        algorithm = within(algorithm, tmp_path / "masks.pt")
         with pytest.raises(ValueError, match=r"`grow_score` .*mine gives NaN for layer 'fc\.weight'"):
             self.update(algorithm)
 
