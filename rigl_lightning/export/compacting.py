@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.export.example import Example, example_of
@@ -91,6 +92,8 @@ def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
     expected = _outputs(module, example, dtype)
     tolerance = _TOLERANCE[dtype]
     try:
+        if not expected:
+            raise TypeError("it returns no tensors to compare")
         found = _outputs(fused, example, dtype)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * _largest(expected))
     except Exception as error:
@@ -114,17 +117,21 @@ def _runs_in(dtype: torch.dtype, module: nn.Module, example: Example) -> bool:
 
 
 @torch.no_grad()
-def _outputs(module: nn.Module, example: Example, dtype: torch.dtype) -> Any:
-    """What a copy of the network in this precision makes of a copy of the example."""
+def _outputs(module: nn.Module, example: Example, dtype: torch.dtype) -> list[Any]:
+    """Tensors and numbers that a copy of the network in this precision returns for a copy of the example.
+
+    Not what it also returns, such as the cache of keys and values of a transformer.
+    """
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
-    return example.map(cast).call(deepcopy(module).to(dtype))
+    leaves = tree_leaves(example.map(cast).call(deepcopy(module).to(dtype)))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor | int | float | complex)]
 
 
-def _largest(output: Any) -> float:
-    tensors = [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+def _largest(outputs: list[Any]) -> float:
+    tensors = [t for t in outputs if isinstance(t, Tensor) and t.is_floating_point()]
     largest = [t[t.isfinite()].abs().max().item() for t in tensors if t.isfinite().any()]
     return max(largest, default=1.0)
 

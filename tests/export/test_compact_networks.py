@@ -267,6 +267,23 @@ def test_without_an_example_what_is_written_in_place_or_read_twice_is_kept(run):
     assert_equal(pickle.loads(pickle.dumps(fused))(x), model(x))
 
 
+@torch.no_grad()
+def test_what_is_returned_beside_tensors_does_not_stop_fusing(recwarn):
+    class WithCache(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+        def forward(self, x, use_cache=True):
+            return {"out": self.net(x), "cache": object(), "name": "x"}
+
+    model, x = WithCache().eval(), torch.randn(2, 3, 4, 4)
+    small = compact(model, x, compute="dense")
+    assert_equal(small(x)["out"], model(x)["out"])
+    assert not [m for m in small.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not [w for w in recwarn if "not fused" in str(w.message)]
+
+
 class Carries(nn.Module):
     """Goes on from its last output."""
 
