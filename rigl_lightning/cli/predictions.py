@@ -44,20 +44,23 @@ def save_predictions(batches: Sequence[Any], output: str, n_loaders: int = 1) ->
         A line to print.
 
     Raises:
-        ValueError: If ``.csv`` is asked for something else.
+        ValueError: If ``.csv`` is asked for something else, which is written to ``.csv.pt`` instead.
     """
     joined = _joined(batches) if n_loaders == 1 else [_joined(own) for own in batches]
-    if Path(output).suffix != _TABLE:
-        with replacing(output) as stream:
-            torch.save(joined, stream)
-    elif isinstance(joined, Tensor) and joined.ndim <= 2:
+    is_table = Path(output).suffix == _TABLE
+    if is_table and isinstance(joined, Tensor) and joined.ndim <= 2:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(joined.reshape(len(joined), -1).tolist())
         write_text(output, text.getvalue())
     else:
-        raise SettingError(
-            f"Expected predictions (N,) or (N, columns) for {output}, got {_kind(joined)}. Set --output to a .pt file."
-        )
+        place = f"{output}.pt" if is_table else output  # what took long is not thrown away
+        with replacing(place) as stream:
+            torch.save(joined, stream)
+        if is_table:
+            raise SettingError(
+                f"Expected predictions (N,) or (N, columns) for {output}, got {_kind(joined)}, kept in {place}. Set "
+                "--output to a .pt file."
+            )
     return f"predictions: {_kind(joined)} in {output}"
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.export.example import Example, example_of
@@ -126,7 +125,7 @@ def _outputs(module: nn.Module, example: Example, dtype: torch.dtype) -> list[An
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
-    leaves = tree_leaves(example.map(cast).call(deepcopy(module).to(dtype)))
+    leaves = torch.utils._pytree.tree_leaves(example.map(cast).call(deepcopy(module).to(dtype)))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor | int | float | complex)]
 
 

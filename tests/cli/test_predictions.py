@@ -38,6 +38,7 @@ def test_what_is_no_table_is_refused_as_one(batches, tmp_path):
     with pytest.raises(ValueError, match="Set --output to a .pt file"):
         save_predictions(batches, str(tmp_path / "out.csv"))
     assert (tmp_path / "out.csv").read_bytes() == b"before"
+    torch.testing.assert_close(torch.load(tmp_path / "out.csv.pt", weights_only=True), batches[0])
 
 
 class Same(pl.LightningModule):
