@@ -276,7 +276,7 @@ class Sparsifier(Attachable, MaskReadings):
 
     @torch.no_grad()
     def _begin(self, beginning: Beginning | None) -> None:
-        if (caution := cautions.schedule_caution(self.algorithm, self.total_steps)) is not None:
+        if (caution := cautions.update_caution(self.algorithm, self.total_steps)) is not None:
             warnings.warn(caution, stacklevel=4, category=SparseTrainingWarning)
         if beginning is not None:
             self.initial_weights = dict(beginning.checksums)

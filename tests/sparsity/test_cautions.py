@@ -11,6 +11,7 @@ from rigl_lightning.compute import SparseCompute
 from rigl_lightning.reports.layer_table import layer_table
 from rigl_lightning.sparsity.algorithms import (
     DNW,
+    DSR,
     SET,
     SNFS,
     SNIP,
@@ -41,9 +42,10 @@ class TestSchedules:
             (SET(schedule=UpdateSchedule(10, 50, 50)), None, "SET never updates its masks"),
             (RigL(schedule=UpdateSchedule(10, 200, 300)), 100, "begin=200, end=300 of a training of 100 steps"),
             (RigL(schedule=UpdateSchedule(end=0.001)), 100, "never updates"),
+            (DSR(0.99), 1000, "DSR replaces 100% of the active connections at every update. Lower its target_fraction"),
         ],
     )
-    def test_masks_that_will_not_change_are_said_with_a_warning(self, algorithm, total, words):
+    def test_masks_that_will_not_change_or_change_whole_are_said_with_a_warning(self, algorithm, total, words):
         with pytest.warns(UserWarning, match=words):
             sparsify(small_network(), algorithm, total_steps=total)
 
@@ -52,6 +54,7 @@ class TestSchedules:
         [
             RigL(),
             RigL(schedule=UpdateSchedule(100, 0, 5)),
+            DSR(0.9),
             RigL(schedule=UpdateSchedule(10, end=1.0)),
             GradualMagnitudePruning(schedule=UpdateSchedule(100, 5, 5)),
             GraNet(0.9, 0.5, schedule=UpdateSchedule(1000, 0, 60), ramp_end=50),
