@@ -130,7 +130,9 @@ class TestScoresBesideAnAverage:
         assert sparsifier.last_update.n_grown > 0
         return sparsifier.checksums()
 
-    @pytest.mark.parametrize("scores", [{"grow_score": gradient_magnitude}, {"drop_score": saliency}], ids=str)
+    @pytest.mark.parametrize(
+        "scores", [{"grow_score": gradient_magnitude}, {"drop_score": saliency}], ids=["grow", "drop"]
+    )
     def test_they_are_those_of_the_step(self, scores, tmp_path):
         settings = {"sparsity": 0.7, "schedule": self.EVERY_OTHER, "drop_fraction": 0.5, **scores}
         snfs = SNFS(**settings)
