@@ -59,7 +59,8 @@ METHODS: Mapping[str, Sequence[str]] = {
     "DSR": _method("DSR", "target_fraction=0.00225"),
     "DeepR": _method("DeepR"),
     "DNW": _method("DNW"),
-    "Top-KAST": _method("TopKAST", "backward_sparsity=0.9"),
+    # Renewed every 100 steps, as by default, weights that learn without computing diverge at this learning rate.
+    "Top-KAST": _method("TopKAST", "backward_sparsity=0.9", "renewal.interval=1"),
     # Intervals of the authors' 1,500 and 4,000 steps leave a training of this length hardly an update.
     "SET-ITOP": _method("SETITOP", "drop_fraction=0.5", "schedule.interval=300", "schedule.end=1.0"),
     "RigL-ITOP": _method("RigLITOP", "drop_fraction=0.5", "schedule.interval=300", "schedule.end=1.0"),
