@@ -351,9 +351,9 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--model", "syntax.Net"], "got 'syntax.Net', which fails: invalid syntax (syntax.py, line 1)."),
+        (["--model", "syntax.Net"], "syntax.py, line 1: invalid syntax. Correct the file."),
         (["--model", "imports.Net"], "got 'imports.Net': No module named 'nothere', which imports needs."),
-        (["--model", "fails.Net"], "got 'fails.Net', which fails: boom."),
+        (["--model", "fails.Net"], "fails.py to be importable, line 1 raises RuntimeError: boom. Correct the file."),
         (["--model", "plain.Net"], "To train this network, set --model ImageClassifier --model.model plain.Net."),
         (
             ["--model", "refuses.Net", "--model.width", "3"],

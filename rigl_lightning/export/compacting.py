@@ -92,7 +92,7 @@ def _checked_fusion(module: nn.Module, example: Example | None) -> nn.Module:
     tolerance = _TOLERANCE[dtype]
     try:
         if not expected:
-            raise TypeError("it returns no tensors to compare")
+            raise SettingError("it returns no tensors to compare")
         found = _outputs(fused, example, dtype)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * _largest(expected))
     except Exception as error:
