@@ -40,7 +40,9 @@ def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     table = grouped[MEANS].mean().join(spreads).assign(n=grouped.size()).reset_index()
     finding = table.loc[table["method"] == TICKETS_FROM, "training"].sum()
     table["training"] += finding * table["method"].str.startswith(TICKETS)
-    return table.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
+    # Two methods may be equal but for the last bit, which depends on the version of pandas.
+    ordered = table.sort_values("accuracy", ascending=False, kind="stable", key=lambda accuracy: accuracy.round(6))
+    return ordered.reset_index(drop=True)
 
 
 def frontier(table: pd.DataFrame) -> pd.DataFrame:

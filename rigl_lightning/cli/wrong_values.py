@@ -89,7 +89,8 @@ def _wrong_kind(line: str, typed: Given) -> str | None:
     kinds = _KINDS.search(line)
     if kinds is None or not (expected := in_words(types := kinds[2] or kinds[4])):
         return None
-    key, reasons, given = kinds[1], kinds[3] or "", kinds[6]
+    key, reasons = kinds[1], kinds[3] or ""
+    given = re.sub(r"NestedArg\(key='[^']*', val='([^']*)'\)", r"\1", kinds[6])  # of jsonargparse before 4.53
     value = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}..."
     bases = [*_classes_in(types)]
     told = f"Expected {option_of(key, typed, given)} to be {expected}, got {value!r}"

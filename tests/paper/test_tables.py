@@ -91,6 +91,14 @@ class TestChoosing:
         assert line.split("|")[4] == rigl.split("|")[2]  # the setting of the table of methods: LeNet at .99
 
 
+class TestMethods:
+    def test_methods_that_are_equal_but_for_rounding_stay_in_order(self):
+        run = {"sparsity": 0.99, "seed": 0, **dict.fromkeys(methods.MEANS[2:], 0.1)}
+        accuracies = {"Static": 90.0, "first": 96.23, "second": 96.23 + 1e-13}
+        table = methods.accuracies(pd.DataFrame([{**run, "method": m, "accuracy": a} for m, a in accuracies.items()]))
+        assert table["method"].tolist() == ["first", "second", "Static"]
+
+
 class TestCards:
     def test_a_single_run_has_no_deviation(self):
         run = {"method": "SNIP", "sparsity": 0.99, "seed": 0, "accuracy": 94.2, **dict.fromkeys(methods.MEANS[2:], 0.1)}
