@@ -90,7 +90,7 @@ def _wrong_kind(line: str, typed: Given) -> str | None:
     if kinds is None or not (expected := in_words(types := kinds[2] or kinds[4])):
         return None
     key, reasons = kinds[1], kinds[3] or ""
-    given = re.sub(r"NestedArg\(key='[^']*', val='([^']*)'\)", r"\1", kinds[6])  # of jsonargparse before 4.53
+    given = re.sub(r"NestedArg\(key='[^']*', val='([^']*)'\)", r"\1", kinds[6])  # of older jsonargparse
     value = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}..."
     bases = [*_classes_in(types)]
     told = f"Expected {option_of(key, typed, given)} to be {expected}, got {value!r}"
