@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.compute import Compute, Storage
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm
 from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer import averages, beginning, checks, distributed, finders, metrics, optimizers, precision
@@ -81,7 +82,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         by_density: ByDensity | None = None,
     ) -> None:
         super().__init__()
-        checks.refuse_other_than_algorithm(algorithm)
+        refuse_other_than_algorithm(algorithm)
         self.algorithm = algorithm
         self.settings = Settings(include, exclude, depthwise, seed, log_layers, strict, name, adam_warm_up, by_density)
         self.sparsifier: Sparsifier | None = None

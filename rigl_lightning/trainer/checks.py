@@ -13,7 +13,6 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from rigl_lightning.base.errors import MissingFileError, SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
-from rigl_lightning.sparsity.cautions import refuse_other_than_algorithm as refuse_other_than_algorithm
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.layouts import shapes_of
