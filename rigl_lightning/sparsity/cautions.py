@@ -9,17 +9,15 @@ from torch import Tensor
 
 from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, StateError
-from rigl_lightning.sparsity.algorithms import DSR, Group, LotteryTicket, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms import Group, LotteryTicket, SparseAlgorithm
 from rigl_lightning.sparsity.scores import Connections, Score
 
 _NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
 """Keys that every `Sparsifier.state_dict` has had."""
-_HALF = 0.5
-"""Of the active connections. LeNet-300-100 at .99 loses 18 points if an update replaces all of them."""
 
 
 def update_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
-    """A sentence if the algorithm has a schedule and its masks never change, or more than half at each update, or None.
+    """A sentence if the algorithm has a schedule and its masks never change, or a `caution` of its own, or None.
 
     Args:
         algorithm: Resolved.
@@ -40,10 +38,8 @@ def _with_members(algorithm: SparseAlgorithm) -> list[SparseAlgorithm]:
 
 def _caution_of(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
     schedule = algorithm.schedule
-    if isinstance(algorithm, DSR) and (share := algorithm.target_fraction / (1 - algorithm.sparsity)) > _HALF:
-        return f"DSR replaces {share:.0%} of the active connections at every update. Lower its target_fraction."
     if schedule is None or any(total_steps is None or step < total_steps for step in algorithm.update_steps()[:1]):
-        return None
+        return algorithm.caution
     window = f"begin={schedule.begin}, end={schedule.end}"
     length = "" if total_steps is None else f" of a training of {total_steps} steps"
     name = type(algorithm).__name__

@@ -123,6 +123,11 @@ class SparseAlgorithm(Claiming, ABC):
         """Whether `layer_sparsities` holds for each layer, not only for their total."""
         return not self.global_ranking
 
+    @property
+    def caution(self) -> str | None:
+        """What a training should say of its settings at the beginning: they are accepted, and hardly meant."""
+        return None
+
     def resolve(self, total_steps: int | None) -> "SparseAlgorithm":
         """The same algorithm for a training of ``total_steps`` optimizer steps."""
         if self.schedule is None or not is_dataclass(self):

@@ -17,6 +17,9 @@ from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.scores import Connections
 from rigl_lightning.sparsity.settings import require
 
+_HALF = 0.5
+"""Of the active connections."""
+
 
 @dataclass(frozen=True)
 class DSR(ConstantSparsity):
@@ -72,6 +75,14 @@ class DSR(ConstantSparsity):
                 f"Expected `target_fraction` of at most the density, {density:.4g}, got {self.target_fraction}: "
                 "every update would prune all connections. Lower `target_fraction` of DSR."
             )
+
+    @property
+    def caution(self) -> str | None:
+        """If an update replaces more than half: LeNet-300-100 at .99 loses 18 points if it replaces all."""
+        share = self.target_fraction / (1 - self.sparsity)
+        if share <= _HALF:
+            return None
+        return f"DSR replaces {share:.0%} of the active connections at every update. Lower its target_fraction."
 
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
         """The threshold."""
