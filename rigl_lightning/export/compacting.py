@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
+from rigl_lightning.export.called_layers import call_layers, called_layers
 from rigl_lightning.export.example import Example, example_of
 from rigl_lightning.export.folded import FoldedConv2d
 from rigl_lightning.export.graph import FoldedLinear, fuse, is_plain
@@ -68,12 +69,12 @@ def compact(
         copy = _checked_fusion(copy, example)
     if compute == "dense":
         return copy
-    sparse = {layer: made for layer in _layers(copy) if (made := _sparse(layer, compute)) is not None}
+    sparse = {layer: made for layer in called_layers(copy) if (made := _sparse(layer, compute)) is not None}
     if compute == "auto":
         assert example is not None
         found = timings(copy, sparse, example)
         sparse = {layer: made for layer, made in sparse.items() if _pays(found.get(layer))}
-    return _call_compact_layers(_swapped(copy, sparse))
+    return call_layers(_swapped(copy, sparse), sparse.values())
 
 
 def layers_of(model: nn.Module) -> dict[str, CompactLayer]:
@@ -133,28 +134,6 @@ def _largest(outputs: list[Any]) -> float:
     tensors = [t for t in outputs if isinstance(t, Tensor) and t.is_floating_point()]
     largest = [t[t.isfinite()].abs().max().item() for t in tensors if t.isfinite().any()]
     return max(largest, default=1.0)
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """Layers that could be sparse, each once, but those whose weights another module reads itself.
-
-    Attention does, and an encoder that gives its layers nested tensors, which no compact layer takes.
-    """
-    readers = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) or _makes_nested_tensors(m)]
-    inside = {id(m) for reader in readers for m in reader.modules()}
-    return [layer for layer in model.modules() if id(layer) not in inside]
-
-
-def _makes_nested_tensors(module: nn.Module) -> bool:
-    return isinstance(module, nn.TransformerEncoder) and bool(module.use_nested_tensor)
-
-
-def _call_compact_layers(model: nn.Module) -> nn.Module:
-    """Have torch's encoder layers call theirs: its one operator for all would make dense weights at every call."""
-    for layer in model.modules():
-        if isinstance(layer, nn.TransformerEncoderLayer) and layers_of(layer):
-            layer.activation_relu_or_gelu = 0  # "no activation that the operator knows"
-    return model
 
 
 def _sparse(layer: nn.Module, compute: Compute) -> nn.Module | None:

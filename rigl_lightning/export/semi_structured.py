@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rigl_lightning.base.errors import SettingError
+from rigl_lightning.export.called_layers import call_layers, called_layers
 from rigl_lightning.export.graph import is_plain
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.int8)
@@ -36,13 +37,15 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
 
     Args:
         module: On such a GPU, in half precision, trained with the structure ``NM(2, 4)``. Layers that are dense or
-            other than Linear stay as they are.
+            other than Linear stay as they are, and so do those inside attention or an encoder with nested tensors.
 
     Raises:
         ValueError: If no Linear layer is 2:4, or a layer's device, dtype or shape does not suit the GPU.
     """
     copy = deepcopy(module).eval().requires_grad_(False)
-    found = {name: m for name, m in copy.named_modules() if is_plain(m, nn.Linear) and is_two_of_four(m.weight)}
+    called = {id(layer) for layer in called_layers(copy)}
+    linear = {name: m for name, m in copy.named_modules() if id(m) in called and is_plain(m, nn.Linear)}
+    found = {name: layer for name, layer in linear.items() if is_two_of_four(layer.weight)}
     if not found:
         raise SettingError(
             "Expected Linear layers with at most two of every four connections active, found none. Train with "
@@ -56,7 +59,7 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
     for layer in found.values():
         assert isinstance(layer.weight, Tensor)
         layer.weight = nn.Parameter(to_sparse_semi_structured(layer.weight), requires_grad=False)
-    return copy
+    return call_layers(copy, found.values())
 
 
 def _check(name: str, weight: Tensor) -> None:

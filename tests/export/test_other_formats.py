@@ -77,3 +77,40 @@ def test_two_of_four_is_refused_where_it_cannot_run():
         to_semi_structured(two_of_four(16, 64).half())
     with pytest.raises(ValueError, match="on a GPU"):
         to_semi_structured(nn.Sequential(two_of_four(64, 128).half(), nn.ReLU()))
+
+
+class OnlyLinear(torch.Tensor):
+    """A weight of a layout that only a linear layer knows, as torch's 2:4 tensors are."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, dense):
+        made = torch.Tensor._make_wrapper_subclass(cls, dense.shape, dtype=dense.dtype)
+        made.held = dense.detach()
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        if operator is torch.ops.aten.detach.default:
+            return args[0]
+        if operator not in (torch.ops.aten.t.default, torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
+            raise NotImplementedError(f"{operator}")
+        found = operator(*(a.held if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+        return cls(found) if operator is torch.ops.aten.t.default else found
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@torch.no_grad()
+def test_encoders_of_torch_call_their_two_of_four_layers(monkeypatch, nested):
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    for linear in (layer.linear1, layer.linear2):
+        linear.weight.copy_(two_of_four(*linear.weight.shape).weight)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested).eval()
+    if nested:  # one more layer, since the encoder's own are not converted
+        model = nn.Sequential(two_of_four(32, 32), model).eval()
+    monkeypatch.setattr("rigl_lightning.export.semi_structured._check", lambda *_: None)
+    monkeypatch.setattr("torch.sparse.to_sparse_semi_structured", OnlyLinear)
+    converted, x = to_semi_structured(model), torch.randn(3, 5, 32)
+    torch.testing.assert_close(converted(x), model(x))
+    assert sum(isinstance(p, OnlyLinear) for p in converted.parameters()) == (1 if nested else 4)

@@ -68,6 +68,15 @@ def test_two_of_four_tensors_compute_the_same(dtype, cuda):
     torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-2)
 
 
+def test_an_encoder_layer_of_torch_calls_its_two_of_four_layers(cuda):
+    layer = nn.TransformerEncoderLayer(128, 2, 256, batch_first=True).to(cuda, torch.float16).eval()
+    x = torch.randn(4, 32, 128, device=cuda, dtype=torch.float16)
+    with torch.no_grad():
+        for linear in (layer.linear1, layer.linear2):
+            linear.weight.mul_(torch.tensor([1.0, 0.0, 0.0, 1.0], device=cuda).repeat(linear.in_features // 4))
+        torch.testing.assert_close(to_semi_structured(layer)(x), layer(x), rtol=3e-2, atol=3e-2)
+
+
 def test_statistics_of_a_network_on_the_gpu(device):
     from rigl_lightning.trainer.metrics import mask_metrics
 
