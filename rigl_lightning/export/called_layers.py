@@ -1,4 +1,4 @@
-"""Which layers are called: torch's transformer modules read the weights of some of theirs, or do all in one operator."""
+"""Which layers are called: torch's transformer modules read the weights of some themselves, or do all at once."""
 
 from __future__ import annotations
 
