@@ -6,7 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from rigl_lightning import SparseTrainingCallback, Static
 from rigl_lightning.cli.app import SparseCLI, main
+from rigl_lightning.cli.runs import run_summary
 from rigl_lightning.trainer.csv_logger import ResumableCSVLogger, read_rows
 
 SETTINGS = """
@@ -126,6 +128,30 @@ def test_the_last_line_says_where_everything_is(capsys, caplog):
     )
     # 4 bytes for each active connection and each of 410 biases, one bit for each connection.
     assert f"{4 * 5_020 + 50_200 / 8 + 4 * 410:,.0f} of {4 * (50_200 + 410):,} bytes" in caplog.text
+
+
+class TwoOptimizers(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def training_step(self, batch, _):
+        for optimizer, part in zip(self.optimizers(), (self.generator, self.critic), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(part(batch).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.generator, self.critic)]
+
+
+def test_the_last_line_tells_the_steps_of_one_optimizer_from_those_of_all():
+    sparse = SparseTrainingCallback(Static(0.5), include=["generator"])
+    trainer = pl.Trainer(max_epochs=1, callbacks=[sparse], accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(TwoOptimizers(), torch.utils.data.DataLoader(torch.ones(6, 4), batch_size=2))
+    expected = "Done after 3 steps of the sparse weights (6 steps of 2 optimizers together): no checkpoint"
+    assert run_summary(trainer) == expected
 
 
 def test_a_logger_keeps_what_is_there_and_forgets_what_is_logged_again(tmp_path):

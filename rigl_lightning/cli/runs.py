@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.base.files import is_file, join, matching, modified, open_file
-from rigl_lightning.trainer.flavours import callbacks_of
+from rigl_lightning.trainer.flavours import callbacks_named, callbacks_of
 
 LAST = "last"
 UNTRAINED = "none"
@@ -118,7 +118,17 @@ def run_summary(trainer: pl.Trainer) -> str:
     then = ""
     if kept and config is not None and is_file(config):
         then = f"; {what}: python -m rigl_lightning {command} --config {config} --ckpt_path {kept[0]}"
-    return f"{status} after {trainer.global_step} steps: {', '.join([*_validated(trainer), *parts])}{then}"
+    return f"{status} after {_steps(trainer)}: {', '.join([*_validated(trainer), *parts])}{then}"
+
+
+def _steps(trainer: pl.Trainer) -> str:
+    """How many steps were made; Lightning's counter, which names checkpoints, adds up those of all optimizers."""
+    total = f"{trainer.global_step} steps"
+    sparsifiers = [callback.sparsifier for callback in callbacks_named(trainer, "SparseTrainingCallback")]
+    own = ", ".join(str(sparsifier.step) for sparsifier in sparsifiers if sparsifier is not None)
+    if len(trainer.optimizers) < 2 or not own:
+        return total
+    return f"{own} steps of the sparse weights ({total} of {len(trainer.optimizers)} optimizers together)"
 
 
 def _validated(trainer: pl.Trainer) -> list[str]:

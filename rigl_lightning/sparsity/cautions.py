@@ -10,6 +10,7 @@ from torch import Tensor
 from rigl_lightning.base.classes import subclasses
 from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import Group, LotteryTicket, SparseAlgorithm
+from rigl_lightning.sparsity.algorithms.group import with_members
 from rigl_lightning.sparsity.scores import Connections, Score
 
 _NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
@@ -27,13 +28,7 @@ def update_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str |
     >>> update_caution(RigL(schedule=UpdateSchedule(100, 0, 0)), None)
     'RigL never updates its masks: there is no update step in begin=0, end=0. Set its schedule.'
     """
-    return next(filter(None, (_caution_of(part, total_steps) for part in _with_members(algorithm))), None)
-
-
-def _with_members(algorithm: SparseAlgorithm) -> list[SparseAlgorithm]:
-    """The algorithm, and those of a Group."""
-    members = algorithm.algorithms.values() if isinstance(algorithm, Group) else ()
-    return [algorithm, *(part for member in members for part in _with_members(member))]
+    return next(filter(None, (_caution_of(part, total_steps) for part in with_members(algorithm))), None)
 
 
 def _caution_of(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
@@ -88,7 +83,7 @@ def resolve_for_new_training(algorithm: SparseAlgorithm, total_steps: int | None
     Raises:
         ValueError: If it does so.
     """
-    for part in _with_members(algorithm):
+    for part in with_members(algorithm):
         schedule = part.schedule
         if schedule is not None and type(schedule.end) is int and schedule.end == 1 and total_steps != 1:
             word = getattr(part, "outside_words", {}).get("schedule", "schedule")

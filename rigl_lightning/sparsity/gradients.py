@@ -95,9 +95,13 @@ class Gradients:
         return not self.overflowed
 
     def keep(self) -> None:
-        """Keep the gradients of now until `clear`."""
+        """Keep the gradients of now until `clear`, unless one is infinite: then `overflowed` says where."""
+        dense = self.dense()
+        if not all_finite(dense.values()):
+            self.overflowed = [name for name, grad in dense.items() if bool(grad.isinf().any())]
         # Those of compact weights are not in the parameters, and nobody masks them.
-        self.kept = {n: grad if n in self._compact else grad.clone() for n, grad in self.dense().items()}
+        kept = {} if self.overflowed else dense
+        self.kept = {name: grad if name in self._compact else grad.clone() for name, grad in kept.items()}
 
     def clear(self) -> None:
         """Forget what belongs to one step."""

@@ -156,7 +156,7 @@ class Sparsifier(Attachable, MaskReadings):
         Masks the gradients. On an update step of an algorithm that replaces the gradient step it updates the masks
         and drops all gradients of ``optimizer`` instead, so that the following ``optimizer.step`` changes nothing.
         No such update is made from gradients that are not finite; under a GradScaler, which skips that step, it is
-        made at the next one. An update that follows the gradient step refuses scores that are NaN.
+        made at the next one. An update that follows the gradient step refuses those that are NaN.
 
         Raises:
             ValueError: If the optimizer has not all of the sparse weights.
@@ -214,12 +214,12 @@ class Sparsifier(Attachable, MaskReadings):
             layers, rates = self._layers({}, moment=f"{self.step}/adjust"), learning_rates(optimizer, self.parameters)
             for name, weight in algorithm.adjust_weights(layers, self.step, rates, self.memory).items():
                 self.weights.set_to(name, weight)
-        if not algorithm.replaces_step and algorithm.is_update(self.step):
-            self._update_masks(optimizer, self.gradients.kept)
-        elif self.gradients.overflowed:
+        if self.gradients.overflowed:
             caution = cautions.update_left_out(algorithm, self.step, self.gradients.overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
             self.divergence.note_told()
+        elif not algorithm.replaces_step and algorithm.is_update(self.step):
+            self._update_masks(optimizer, self.gradients.kept)
         self.divergence.warn_of_gradients(self.gradients.of_parameters, self.step)
         self.weights.apply_masks()
         self.compact.forget_gradients()

@@ -27,6 +27,7 @@ from rigl_lightning.sparsity.algorithms import (
 )
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.scores import gradient_magnitude
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from tests.helpers.small_training import backward, batch, small_network, sparsify, train
 
@@ -150,6 +151,24 @@ class TestUpdatesThatAreLeftOut:
     def test_that_others_come_is_said(self):
         with pytest.warns(UserWarning, match="RigL left out .*step 0.*next is tried as planned"):
             self.run_with_a_bad_first_batch(RigL(0.7, schedule=EVERY))
+
+    @pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
+    def test_an_update_after_the_step_does_not_grow_where_a_gradient_is_infinite(self, bad):
+        model = torch.nn.Linear(8, 8)
+        sparsifier = sparsify(model, SET(0.5, schedule=EVERY, grow_score=gradient_magnitude))
+        before = sparsifier.masks["weight"].clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for gradient in (bad, 1.0):
+            model.weight.grad = torch.ones(8, 8).where(before, gradient)
+            sparsifier.before_step(optimizer)
+            optimizer.step()
+            if gradient == bad:
+                with pytest.warns(UserWarning, match="SET left out .*step 0: .*layer 'weight'.*next is tried"):
+                    sparsifier.after_step(optimizer)
+                assert torch.equal(sparsifier.masks["weight"], before)
+            else:
+                sparsifier.after_step(optimizer)
+        assert sparsifier.last_update.step == 1
 
     def test_a_skipped_step_leaves_nothing_out(self):
         with warnings.catch_warnings():

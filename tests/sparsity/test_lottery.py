@@ -10,6 +10,7 @@ from rigl_lightning.sparsity.algorithms import (
     FixedMasks,
     GradualMagnitudePruning,
     GraNet,
+    Group,
     LotteryTicket,
     OneShotMagnitude,
     RigL,
@@ -22,6 +23,7 @@ from rigl_lightning.sparsity.structures import Blocks, ConstantFanIn
 from tests.helpers.small_training import small_network, sparsify, through_disk, train
 
 SCHEDULE = UpdateSchedule(2, 0, 9)
+WITHIN = [lambda own: own, lambda own: Group({"0": Group({"*": own}), "*": Static(0.5)})]
 
 
 @pytest.fixture
@@ -150,9 +152,10 @@ def test_costs_are_those_of_the_inner_algorithm(ticket):
     ],
     ids=describe,
 )
-def test_algorithms_that_cannot_start_from_masks_are_refused_at_once(ticket, algorithm):
+@pytest.mark.parametrize("within", WITHIN)
+def test_algorithms_that_cannot_start_from_masks_are_refused_at_once(ticket, algorithm, within):
     with pytest.raises(ValueError, match=rf"such as RigL or SET, got {type(algorithm).__name__}"):
-        LotteryTicket(ticket[1], algorithm)
+        LotteryTicket(ticket[1], within(algorithm))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,7 @@ def test_the_file_is_read_once_until_it_changes(ticket, monkeypatch):
 
 
 @pytest.mark.parametrize("structure", [Blocks((2, 2)), ConstantFanIn()], ids=describe)
-def test_a_structure_which_the_ticket_need_not_have_is_refused(ticket, structure):
+@pytest.mark.parametrize("within", WITHIN)
+def test_a_structure_which_the_ticket_need_not_have_is_refused(ticket, structure, within):
     with pytest.raises(ValueError, match=r"without a structure, got RigL\(.*Leave out `algorithm.structure`"):
-        LotteryTicket(ticket[1], RigL(0.7, structure=structure))
+        LotteryTicket(ticket[1], within(RigL(0.7, structure=structure)))

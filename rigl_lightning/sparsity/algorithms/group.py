@@ -196,6 +196,12 @@ class Group(SparseAlgorithm):
         return any(restarts(step) for restarts in asked if restarts is not None)
 
 
+def with_members(algorithm: SparseAlgorithm) -> list[SparseAlgorithm]:
+    """The algorithm, and those of a Group."""
+    members = algorithm.algorithms.values() if isinstance(algorithm, Group) else ()
+    return [algorithm, *(part for member in members for part in with_members(member))]
+
+
 def _moves(member: SparseAlgorithm) -> bool:
     return member.schedule is not None or not member.updates_by_schedule
 

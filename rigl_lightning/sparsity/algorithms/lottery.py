@@ -9,6 +9,7 @@ from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.sparsity.algorithms.base import GeneratorOf, Masks, Memory, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.fixed import Dense, FixedMasks
 from rigl_lightning.sparsity.algorithms.granet import GraNet
+from rigl_lightning.sparsity.algorithms.group import with_members
 from rigl_lightning.sparsity.algorithms.one_shot import OneShot
 from rigl_lightning.sparsity.distributions import Shapes
 from rigl_lightning.sparsity.files.masks import read_initial_weights, weight_checksum
@@ -37,8 +38,8 @@ class LotteryTicket(SparseAlgorithm):
     Attributes:
         checkpoint: A file with masks, as for `FixedMasks`.
         algorithm: Algorithm that updates the masks of the ticket: RigL, SET, or another one that keeps the number of
-            connections. Its sparsity and distribution are not used, and it must have no structure. None: the masks
-            never change.
+            connections, or a Group of such. Its sparsity and distribution are not used, and it must have no structure.
+            None: the masks never change.
     """
 
     checkpoint: str | Path
@@ -51,15 +52,8 @@ class LotteryTicket(SparseAlgorithm):
             raise SettingError(
                 f"Expected `algorithm` to be one such as RigL() or None, got {inner!r}. Set LotteryTicket's."
             )
-        # The last two rank all connections by themselves, whatever masks they are given.
-        if inner.hides_inactive_weights or isinstance(inner, FixedMasks | LotteryTicket | OneShot | GraNet):
-            raise _refusal(inner)
-        if not isinstance(inner.structure, Unstructured):
-            raise SettingError(
-                f"Expected an algorithm without a structure, got {describe(inner)}: a ticket need not have that "
-                "structure, and its number of connections would change. Leave out "
-                "`algorithm.structure` of LotteryTicket, or `algorithm` to keep the ticket's masks."
-            )
+        for part in reversed(with_members(inner)):  # a member is named before its Group
+            _check_part(part)
         for name in _OF_THE_INNER_ALGORITHM:
             object.__setattr__(self, name, getattr(inner, name))
 
@@ -86,6 +80,18 @@ class LotteryTicket(SparseAlgorithm):
         """Compare the weights with those the ticket began with."""
         _warn_of_other_weights(self.checkpoint, layers)
         return _inner(self).begin(layers, memory)
+
+
+def _check_part(part: SparseAlgorithm) -> None:
+    # The last two rank all connections by themselves, whatever masks they are given.
+    if part.hides_inactive_weights or isinstance(part, FixedMasks | LotteryTicket | OneShot | GraNet):
+        raise _refusal(part)
+    if not isinstance(part.structure, Unstructured):
+        raise SettingError(
+            f"Expected an algorithm without a structure, got {describe(part)}: a ticket need not have that "
+            "structure, and its number of connections would change. Leave out "
+            "`algorithm.structure` of LotteryTicket, or `algorithm` to keep the ticket's masks."
+        )
 
 
 def _inner(ticket: LotteryTicket) -> SparseAlgorithm:
