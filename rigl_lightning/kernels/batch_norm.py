@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rigl_lightning.kernels.conv_geometry import channels_last
 from rigl_lightning.kernels.dense import recorded_gradients
-from rigl_lightning.kernels.tiers import are_readable, is_fast_tier_on, tier_of
+from rigl_lightning.kernels.tiers import are_readable, is_fast_tier_on, is_plain, tier_of
 
 _MARK = "_rigl_lightning_normalised"
 """Attribute of an output of `batch_norm2d`: what it was computed from."""
@@ -51,7 +51,10 @@ def batch_norm2d(
     """
     running = [running_mean, running_var]
     if not _is_supported(x) or tier_of(x, weight, bias, *running) != "fast" or None in running != [None, None]:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+        out = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+        if is_plain(out) and out.requires_grad and channels_last(x):
+            out.register_hook(_channels_last)
+        return out
     out, statistics = _BatchNorm2d.apply(x, weight, bias, eps)
     if out.requires_grad:
         out.__dict__[_MARK] = x, weight, bias, statistics, eps
@@ -61,6 +64,11 @@ def batch_norm2d(
             running_mean.mul_(1 - momentum).add_(statistics[0], alpha=momentum)
             running_var.mul_(1 - momentum).add_(statistics[1], alpha=momentum * count / (count - 1))
     return out
+
+
+def _channels_last(grad: Tensor) -> Tensor:
+    """The gradient in the memory format of its images: with another one torch's backward pass takes several times as long."""
+    return grad.contiguous(memory_format=torch.channels_last)
 
 
 def rectified(x: Tensor, inplace: bool) -> Tensor:

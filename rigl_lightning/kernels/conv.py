@@ -37,7 +37,7 @@ def sparse_conv2d(
     operators, and only the gradient is masked.
 
     Args:
-        x: (N, C, H, W), contiguous or channels last; the result has the same memory format.
+        x: (N, C, H, W), contiguous or channels last.
         weight: (outputs, C, height, width), 0 at inactive connections.
         bias: (outputs,) or None.
         stride: Pixels from one output to the next, one number or (vertical, horizontal), as the next two.
@@ -47,7 +47,8 @@ def sparse_conv2d(
         dense_grad: Compute the gradient of inactive connections too, as RigL does on update steps.
 
     Returns:
-        (N, outputs, H', W').
+        (N, outputs, H', W'). A 1x1 kernel keeps the memory format of the images; the fast tier's results of others are
+        contiguous, which its next convolution and batch norm read fastest.
 
     Raises:
         ValueError: If pattern or images do not fit the weight, or the kernel is larger than the padded image.

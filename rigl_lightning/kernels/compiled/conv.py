@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rigl_lightning.kernels.compiled import conv_lanes, conv_planes
 from rigl_lightning.kernels.compiled.values import gather, scatter
-from rigl_lightning.kernels.conv_geometry import Geometry, Window, channels_last, geometry
+from rigl_lightning.kernels.conv_geometry import Geometry, Window, geometry
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import readable, resolved
 from rigl_lightning.kernels.workspace import new_zeros
@@ -24,14 +24,14 @@ _FEW_IMAGES = 8
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pattern: SparsePattern) -> Tensor:
-    """Convolution of (N, C, H, W), reading active connections only.
+    """Convolution of (N, C, H, W), reading active connections only; contiguous, since images are written by planes.
 
     Images, and gradients in `backward`, may be bfloat16; what is returned for them is of the dtype of ``x``.
     """
     values, x = gather(weight, pattern), resolved(x)
     bias = readable(bias) if bias is not None else None
     g = geometry(x.shape, weight.shape, window)
-    result = _empty_like_layout(x, (x.shape[0], g.outputs, g.height.outputs, g.width.outputs))
+    result = torch.empty(x.shape[0], g.outputs, g.height.outputs, g.width.outputs, dtype=x.dtype)
     for share in _shares(x.shape, weight.shape, window):
         share.by.forward(share.of(x), share.of(result), values, bias, share.geometry, pattern)
     return result
@@ -69,8 +69,3 @@ def _shares(images: torch.Size, weight: torch.Size, window: Window) -> Iterator[
         yield _Share(conv_lanes, 0, n - alone, geometry(images, weight, window, conv_lanes.LANES))
     if alone:
         yield _Share(conv_planes, n - alone, n, geometry(images, weight, window))
-
-
-def _empty_like_layout(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    layout = torch.channels_last if channels_last(x) else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=layout)
