@@ -85,7 +85,9 @@ def test_the_gradient_of_channels_last_images_comes_in_their_format(tier, requir
     with use_tier(tier):
         out = ours(given, weight, bias)
     formats = []
-    out.grad_fn.register_prehook(lambda grads: formats.append(grads[0].is_contiguous(memory_format=torch.channels_last)))
+    out.grad_fn.register_prehook(
+        lambda grads: formats.append(grads[0].is_contiguous(memory_format=torch.channels_last))
+    )
     out.backward(torch.randn(4, 6, 8, 9))
     assert formats == [True]
 
