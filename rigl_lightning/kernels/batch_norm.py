@@ -67,7 +67,7 @@ def batch_norm2d(
 
 
 def _channels_last(grad: Tensor) -> Tensor:
-    """The gradient in the memory format of its images: with another one torch's backward pass takes several times as long."""
+    """The gradient in the memory format of its images: torch's backward pass is several times slower with another."""
     return grad.contiguous(memory_format=torch.channels_last)
 
 
