@@ -575,6 +575,12 @@ def test_predictions_are_written(capsys):
     line = error(capsys, "--ckpt_path", last, "--output", "nowhere/classes.pt", command="predict")
     assert "Expected a folder for nowhere/classes.pt" in line
 
+    before = Path(last).read_bytes()
+    for command in ("predict", "export"):
+        line = error(capsys, "--ckpt_path", last, "--output", f"./{last}", command=command)
+        assert "last.ckpt, which is read and would be lost. Set --output." in line
+    assert Path(last).read_bytes() == before
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

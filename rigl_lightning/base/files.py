@@ -113,13 +113,20 @@ def make_folder(path: str | Path) -> None:
         here.parent.mkdir(parents=True, exist_ok=True)
 
 
-def check_place(path: str | Path, remedy: str) -> None:
-    """Refuse a file of this machine that could not be written in the end; a remote folder is made when it is needed.
+def check_place(path: str | Path, remedy: str, read: str | Path | None = None) -> None:
+    """Refuse a file that should not, or on this machine could not, be written; a remote folder is made when needed.
+
+    Args:
+        path: The file to write.
+        remedy: The setting to change.
+        read: A file that is read for it, and must not be lost.
 
     Raises:
         FileNotFoundError: If there is no folder for it.
-        ValueError: If it is a folder itself.
+        ValueError: If it is a folder itself, or the file that is read.
     """
+    if read is not None and is_file(path) and is_file(read) and fingerprint(path) == fingerprint(read):
+        raise SettingError(f"Expected a new file to write, got {path}, which is read and would be lost. {remedy}")
     here = local(path)
     if here is not None and here.is_dir():
         raise SettingError(f"Expected a file to write, got the folder {path}. {remedy}")

@@ -75,7 +75,7 @@ class Trainer(pl.Trainer):
         """
         if output is None:
             return super().predict(*args, **kwargs)
-        check_output(output, self.world_size)
+        check_output(output, self.world_size, kwargs.get("ckpt_path"))
         batches = super().predict(*args, **{**kwargs, "return_predictions": True})
         print(save_predictions(batches or [], output, len(self.num_predict_batches)))
         return batches

@@ -18,16 +18,16 @@ from rigl_lightning.base.files import check_place, replacing, write_text
 _TABLE = ".csv"
 
 
-def check_output(output: str, processes: int) -> None:
-    """Refuse a file that could not be written in the end.
+def check_output(output: str, processes: int, checkpoint: str | Path | None = None) -> None:
+    """Refuse a file that could not be written in the end, or should not.
 
     Raises:
-        ValueError: If there are several processes, each of which predicts a part, or it is a folder.
+        ValueError: If there are several processes, each of which predicts a part, or it is a folder or the checkpoint.
         FileNotFoundError: If there is no folder for it.
     """
     if processes > 1:
         raise SettingError(f"Expected one process for --output, got {processes}. Set --trainer.devices 1.")
-    check_place(output, "Set --output.")
+    check_place(output, "Set --output.", checkpoint)
 
 
 def save_predictions(batches: Sequence[Any], output: str, n_loaders: int = 1) -> str:

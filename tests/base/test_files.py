@@ -189,6 +189,20 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         files.check_place(tmp_path, "Set it.")
 
 
+@pytest.mark.parametrize("place", ["local", "memory://"])
+def test_the_file_that_is_read_is_not_written_over(tmp_path, remote, place):
+    read, other = (files.join(tmp_path if place == "local" else remote, name) for name in ("last.ckpt", "net.pt"))
+    files.check_place(read, "Set it.", read)  # whoever reads it says that it is not there
+    files.write_text(read, "weights")
+    with pytest.raises(ValueError, match=r"Expected a new file .*last\.ckpt, which is read .* Set it\."):
+        files.check_place(read, "Set it.", read)
+    files.check_place(other, "Set it.", read)
+    if place == "local":
+        Path(other).symlink_to(read)
+        with pytest.raises(ValueError, match=r"net\.pt, which is read"):
+            files.check_place(other, "Set it.", read)
+
+
 @pytest.mark.parametrize("write", [files.replacing, files.written_beside])
 def test_a_folder_that_is_not_there_is_named(write, tmp_path):
     expected = r"Expected a folder .*nowhere to write net\.pt to, found none. Create it"
