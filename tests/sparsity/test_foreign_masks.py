@@ -46,6 +46,10 @@ FORMS = {
         **pruned_state_dict(),
         "causal_mask": torch.ones(2, 2).tril().bool(),
     },
+    "the masks of a Masking of sparselearning, beside the network": lambda: {
+        "state_dict": small_network().state_dict(),
+        "masks": {name: mask.float() for name, mask in some_masks().items()},
+    },
     "rigl-torch": rigl_torch_state,
     "rigl-torch in a checkpoint": lambda: {"model": small_network().state_dict(), "pruner": rigl_torch_state()},
 }
@@ -108,7 +112,7 @@ def test_a_layer_that_rigl_torch_left_dense_has_no_mask_there(tmp_path):
         ({**some_masks(), CONV: torch.ones(2)}, f"'{CONV}' has shape .*in the model"),
         ([some_masks()], "masks of one SparseTrainingCallback .*torch.nn.utils.prune"),
         ({"masks": {}, "model": 3}, "zero|masks of one|to fit the model"),
-        ({"scheduler": FixedMasks("a")}, "tensors and plain numbers .*could run code.*backward_masks"),
+        ({"scheduler": FixedMasks("a")}, "tensors and plain numbers .*could run code.*name: mask.*backward_masks"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(content, message, tmp_path):

@@ -1,8 +1,9 @@
 """Masks of other packages: found in what their users save, as boolean tensors by layer name.
 
-Three forms are understood, at the top of the file or one level below (``{"model": ..., "scheduler": ...}``): a list
-``backward_masks`` in the order of the layers (the scheduler of rigl-torch), tensors ``<name>_mask``
-(`torch.nn.utils.prune`), and tensors of zeros and ones by parameter name.
+Three forms are understood: a list ``backward_masks`` in the order of the layers (the scheduler of rigl-torch) and
+tensors ``<name>_mask`` (`torch.nn.utils.prune`), both at the top of the file or one level below
+(``{"model": ..., "scheduler": ...}``), and tensors of zeros and ones by parameter name, which are the file or are its
+``masks``.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def find_foreign_masks(content: Any) -> dict[str, Tensor] | OrderedMasks | None:
             named = {name: mask for name, mask in named.items() if name in place or f"{name}_orig" in place}
         if named:
             return {_plain_name(name): _as_mask(mask, f"{name}_mask") for name, mask in named.items()}
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return {_plain_name(name): _as_mask(mask, name) for name, mask in content.items()}
+    for place in (content.get("masks"), content):
+        if isinstance(place, Mapping) and place and all(isinstance(value, Tensor) for value in place.values()):
+            return {_plain_name(name): _as_mask(mask, name) for name, mask in place.items()}
     return None
 
 

@@ -19,7 +19,10 @@ from rigl_lightning.sparsity.names import same_tensors
 from rigl_lightning.sparsity.packed_masks import pack_mask, unpack_mask
 
 _REMEDY = "Set `checkpoint` of the algorithm."
-_OBJECTS = "Of objects of another package save the masks alone, such as {'backward_masks': scheduler.backward_masks}."
+_OBJECTS = (
+    "Of objects of another package save the masks alone: {parameter name: mask}, or of rigl-torch {'backward_masks': "
+    "scheduler.backward_masks}."
+)
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
