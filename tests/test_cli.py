@@ -540,6 +540,24 @@ def test_what_is_no_checkpoint_is_one_line(capsys, data, reason):
         assert "x.ckpt" in line
 
 
+def test_a_checkpoint_of_a_loop_without_lightning_is_one_line(capsys):
+    torch.save({"epoch": 3, "state_dict": {"weight": torch.ones(2)}, "optimizer": {}}, "x.ckpt")
+    for command in ("fit", "test", "predict"):
+        line = error(capsys, "--ckpt_path", "x.ckpt", command=command)
+        assert "a checkpoint of Lightning at x.ckpt, found no `pytorch-lightning_version` in it. Set --ckpt_" in line
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_told_with_the_file_in_it(capsys):
+    Path("run/checkpoints").mkdir(parents=True)
+    for command, more in (("fit", []), ("predict", []), ("export", ["--output", "net.pt"])):
+        line = error(capsys, "--ckpt_path", "run", *more, command=command)
+        assert "Expected a checkpoint file, got the folder run. Set --ckpt_path to a file." in line
+    Path("run/checkpoints/last.ckpt").touch()
+    for folder in ("run", "run/checkpoints"):
+        line = error(capsys, "--ckpt_path", folder, command="test")
+        assert f"got the folder {folder}. Set --ckpt_path to run/checkpoints/last.ckpt." in line
+
+
 def test_every_file_of_a_run_may_be_remote(capsys, caplog):
     fs = pytest.importorskip("fsspec").filesystem("memory")
     picture = "--trainer.callbacks+=rigl_lightning.SparsityPlot"

@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.base.files import is_file, join, matching, modified, open_file
+from rigl_lightning.base.files import is_file, join, local, matching, modified, open_file
 from rigl_lightning.trainer.flavours import callbacks_named, callbacks_of
 
 LAST = "last"
@@ -57,7 +57,7 @@ def last_checkpoint(settings: Mapping[str, Any]) -> str | None:
 
 
 def check_trained(command: str, checkpoint: str | None) -> None:
-    """Refuse to test, validate, predict with or export a network that nobody has trained.
+    """Refuse to test, validate, predict with or export a network that nobody has trained, and a folder in any case.
 
     Args:
         command: Of the command line.
@@ -66,6 +66,11 @@ def check_trained(command: str, checkpoint: str | None) -> None:
     Raises:
         ValueError: Saying what could be given.
     """
+    here = None if checkpoint is None else local(checkpoint)
+    if here is not None and here.is_dir():
+        places = here / LAST_CHECKPOINT, here / "checkpoints" / LAST_CHECKPOINT
+        inside = next((place for place in places if place.is_file()), "a file")
+        raise SettingError(f"Expected a checkpoint file, got the folder {checkpoint}. Set --ckpt_path to {inside}.")
     if command in _OF_TRAINED_NETWORKS and checkpoint in (None, _BEST):
         initial = f", or to {UNTRAINED} for the weights that the configuration itself makes"
         raise SettingError(

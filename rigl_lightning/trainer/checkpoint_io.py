@@ -16,6 +16,9 @@ from rigl_lightning.base.files import local, make_folder, replacing
 from rigl_lightning.base.loading import is_of_the_disk, why_unreadable
 from rigl_lightning.trainer.flavours import load_other_flavour
 
+_VERSION = "pytorch-lightning_version"
+"""Every checkpoint of Lightning has it, and Lightning fails at one that has not."""
+
 
 def _flavours() -> tuple[type, ...]:
     """Of every installed flavour of Lightning, so that any Trainer takes this plugin."""
@@ -61,9 +64,10 @@ class AtomicCheckpointIO(*_flavours()):  # type: ignore[misc]
                 raise
             reason = why_unreadable(path, error)
             raise SettingError(f"Expected a checkpoint at {path}, but the file {reason}. Set `ckpt_path`.") from error
-        if _is_foreign(content):
+        lacking = _lacking(content)
+        if lacking is not None:
             raise SettingError(
-                f"Expected a checkpoint of Lightning at {path}, found no `state_dict` in it. Set `ckpt_path`; weights "
+                f"Expected a checkpoint of Lightning at {path}, found no `{lacking}` in it. Set `ckpt_path`; weights "
                 "alone are loaded with load_state_dict."
             )
         return content
@@ -77,8 +81,10 @@ def write_whole_files(trainer: pl.Trainer) -> None:
         strategy.checkpoint_io = AtomicCheckpointIO()
 
 
-def _is_foreign(content: Any) -> bool:
-    """Whether a file holds a network as another program saves it, such as a ``state_dict`` alone."""
+def _lacking(content: Any) -> str | None:
+    """What a file that another program wrote, such as a ``state_dict`` alone, has not; None for one of Lightning."""
     if not isinstance(content, Mapping):
-        return True
-    return "state_dict" not in content and any(isinstance(v, torch.Tensor | Mapping) for v in content.values())
+        return "state_dict"
+    if "state_dict" in content:
+        return None if _VERSION in content else _VERSION
+    return "state_dict" if any(isinstance(v, torch.Tensor | Mapping) for v in content.values()) else None

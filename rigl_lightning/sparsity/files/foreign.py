@@ -44,9 +44,9 @@ def find_foreign_masks(content: Any) -> dict[str, Tensor] | OrderedMasks | None:
             named = {name: mask for name, mask in named.items() if name in place or f"{name}_orig" in place}
         if named:
             return {_plain_name(name): _as_mask(mask, f"{name}_mask") for name, mask in named.items()}
-    for place in (content.get("masks"), content):
-        if isinstance(place, Mapping) and place and all(isinstance(value, Tensor) for value in place.values()):
-            return {_plain_name(name): _as_mask(mask, name) for name, mask in place.items()}
+    for whole in (content.get("masks"), content):
+        if isinstance(whole, Mapping) and whole and all(isinstance(value, Tensor) for value in whole.values()):
+            return {_plain_name(name): _as_mask(mask, name) for name, mask in whole.items()}
     return None
 
 
