@@ -120,10 +120,10 @@ class DensityScaling:
             weights.set_to(name, with_sparse_fan_in(weights.of(name), mask, inputs_first))
 
     def factors(self) -> dict[str, float]:
-        """Of the layers that learn at another rate than the optimizer's."""
+        """Of the layers that learn at another rate than the optimizer's; where nothing is active nothing learns."""
         power = self.settings.learning_rate
         density = self._network.density() if power else {}
-        return {name: math.pow(value, -power) for name, value in density.items() if value < 1}
+        return {name: math.pow(value, -power) for name, value in density.items() if 0 < value < 1}
 
     def before_step(self) -> None:
         """Remember the weights of these layers."""

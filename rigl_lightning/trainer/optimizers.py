@@ -128,9 +128,23 @@ def total_steps(trainer: pl.Trainer) -> int | None:
         return 0
     n_optimizers = len(trainer.strategy.optimizers)
     limit = None if trainer.max_steps == -1 else math.ceil(trainer.max_steps / n_optimizers)
-    steps = None if n_optimizers > 1 else _steps_of_epochs(trainer)
+    with _without_epoch_of_swa(trainer):
+        steps = None if n_optimizers > 1 else _steps_of_epochs(trainer)
     known = [number for number in (limit, steps) if number is not None]
     return min(known) if known else None
+
+
+@contextmanager
+def _without_epoch_of_swa(trainer: pl.Trainer) -> Iterator[None]:
+    """SWA adds an epoch that makes no step, if there are batch norms: in its ``on_fit_start``, which may be before."""
+    epochs = trainer.max_epochs
+    for swa in callbacks_named(trainer, "StochasticWeightAveraging"):
+        if swa._model_contains_batch_norm and swa._max_epochs + 1 == epochs:
+            trainer.fit_loop.max_epochs = swa._max_epochs
+    try:
+        yield
+    finally:
+        trainer.fit_loop.max_epochs = epochs
 
 
 def _steps_of_epochs(trainer: pl.Trainer) -> int | None:

@@ -7,6 +7,7 @@ from torch import nn
 from rigl_lightning import (
     DNW,
     SNIP,
+    FixedMasks,
     RigL,
     SparseTrainingCallback,
     Sparsifier,
@@ -118,6 +119,20 @@ class TestLearningRate:
         assert sparsifier.last_update.step == 2
         for name in sparsifier.masks:
             assert torch.equal(now[name], torch.where(now[name] != 0, weights[name], 0.0))
+
+    def test_a_layer_without_connections_stays_as_it_is(self, tmp_path):
+        torch.save({"weight": torch.zeros(3, 4, dtype=torch.bool)}, tmp_path / "masks.pt")
+        model = nn.Linear(4, 3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        algorithm = FixedMasks(tmp_path / "masks.pt")
+        sparsifier = sparsify(model, algorithm, by_density=ByDensity(learning_rate=0.5))
+        bias = model.bias.detach().clone()
+        model(torch.ones(2, 4)).sum().backward()
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+        assert not model.weight.any()
+        assert torch.allclose(model.bias, bias - 0.2)
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self):
         def start(state=None):

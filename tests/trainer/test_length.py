@@ -6,7 +6,7 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import nn
 
 from rigl_lightning import RigL, SparseTrainingCallback, UpdateSchedule
@@ -29,6 +29,19 @@ def trained(model, callbacks=(), data=None, **settings):
 def test_accumulation_that_changes_leaves_the_number_of_steps_known(settings, steps):
     sparse = trained(SmallModel(), [GradientAccumulationScheduler({0: 1, 1: 2})], **settings)
     assert sparse.sparsifier.total_steps == sparse.sparsifier.step == steps
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before ours", "after ours"])
+def test_the_epoch_that_swa_adds_for_batch_norms_has_no_steps(first):
+    model = SmallModel()
+    model.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    sparse = SparseTrainingCallback(RigL(0.7, schedule=EVERY_SECOND), include=["net"])
+    average = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    callbacks = [average, sparse] if first else [sparse, average]
+    trainer = pl.Trainer(max_epochs=2, callbacks=callbacks, enable_checkpointing=False, **QUIET)
+    trainer.fit(model, SmallData())
+    assert sparse.sparsifier.total_steps == sparse.sparsifier.step == 12
+    assert trainer.max_epochs == 2
 
 
 class TwoOptimizers(SmallModel):
