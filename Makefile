@@ -114,7 +114,7 @@ SMOKE := build/figures-smoke
 figures-smoke: $(READY)  ## the whole chain from declared run to figure, in minutes on embedded data; no results
 	mkdir -p $(SMOKE)
 	cp paper/results/*.csv $(SMOKE)/
-	$(BIN)/python paper/launch.py all --scale smoke --seeds 10 --runs $(SMOKE)/runs
+	$(BIN)/python paper/launch.py all --scale smoke --seeds 10 --runs $(SMOKE)/runs --results $(SMOKE)
 	$(BIN)/python paper/collect.py --scale smoke --runs $(SMOKE)/runs --results $(SMOKE)
 	$(BIN)/python paper/make_figures.py --scale smoke --results $(SMOKE) --out $(SMOKE)/out
 

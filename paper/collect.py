@@ -17,6 +17,7 @@ from typing import Any
 from paper.counted import remaining
 from paper.one_run import LOG, RECORD, last_checkpoint, record_of
 from paper.panels import MNIST
+from paper.protocols import PROTOCOLS
 from paper.row_columns import COLUMNS
 from rigl_lightning.base.files import write_text
 from rigl_lightning.trainer.csv_logger import METRICS_FILE, read_rows
@@ -80,10 +81,7 @@ def collect(runs: Path, results: Path) -> int:
 
     A failed run does not take the place of a row of the same run that is complete.
     """
-    rows = {}
-    if results.is_file():
-        with open(results, encoding="utf-8", newline="") as lines:
-            rows = {row["run"]: row for row in csv.DictReader(lines)}
+    rows = _rows(results)
     for ended in sorted(runs.rglob(RECORD)):
         try:
             row = row_of(ended.parent)
@@ -100,19 +98,31 @@ def collect(runs: Path, results: Path) -> int:
     return len(rows)
 
 
+def _rows(results: Path) -> dict[str, dict[str, Any]]:
+    """By run; none if there is no file."""
+    if not results.is_file():
+        return {}
+    with open(results, encoding="utf-8", newline="") as lines:
+        return {row["run"]: row for row in csv.DictReader(lines)}
+
+
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Make rows of results out of what runs left.")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper")
-    parser.add_argument("--scale", default="small")
+    parser.add_argument("--scale", default="small", choices=sorted(PROTOCOLS))
     parser.add_argument("--results", type=Path, default=ROOT / "paper" / "results", help="folder of the file of rows")
     return parser
 
 
 def main() -> None:
     options = parser().parse_args()
-    results = options.results / f"{options.scale}.csv"
-    print(f"{collect(options.runs / options.scale, results)} rows in {results}")
+    runs, results = options.runs / options.scale, options.results / f"{options.scale}.csv"
+    if not runs.is_dir():
+        parser().error(f"Expected runs in {runs}, found no such folder. Set --runs to that of launch.py.")
+    n_before = len(_rows(results))
+    n_rows = collect(runs, results)
+    print(f"{n_rows} rows in {results}, {n_rows - n_before} of them new")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", help="10 to 12, of claims 10 to 14 unless given")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper", help="where runs keep their files")
+    parser.add_argument("--results", type=Path, default=ROOT / "paper" / "results", help="what has a row here is done")
     parser.add_argument("--executor", choices=sorted(EXECUTORS), default="local")
     parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="local runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
@@ -164,7 +165,7 @@ def main() -> None:
             command = arguments(run, options.runs / run.name, options.data, resources.accelerator)
             print("python -m rigl_lightning", shlex.join(command))
         return
-    collected = identities(ROOT / "paper" / "results" / f"{options.scale}.csv")
+    collected = identities(options.results / f"{options.scale}.csv")
     # At once: the threads would wait for their runs, which end with their launcher (`one_run`).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     places = options.runs.resolve(), options.data.resolve()

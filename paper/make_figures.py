@@ -25,7 +25,7 @@ from paper import panels
 from paper.experiments import SEEDS
 from paper.figures import claims_at_a_glance, narrow_networks, overview
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
-from paper.figures.data import of_runs, only_declared, own, read
+from paper.figures.data import COMMITTED, of_runs, only_declared, own, read
 from paper.figures.words import nothing
 from paper.make_tables import claims_table, make_tables, write_pages
 from paper.protocols import PROTOCOLS
@@ -43,7 +43,7 @@ NAMED = 4
 
 
 def make_figures(
-    out: Path, results: Path = HERE / "results", scale: str = "small", judged: pd.DataFrame | None = None
+    out: Path, results: Path = COMMITTED, scale: str = "small", judged: pd.DataFrame | None = None
 ) -> dict[int, str]:
     """Draw every figure that has rows; returns what each incomplete one lacks, in words.
 
@@ -148,22 +148,26 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Draw the paper's figures and write its tables from the committed results."
     )
-    parser.add_argument("--out", type=Path, default=HERE / "out")
-    parser.add_argument("--scale", default="small")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the rows")
+    parser.add_argument("--out", type=Path, help="folder of the pictures; paper/out for the committed small-scale rows")
+    parser.add_argument("--scale", default="small", choices=sorted(PROTOCOLS))
+    parser.add_argument("--results", type=Path, default=COMMITTED, help="folder of the rows")
     parser.add_argument("--strict", action="store_true", help="fail if a figure lacks a run")
     return parser
 
 
 def main() -> None:
     options = parser().parse_args()
+    are_committed = options.results.resolve() == COMMITTED and options.scale == "small"
+    if options.out is None and not are_committed:
+        parser().error("Expected --out FOLDER: paper/out holds what the committed rows of the small scale give.")
+    out = HERE / "out" if options.out is None else options.out
     judged = claims_table(options.results, options.scale)
-    pages = make_tables(options.out, options.results, options.scale, judged)
-    lacking = make_figures(options.out, options.results, options.scale, judged)
-    if options.results == HERE / "results" and options.scale == "small":  # the pages tell of these rows only
+    pages = make_tables(out, options.results, options.scale, judged)
+    lacking = make_figures(out, options.results, options.scale, judged)
+    if are_committed:  # the pages tell of these rows only
         write_pages(pages)
         for name in SHOWN:
-            _show(options.out / f"{name}.png")
+            _show(out / f"{name}.png")
     for number, lack in lacking.items():
         print(f"figure {number} lacks {lack}")
     sys.exit(1 if lacking and options.strict else 0)

@@ -9,7 +9,7 @@ import pandas as pd
 from paper import study_claims
 from paper.claims import claims
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
-from paper.figures.data import only_declared, read
+from paper.figures.data import COMMITTED, only_declared, read
 from paper.judged import Judged, judged, measured, measured_again
 from paper.tables import (
     adam_warm_up,
@@ -36,7 +36,7 @@ Pages = dict[Path, dict[str, str]]
 
 
 def make_tables(
-    out: Path, results: Path = HERE / "results", scale: str = "small", tested: pd.DataFrame | None = None
+    out: Path, results: Path = COMMITTED, scale: str = "small", tested: pd.DataFrame | None = None
 ) -> Pages:
     """Write ``table_*.csv``; returns the parts of documentation that they are, by page and name of their markers.
 
@@ -48,7 +48,11 @@ def make_tables(
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = read(results, scale)
-    computed, published = (pd.read_csv(results / name) for name in (flops.COMPUTED, flops.PUBLISHED))
+    # Of nobody's runs: published, computed without training, of a GPU, and of studies.
+    computed, published = (pd.read_csv(COMMITTED / name) for name in (flops.COMPUTED, flops.PUBLISHED))
+    steps, studied, grown = (
+        pd.read_csv(COMMITTED / name) for name in (gpu_hours.STEPS, adam_warm_up.RESULTS, growth_concentration.RESULTS)
+    )
     of_flops = flops.joined(computed, published)
     tables = {
         "flops": flops.rows(of_flops),
@@ -60,12 +64,9 @@ def make_tables(
     }
     for name, table in tables.items():
         _write(table, out / f"table_{name}.csv")
-    steps = pd.read_csv(HERE / "results" / gpu_hours.STEPS)  # of a GPU, not of these runs
     hours = gpu_hours.rows(steps, computed)
     _write(hours, out / "table_gpu_hours.csv")
     networks = computed.loc[computed["distribution"] == "ERK", "model"].unique()
-    studied = pd.read_csv(HERE / "results" / adam_warm_up.RESULTS)  # a study's, not of these runs
-    grown = pd.read_csv(HERE / "results" / growth_concentration.RESULTS)
     costs = {model: flops.costs_markdown(computed, model) for model in networks}
     return {
         DOCS / "flops.md": {"published": flops.published_markdown(of_flops), **costs},

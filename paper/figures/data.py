@@ -13,6 +13,7 @@ from paper.experiments import Run
 from paper.figures.published_rows import PUBLISHED, published_rows
 from paper.row_columns import COLUMNS
 
+COMMITTED = Path(__file__).parents[1] / "results"
 RESIZED = ("Small-Dense", "Big-Sparse")
 """Methods whose dense network is not that of the benchmark."""
 MIN_SEEDS = 3
@@ -21,7 +22,7 @@ TEXT = {"config_hash": str, "commit": str, "device": str, "distribution": str, "
 
 
 def read(folder: Path, scale: str) -> pd.DataFrame:
-    """Complete own runs of a scale that are declared, of every seed, and the published values.
+    """Complete own runs of a scale that are declared, of every seed, and the published values, which are nobody's runs.
 
     Further columns than those of the rows: ``point``, the name of the run's settings without its seed; ``swept``,
     whether it is part of a sweep of mask updates; ``accuracy`` in percent; ``training`` and ``inference``, FLOPs
@@ -29,7 +30,8 @@ def read(folder: Path, scale: str) -> pd.DataFrame:
     """
     file = folder / f"{scale}.csv"
     rows = pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
-    return pd.concat([own_rows(rows, scale), published_rows(pd.read_csv(folder / "published.csv"))], ignore_index=True)
+    published = published_rows(pd.read_csv(COMMITTED / "published.csv"))
+    return pd.concat([own_rows(rows, scale), published], ignore_index=True)
 
 
 def own_rows(rows: pd.DataFrame, scale: str) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from paper.comparisons import Again, Claim, Comparison
 from paper.declared import by_identity
 from paper.experiments import CLAIM_SEEDS, Run
 from paper.judged import differences, judged, measured, measured_again
-from paper.make_figures import HERE
 from paper.make_tables import claims_table
 from paper.panels import all_runs
 from paper.tables import claims as table
@@ -218,7 +217,6 @@ class TestTable:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("results")
-        (folder / "published.csv").write_bytes((HERE / "results" / "published.csv").read_bytes())
         for scale in ("small", "paper"):
             write_results(folder, scale)
         write_study(folder)
@@ -255,8 +253,7 @@ class TestTable:
         assert verdicts["It is lower through the dense space than on sparse curves."] == HOLDS
         assert verdicts["RigL is above pruning."] == REFUTED
 
-    def test_without_runs_no_claim_is_judged(self, folder, tmp_path):
-        (tmp_path / "published.csv").write_bytes((folder / "published.csv").read_bytes())
+    def test_without_runs_no_claim_is_judged(self, tmp_path):
         assert set(claims_table(tmp_path, "small")["verdict"]) == {TOO_FEW}
 
     def test_a_line_a_claim_with_the_comparison_that_decides(self, found):

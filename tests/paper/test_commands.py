@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paper import launch
+from paper import collect, launch, make_figures
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "paper" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,3 +63,32 @@ def test_all_is_the_claims_and_everything_else():
     assert runs[-len(second) :] == second
     assert {run.seed for run in runs[: -len(second)]} == {10, 11, 12, 13, 14}
     assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        (make_figures, "--scale smol", "invalid choice: 'smol'"),
+        (make_figures, "--scale smoke", "Expected --out FOLDER: paper/out holds what the committed rows"),
+        (make_figures, "--results mine", "Expected --out FOLDER: paper/out holds what the committed rows"),
+        (collect, "--scale smol", "invalid choice: 'smol'"),
+        (collect, "--runs nowhere", "found no such folder. Set --runs to that of launch.py."),
+    ],
+)
+def test_what_would_write_over_committed_results_is_refused(monkeypatch, capsys, script, words, message):
+    monkeypatch.setattr("sys.argv", [script.__name__, *words.split()])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert message in capsys.readouterr().err
+
+
+def test_runs_of_ones_own_are_made_whatever_is_committed(monkeypatch, tmp_path, capsys):
+    wanted = []
+    monkeypatch.setattr(launch, "launch", lambda runs, *args: wanted.append(set(args[-1])) or 0)
+    for results in ([], ["--results", str(tmp_path)]):
+        monkeypatch.setattr("sys.argv", ["launch.py", "2", *results])
+        with pytest.raises(SystemExit):
+            launch.main()
+    committed, none = wanted
+    assert committed
+    assert not none

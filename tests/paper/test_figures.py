@@ -42,7 +42,6 @@ def test_there_is_a_module_for_each_figure():
 
 
 def test_without_rows_every_figure_is_named(tmp_path):
-    (tmp_path / "published.csv").write_bytes((COMMITTED / "published.csv").read_bytes())
     lacking = make_figures(tmp_path, results=tmp_path)
     assert list(lacking) == list(range(1, 12))
     assert lacking[1] == "drop_and_grow.csv"
@@ -53,7 +52,7 @@ def test_without_rows_every_figure_is_named(tmp_path):
 
 def test_a_study_without_its_seeds_is_drawn_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(made, "NUMBERS", [1, 6])
-    for name in ("published.csv", *STUDIES[1].RESULTS):
+    for name in STUDIES[1].RESULTS:
         (tmp_path / name).write_bytes((COMMITTED / name).read_bytes())
     write_study(tmp_path)
     escape = pd.read_csv(tmp_path / "escape.csv", dtype={"config_hash": str})
@@ -67,7 +66,6 @@ class TestComplete:
     def results(self, tmp_path_factory):
         """All declared runs, with made-up numbers."""
         folder = tmp_path_factory.mktemp("results")
-        (folder / "published.csv").write_bytes((COMMITTED / "published.csv").read_bytes())
         write_results(folder)
         return folder
 
@@ -83,7 +81,6 @@ class TestComplete:
         table = pd.read_csv(results / "small.csv", dtype={"config_hash": str})
         old = table.head(3).assign(config_hash="00000000")
         pd.concat([table.iloc[3:], old]).to_csv(tmp_path / "small.csv", index=False)
-        (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
         drawn = own(read(tmp_path, "small"))
         assert len(drawn) == len(table) - 3
         assert set(drawn["seed"]) == set(CLAIM_SEEDS)
@@ -122,7 +119,6 @@ class TestComplete:
         table = pd.read_csv(results / "small.csv")
         one = table[(table["benchmark"] == "imagenet_resnet50") & (table["method"] == "RigL")].head(1)
         one.to_csv(tmp_path / "small.csv", index=False)
-        (tmp_path / "published.csv").write_bytes((results / "published.csv").read_bytes())
         judged = claims_table(tmp_path, "small")
         for number in (2, 7):
             figure = TRAININGS[number].draw(read(tmp_path, "small"), judged)
