@@ -79,6 +79,17 @@ def test_two_of_four_is_refused_where_it_cannot_run():
         to_semi_structured(nn.Sequential(two_of_four(64, 128).half(), nn.ReLU()))
 
 
+@torch.no_grad()
+def test_torch_exports_the_module_and_the_compact_network():
+    from rigl_lightning.models import LeNet300100
+
+    model, x = LeNet300100(784, 10).eval(), torch.randn(2, 1, 28, 28)
+    for weight in model.parameters():
+        weight.mul_(torch.rand_like(weight) > 0.9)
+    for exported in (model, compact(model, x)):
+        torch.testing.assert_close(torch.export.export(exported, (x,)).module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 class OnlyLinear(torch.Tensor):
     """A weight of a layout that only a linear layer knows, as torch's 2:4 tensors are."""
 
