@@ -224,6 +224,9 @@ PRIVATE_NAMES = {
     "_save_to_state_dict": "a replaced layer saves as the original does: torch's documented point to override",
     "_load_from_state_dict": "the same, of loading",
     "_apply": "the same, of moving to a device",
+    # SWA of Lightning, which adds an epoch that makes no step.
+    "_model_contains_batch_norm": "whether it adds the epoch",
+    "_max_epochs": "epochs without it",
     # Layers of torch.nn, whose own forward passes are computed by other means.
     "_ConvNd": "base class of convolutions",
     "_BatchNorm": "base class of batch norms",

@@ -17,7 +17,7 @@ from rigl_lightning.kernels.compiled.values import gather, scatter
 from rigl_lightning.kernels.conv_geometry import Geometry, Window, geometry
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.settings import readable, resolved
-from rigl_lightning.kernels.workspace import new_zeros
+from rigl_lightning.kernels.workspace import new, new_zeros
 
 _FEW_IMAGES = 8
 """So many lanes are filled up with zeros rather than left to `conv_planes`."""
@@ -31,7 +31,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, patt
     values, x = gather(weight, pattern), resolved(x)
     bias = readable(bias) if bias is not None else None
     g = geometry(x.shape, weight.shape, window)
-    result = torch.empty(x.shape[0], g.outputs, g.height.outputs, g.width.outputs, dtype=x.dtype)
+    result = new(x.shape[0], g.outputs, g.height.outputs, g.width.outputs, dtype=x.dtype)
     for share in _shares(x.shape, weight.shape, window):
         share.by.forward(share.of(x), share.of(result), values, bias, share.geometry, pattern)
     return result
