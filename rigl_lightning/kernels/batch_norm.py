@@ -53,7 +53,7 @@ def batch_norm2d(
     if not _is_supported(x) or tier_of(x, weight, bias, *running) != "fast" or None in running != [None, None]:
         out = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
         if is_plain(out) and out.requires_grad and channels_last(x):
-            out.register_hook(_channels_last)
+            out.register_hook(_in_channels_last)
         return out
     out, statistics = _BatchNorm2d.apply(x, weight, bias, eps)
     if out.requires_grad:
@@ -66,7 +66,7 @@ def batch_norm2d(
     return out
 
 
-def _channels_last(grad: Tensor) -> Tensor:
+def _in_channels_last(grad: Tensor) -> Tensor:
     """The gradient in the memory format of its images: torch's backward pass is several times slower with another."""
     return grad.contiguous(memory_format=torch.channels_last)
 
