@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.optimizer_state import group_of
-from rigl_lightning.sparsity.settings import plain
+from rigl_lightning.sparsity.settings import check_same_value, plain
 
 _NEGLIGIBLE = 0.02
 """beta2 to the age at which a connection counts as grown up: its step is then within one percent."""
@@ -139,10 +139,15 @@ class AdamWarmUp:
         if not self.is_on:
             return {}
         young = {name: {"at": at.cpu(), "born": born.cpu()} for name, (at, born) in self.young.items()}
-        return {"adam_warm_up": young}
+        return {"adam_warm_up": young, "adam_warm_up_steps": self.n_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What an earlier `state_dict` returned, which may have been made without a warm-up."""
+        """What an earlier `state_dict` returned, which may have been made without a warm-up.
+
+        Raises:
+            ValueError: If that run's warm-up was another one; older checkpoints do not say.
+        """
+        check_same_value("adam_warm_up", self.n_steps, state.get("adam_warm_up_steps", self.n_steps))
         saved = state.get("adam_warm_up", {}) if self.is_on else {}
         devices = {name: parameter.device for name, parameter in self._parameters.items()}
         self.young = {n: (s["at"].to(devices[n]), s["born"].to(devices[n])) for n, s in saved.items()}

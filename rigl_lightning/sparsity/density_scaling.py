@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.layouts import is_inputs_first, rows_are_units, rows_of
 from rigl_lightning.sparsity.network_masks import NetworkMasks
-from rigl_lightning.sparsity.settings import check_settings, describe
+from rigl_lightning.sparsity.settings import check_same_value, check_settings, describe
 from rigl_lightning.sparsity.weights import Weights
 
 
@@ -135,3 +136,16 @@ class DensityScaling:
             weight = self._parameters[name].detach()
             weight.copy_(torch.lerp(before, weight, factor))
         self._before = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The setting that decides later steps; initial weights are scaled once."""
+        return {"learning_rate_by_density": float(self.settings.learning_rate)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare with what an earlier `state_dict` returned; older checkpoints say nothing.
+
+        Raises:
+            ValueError: If the learning rates of that run were others.
+        """
+        here = self.settings.learning_rate
+        check_same_value("by_density.learning_rate", here, state.get("learning_rate_by_density", here))

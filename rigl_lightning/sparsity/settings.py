@@ -223,6 +223,19 @@ def check_same(settings: Any, saved: str) -> None:
         )
 
 
+def check_same_value(name: str, here: Any, saved: Any) -> None:
+    """Refuse to resume with another value of a setting that is none of the algorithm's.
+
+    Raises:
+        ValueError: If it differs from the saved one.
+    """
+    if here != saved:
+        raise SettingError(
+            f"Expected the `{name}` of the run that is resumed, {saved!r}, got {here!r}. Set it as in that run, or "
+            "start a new run."
+        )
+
+
 def _split(text: str) -> dict[str, str]:
     """The settings in the brackets of a description, by name."""
     depth, entries = 0, [""]

@@ -116,6 +116,7 @@ class Sparsifier(Attachable, MaskReadings):
         self.gradients = Gradients(self.parameters, self.compact)
         self.warm_up = AdamWarmUp(self.parameters, self.algorithm, adam_warm_up)
         self.scaling = DensityScaling(self.parameters, self.network, by_density)
+        self._parts = (self.network, self.gradients, self.weights, self.warm_up, self.scaling)
         self._updater = MaskUpdater(self.parameters, self.network, self.compact)
         self.divergence = Divergence()
         self._optimizer: Optimizer | None = None
@@ -253,20 +254,19 @@ class Sparsifier(Attachable, MaskReadings):
     def state_dict(self) -> dict[str, Any]:
         """All that an exact continuation needs: plain numbers and CPU tensors, masks at one bit a connection."""
         own = {name: plain_state(getattr(self, name)) for name in _REMEMBERED}
-        parts = (self.network, self.gradients, self.weights, self.warm_up)
-        of_parts = {key: value for part in parts for key, value in part.state_dict().items()}
+        of_parts = {key: value for part in self._parts for key, value in part.state_dict().items()}
         return {**own, **of_parts, "algorithm": describe(self.algorithm)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what an earlier `state_dict` returned.
 
         Raises:
-            ValueError: If it is that of other layers or of another algorithm.
+            ValueError: If it is that of other layers, of another algorithm, `adam_warm_up` or learning rate by density.
         """
         cautions.refuse_other_than_state(state)
         algorithm = self.algorithm.resolve(state["total_steps"])
         check_same(algorithm, state["algorithm"])
-        for part in (self.network, self.gradients, self.weights, self.warm_up):
+        for part in self._parts:
             part.load_state_dict(state)
         self.algorithm = algorithm
         for name in _REMEMBERED:  # older checkpoints have no initial weights and no last update

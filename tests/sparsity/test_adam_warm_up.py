@@ -145,6 +145,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(algorithm, optimi
     assert not any(p[~sparsifier.masks[n]].any() for n, p in sparsifier.parameters.items())
 
 
+@pytest.mark.parametrize("other", [None, 4])
+def test_a_run_is_not_resumed_with_another_warm_up(other):
+    state = through_disk(sparsify(small_network(), Static(0.7), adam_warm_up=3).state_dict())
+    with pytest.raises(ValueError, match=f"the `adam_warm_up` of the run that is resumed, 3, got {other}. Set it as"):
+        sparsify(small_network(), Static(0.7), state=state, adam_warm_up=other)
+    del state["adam_warm_up_steps"]  # an older checkpoint
+    sparsify(small_network(), Static(0.7), state=state, adam_warm_up=other)
+
+
 def test_off_it_leaves_the_state_as_it_was():
     assert "adam_warm_up" not in sparsify(small_network(), Static(0.7)).state_dict()
 

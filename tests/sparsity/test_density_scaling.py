@@ -134,6 +134,15 @@ class TestLearningRate:
         assert not model.weight.any()
         assert torch.allclose(model.bias, bias - 0.2)
 
+    @pytest.mark.parametrize("other", [None, ByDensity(learning_rate=0.5)])
+    def test_a_run_is_not_resumed_at_other_rates(self, other):
+        state = through_disk(sparsify(small_network(), RIGL, by_density=ByDensity(learning_rate=1)).state_dict())
+        with pytest.raises(ValueError, match=r"`by_density.learning_rate` of the run that is resumed, 1.0, got 0"):
+            sparsify(small_network(), RIGL, state=state, by_density=other)
+        sparsify(small_network(), RIGL, state=state, by_density=ByDensity(init=True, learning_rate=1.0))
+        del state["learning_rate_by_density"]  # an older checkpoint
+        sparsify(small_network(), RIGL, state=state, by_density=other)
+
     def test_a_resumed_run_equals_an_uninterrupted_one(self):
         def start(state=None):
             model = small_network()

@@ -535,7 +535,7 @@ class TestState:
         state = self.state()
         assert set(state) == {
             *("masks", "explored", "first_masks", "grad_averages", "memory", "hidden", "initial_weights"),
-            *("step", "last_update", "total_steps", "seed", "algorithm"),
+            *("step", "last_update", "total_steps", "seed", "algorithm", "learning_rate_by_density"),
         }
         assert sum(entry["bits"].numel() for entry in state["masks"].values()) == (36 + 4) // 8 + 256 // 8
 
