@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.base.files import replacing
+from rigl_lightning.base.files import is_file, replacing
 from rigl_lightning.base.loading import load_plain
 from rigl_lightning.compute import Compute, SparseCompute, Storage
 from rigl_lightning.reports.layer_table import table_of
@@ -47,7 +47,8 @@ class SparseTrainerCallback(TrainerCallback):
         resume_from: Folder of the checkpoint to resume, if it is not in the Trainer's ``output_dir``.
 
     Attributes:
-        sparsifier: That of the last training; None before.
+        sparsifier: That of the last training, after ``load_best_model_at_end`` as it was at the best checkpoint; None
+            before.
 
     >>> from rigl_lightning import RigL
     >>> callback = SparseTrainerCallback(RigL(sparsity=0.9), exclude=["*.attn"])  # Trainer(..., callbacks=[callback])
@@ -87,8 +88,13 @@ class SparseTrainerCallback(TrainerCallback):
         optimizer: Optimizer = given["optimizer"]
         parameters = select_parameters(model, self.include, self.exclude)
         saved = self._saved(args, state) if state.global_step else None
-        if saved is not None:
-            _check_weights(parameters, saved)
+        # A folder of another training may have the same step.
+        misfit = None if saved is None else _misfit(parameters, saved)
+        if misfit is not None:
+            raise SettingError(
+                f"Expected the masks of the training that is resumed, got some that leave out weights of {misfit!r} "
+                "which are not zero. Set `resume_from` to the folder of its checkpoint."
+            )
         seed = args.seed if self.seed is None else self.seed
         steps = state.max_steps
         self.sparsifier = Sparsifier.attach(parameters, optimizer, self.algorithm, steps, seed=seed, state=saved)
@@ -105,8 +111,14 @@ class SparseTrainerCallback(TrainerCallback):
                 torch.save(self.sparsifier.state_dict(), stream)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Let the model go; its weights stay as they are."""
+        """Let the model go; if the Trainer has loaded the best checkpoint, the masks are those of its weights."""
         self._release()
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if self.sparsifier is None or best is None or not is_file(Path(best) / FILE):
+            return
+        saved: Mapping[str, Any] = load_plain(Path(best) / FILE, "masks", "")
+        if _misfit(self.sparsifier.parameters, saved) is None:  # else the Trainer has not loaded these weights
+            self.sparsifier.load_state_dict(saved)
 
     def _release(self) -> None:
         if self._layers is not None:
@@ -130,15 +142,13 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
-def _check_weights(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> None:
-    """Refuse masks that would zero weights of the checkpoint: a folder of another training may have the same step."""
+def _misfit(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> str | None:
+    """The first weight that is not zero where its mask of the checkpoint leaves it out; None if there is none."""
     for name, mask in unpack_masks(saved.get("masks", {})).items():
         weight = parameters.get(name)
         if weight is not None and weight.shape == mask.shape and bool((weight.detach().cpu() != 0)[~mask].any()):
-            raise SettingError(
-                f"Expected the masks of the training that is resumed, got some that leave out weights of {name!r} "
-                "which are not zero. Set `resume_from` to the folder of its checkpoint."
-            )
+            return name
+    return None
 
 
 def _check_ranks(checksums: Mapping[str, int]) -> None:

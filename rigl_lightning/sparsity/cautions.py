@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rigl_lightning.base.classes import subclasses
-from rigl_lightning.base.errors import SettingError, StateError
+from rigl_lightning.base.errors import SettingError, SparseTrainingWarning, StateError
+from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import Group, LotteryTicket, SparseAlgorithm
 from rigl_lightning.sparsity.algorithms.group import with_members
 from rigl_lightning.sparsity.scores import Connections, Score
 
 _NEEDED = ("algorithm", "explored", "first_masks", "grad_averages", "masks", "total_steps")
 """Keys that every `Sparsifier.state_dict` has had."""
+SPARSE_ALREADY = 0.9
+"""Fraction of weights other than zero below which a network was sparse: a dense one has next to no zeros."""
 
 
 def update_caution(algorithm: SparseAlgorithm, total_steps: int | None) -> str | None:
@@ -93,6 +98,37 @@ def resolve_for_new_training(algorithm: SparseAlgorithm, total_steps: int | None
                 f"`{word}` to 1.0."
             )
     return algorithm.resolve(total_steps)
+
+
+def count_nonzero(parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Weights other than zero by layer; layers of zeros alone, which some networks start with, are left out."""
+    counts = {name: count_active(parameter.detach() != 0) for name, parameter in parameters.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+@contextmanager
+def lost_topology_is_said(algorithm: SparseAlgorithm, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Warn if masks that are made or applied within take weights out of a network that was trained sparse already.
+
+    Args:
+        algorithm: One that hides inactive weights loses none.
+        parameters: Sparse weights by name.
+    """
+    before = {} if algorithm.hides_inactive_weights else count_nonzero(parameters)
+    yield
+    size, n_before = sum(parameters[name].numel() for name in before), sum(before.values())
+    if n_before >= SPARSE_ALREADY * size:
+        return
+    n_kept = sum(count_active(parameters[name].detach() != 0) for name in before)
+    if n_kept < SPARSE_ALREADY * n_before:
+        warnings.warn(
+            f"The network was sparse before it got its masks: {1 - n_before / size:.1%} of its weights were zero, and "
+            f"of the others these masks kept {n_kept / n_before:.1%}. To go on with the masks of before, resume from "
+            "their checkpoint (`ckpt_path` of fit, `state` of a Sparsifier), or use FixedMasks with it; to begin anew, "
+            "start from dense weights.",
+            stacklevel=4,
+            category=SparseTrainingWarning,
+        )
 
 
 def update_left_out(algorithm: SparseAlgorithm, step: int, layers: list[str]) -> str:

@@ -123,8 +123,8 @@ class Sparsifier(Attachable, MaskReadings):
         if state is not None:
             self.load_state_dict(state)
         else:
-            self._begin(beginning)
-            self.scaling.begin(self.algorithm, self.weights)
+            with cautions.lost_topology_is_said(self.algorithm, self.parameters):
+                self._begin(beginning)
 
     def __repr__(self) -> str:
         layers = f"{len(self.parameters)} layer{'s' if len(self.parameters) > 1 else ''}"
@@ -289,6 +289,7 @@ class Sparsifier(Attachable, MaskReadings):
             self.network.start_from(self.algorithm.begin(self._layers({}, moment="begin"), self.memory))
         self.weights.follow_update(lambda: self.algorithm.learning_masks(self._layers({})))
         self.apply_masks()
+        self.scaling.begin(self.algorithm, self.weights)
 
     def _layers(
         self, dense_gradients: Mapping[str, Tensor], names: Iterable[str] | None = None, moment: str | None = None

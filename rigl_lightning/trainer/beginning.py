@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.reports.layer_table import table_of
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import lost_topology_is_said
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from rigl_lightning.trainer.checks import count_nonzero, warn_of_lost_topology
 from rigl_lightning.trainer.optimizers import StepHook, total_steps
 from rigl_lightning.trainer.settings import Settings
 
@@ -45,7 +45,7 @@ def first_masks(
 ) -> Mapping[str, Tensor]:
     """Masks that `begin_or_resume` would give these parameters, which stay as they are."""
     copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
-    return _sparsifier(trainer, copies, algorithm, settings, state).masks
+    return begin_or_resume(trainer, copies, algorithm, settings, state).masks
 
 
 def begin_or_resume(
@@ -53,16 +53,19 @@ def begin_or_resume(
     parameters: Mapping[str, nn.Parameter],
     algorithm: SparseAlgorithm,
     settings: Settings,
-    state: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
 ) -> Sparsifier:
-    """Mask the weights with new masks, or with those in the ``state`` of a checkpoint; an empty one has none.
-
-    Warns if new masks take a sparse network apart.
-    """
-    before = {} if state or algorithm.hides_inactive_weights else count_nonzero(parameters)
-    sparsifier = _sparsifier(trainer, parameters, algorithm, settings, state)
-    warn_of_lost_topology(parameters, before)
-    return sparsifier
+    """Mask the weights with new masks, or with those in the ``state`` of a checkpoint; an empty one has none."""
+    steps = None if state else total_steps(trainer) or None
+    return Sparsifier(
+        parameters,
+        algorithm,
+        steps,
+        settings.seed_now(),
+        state or None,
+        adam_warm_up=settings.adam_warm_up,
+        by_density=settings.by_density,
+    )
 
 
 def continue_previous_fit(sparsifier: Sparsifier) -> None:
@@ -70,9 +73,8 @@ def continue_previous_fit(sparsifier: Sparsifier) -> None:
 
     Warns if no mask update is left, and if other weights were loaded since, such as those of the best checkpoint.
     """
-    before = {} if sparsifier.algorithm.hides_inactive_weights else count_nonzero(sparsifier.parameters)
-    sparsifier.apply_masks()
-    warn_of_lost_topology(sparsifier.parameters, before)
+    with lost_topology_is_said(sparsifier.algorithm, sparsifier.parameters):
+        sparsifier.apply_masks()
     rank_zero_info(f"The masks of the previous fit go on at step {sparsifier.step}.")
     updates = sparsifier.algorithm.update_steps()
     if len(updates) > 1 and updates[-1] < sparsifier.step:  # who prunes once means the masks to stay
@@ -127,22 +129,3 @@ def show_plan(sparsifier: Sparsifier, dense_flops: Mapping[str, float]) -> None:
     rank_zero_info(f"\n{table_of(sparsifier, dense_flops)}")
     if sparsifier.step > 0:
         rank_zero_info(f"masks restored at step {sparsifier.step}")
-
-
-def _sparsifier(
-    trainer: pl.Trainer,
-    parameters: Mapping[str, nn.Parameter],
-    algorithm: SparseAlgorithm,
-    settings: Settings,
-    state: Mapping[str, Any] | None,
-) -> Sparsifier:
-    steps = None if state else total_steps(trainer) or None
-    return Sparsifier(
-        parameters,
-        algorithm,
-        steps,
-        settings.seed_now(),
-        state or None,
-        adam_warm_up=settings.adam_warm_up,
-        by_density=settings.by_density,
-    )

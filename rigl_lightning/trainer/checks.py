@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 from rigl_lightning.base.errors import MissingFileError, SettingError, SparseTrainingWarning, StateError
-from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
+from rigl_lightning.sparsity.cautions import SPARSE_ALREADY, count_nonzero
 from rigl_lightning.sparsity.distributions import active_counts
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.layouts import shapes_of
@@ -31,7 +31,6 @@ NO_MASKS = (
     "trainer.callback_metrics."
 )
 _LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
-_SPARSE_ALREADY = 0.9  # a dense network has next to no zeros
 _LONG = 1_000_000  # steps: the sparsity in the end does not depend on them
 
 
@@ -196,7 +195,7 @@ def warn_of_dense(
         return
     size = sum(parameter.numel() for parameter in parameters.values())
     kept = sum(count_nonzero(parameters).values())
-    if planned < size and kept > _SPARSE_ALREADY * size:
+    if planned < size and kept > SPARSE_ALREADY * size:
         rank_zero_warn(
             f"The network is dense: {1 - kept / size:.1%} of its weights are zero, and {type(algorithm).__name__} "
             f"leaves {1 - planned / size:.1%}. Give the checkpoint of the training (ckpt_path).",
@@ -226,31 +225,6 @@ def _is_denser_than_in_the_end(sparsifier: Sparsifier) -> bool:
     except MissingFileError:  # of a ticket, whose connections stay as many
         return False
     return sum(planned.values()) < sum(sparsifier.n_active.values())
-
-
-def count_nonzero(parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
-    """Weights other than zero by layer; layers of zeros alone, which some networks start with, are left out."""
-    counts = {name: count_active(parameter.detach() != 0) for name, parameter in parameters.items()}
-    return {name: count for name, count in counts.items() if count}
-
-
-def warn_of_lost_topology(parameters: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> None:
-    """Say so if the first masks took weights out of a network that had been trained sparse already.
-
-    Args:
-        parameters: Sparse weights by name, masked.
-        before: `count_nonzero` of them before they were masked.
-    """
-    size = sum(parameters[name].numel() for name in before)
-    n_before = sum(before.values())
-    n_kept = sum(count_active(parameters[name].detach() != 0) for name in before)
-    if n_before < _SPARSE_ALREADY * size and n_kept < _SPARSE_ALREADY * n_before:
-        rank_zero_warn(
-            f"The network was sparse before it got its masks: {1 - n_before / size:.1%} of its weights were zero, and "
-            f"of the others the new masks kept {n_kept / n_before:.1%}. To go on with the old masks, give the "
-            "checkpoint to fit (ckpt_path), or use FixedMasks with it; to begin anew, start from dense weights.",
-            category=SparseTrainingWarning,
-        )
 
 
 def warn_of_missed_updates(sparsifier: Sparsifier) -> None:

@@ -151,7 +151,7 @@ def test_masks_of_another_training_at_the_same_step_are_refused(tmp_path):
         callback = begin(folder, seed)
         (folder / "checkpoint-5").mkdir(parents=True)
         torch.save(callback.sparsifier.state_dict(), folder / "checkpoint-5" / "sparsifier.pt")
-        callback.on_train_end(None, state, None)
+        callback.on_train_end(types.SimpleNamespace(load_best_model_at_end=False), state, None)
     state.global_step = 5
     kept = layer.weight.detach().clone()
     with pytest.raises(ValueError, match=r"got some that leave out weights of 'weight' .* Set `resume_from`"):
@@ -179,6 +179,28 @@ def test_after_a_training_that_was_interrupted_another_begins(tmp_path):
     assert interrupted.step == 3
     assert callback.sparsifier.step == 10
     assert zeros_where_inactive(callback.sparsifier)
+
+
+@pytest.mark.parametrize("storage", ["dense", "connections"])
+def test_after_the_best_checkpoint_is_loaded_the_masks_are_its_own(storage, tmp_path):
+    callback = SparseTrainerCallback(RIGL, compute="sparse", storage=storage)
+    every = {"save_steps": 5, "eval_steps": 5, "eval_strategy": "steps"}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "runtime", "greater_is_better": False}
+    trainer = trainer_of(gpt2, tmp_path, callback, learning_rate=1e-2, **every, **best)
+    evaluate, runtimes = trainer.evaluate, iter([1.0, 2.0])
+    trainer.evaluate = lambda *args, **named: {**evaluate(*args, **named), "eval_runtime": next(runtimes)}
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-5")
+    assert callback.sparsifier.step == 5
+    assert zeros_where_inactive(callback.sparsifier)
+
+
+def test_a_second_training_says_that_its_masks_are_new(tmp_path):
+    callback = SparseTrainerCallback(RIGL)
+    trainer = trainer_of(gpt2, tmp_path, callback)
+    trainer.train()
+    with pytest.warns(UserWarning, match="The network was sparse before it got its masks: 80.0%"):
+        trainer.train()
 
 
 def test_accumulation_clipping_and_checkpointing(tmp_path):
