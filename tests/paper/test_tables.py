@@ -68,9 +68,9 @@ class TestAtThePapersLength:
         errors = ours[ours["method"] == "RigL"].set_index("distribution")["error"]
         assert summary.at_length_in_words(table) == (
             "LeNet-300-100 on MNIST at the paper's length of 200 epochs, test error of RigL: "
-            f"{errors['appendix']:.2f} % with the layer sparsities of the paper's appendix B (n = 5), "
-            f"{errors['appendix, RigL+']:.2f} % with those that the appendix gives for RigL+ (n = 5). "
-            "The paper has 1.44 %. All methods: `paper/README.md`.\n"
+            f"{errors['appendix']:.2f} % with the layer sparsities of the paper's appendix B (n = 5; the paper has 1.44 %), "
+            f"{errors['appendix, RigL+']:.2f} % with those that the appendix gives for RigL+ (n = 5; the paper "
+            "has 1.57 %). All methods: `paper/README.md`.\n"
         )
 
     def test_without_runs_there_are_the_published_ones_and_a_page_says_so(self, folder):
