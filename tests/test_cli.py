@@ -725,6 +725,8 @@ def test_help_has_our_settings_first_and_is_short():
     assert places == sorted(places)
     for known in ("rigl_lightning.RigL", "modules.ImageClassifier", "data.DigitsDataModule"):
         assert known in "".join(shown.split())
+    assert "\n\nTrain, or resume a training.\n" in shown
+    assert "a name that `rigl-lightning configs` lists" in " ".join(shown.split())
     for base in ("top_k.TopK", "pytorch_lightning.LightningModule", "InMemoryDataModule", "ResumableDataModule"):
         assert base not in "".join(shown.split())
     assert len(shown.splitlines()) < 150

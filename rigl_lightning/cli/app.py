@@ -33,7 +33,7 @@ from rigl_lightning.cli.errors import explain_parse_error
 from rigl_lightning.cli.export import Format, export_checkpoint
 from rigl_lightning.cli.flags import with_flags
 from rigl_lightning.cli.given import Given, class_named, default_of
-from rigl_lightning.cli.help import CHECKPOINT_OF, HELP, HELP_OF_CONFIGS, WEIGHTS_ONLY, short_groups, without_bases
+from rigl_lightning.cli.help import DESCRIPTIONS, HELP, HELP_OF_CONFIGS, options_in_words, short_groups, without_bases
 from rigl_lightning.cli.predictions import check_output, save_predictions
 from rigl_lightning.cli.run_errors import broken_file, check_seed, explain_run_error, refused_by_trainer
 from rigl_lightning.cli.runs import (
@@ -210,8 +210,9 @@ class SparseCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         usage = f"rigl-lightning {subcommand} --config NAME_OR_FILE [--SETTING VALUE ...]"
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **{**kwargs, "usage": usage})
-        for option, text in {"--ckpt_path": CHECKPOINT_OF[subcommand == "fit"], "--weights_only": WEIGHTS_ONLY}.items():
+        described = {"description": DESCRIPTIONS.get(subcommand, kwargs.get("description")), "usage": usage}
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **{**kwargs, **described})
+        for option, text in options_in_words(subcommand).items():
             if option in parser._option_string_actions:
                 parser._option_string_actions[option].help = text
         return parser

@@ -41,13 +41,23 @@ HELP_OF_CONFIGS = """usage: rigl-lightning configs [NAME]
 List the configurations of the package, or print one; `rigl-lightning configs NAME > mine.yaml` copies it.
 A configuration is code: each class_path in it is imported and called."""
 
-CHECKPOINT_OF = {
-    True: "Checkpoint to resume: a file, an address of fsspec, or last: that of the same command, if there is one.",
-    False: "Checkpoint to use: a file, an address of fsspec, or last: the newest run of this configuration.",
+DESCRIPTIONS = {
+    "fit": "Train, or resume a training.",
+    "validate": "Accuracy, density, FLOPs and bytes of a checkpoint's network, with the validation data.",
+    "test": "Accuracy, density, FLOPs and bytes of a checkpoint's network, with the test data.",
 }
-WEIGHTS_ONLY = (
-    "False loads objects other than tensors and plain values too, which may run code; null is Lightning's choice."
-)
+"""Of the commands that have Lightning's otherwise."""
+_CHECKPOINT = "Checkpoint to use: a file, an address of fsspec, or last: the newest run of this configuration"
+_CHECKPOINTS = {
+    "fit": "Checkpoint to resume: a file, an address of fsspec, or last: that of the same command, if there is one.",
+    "export": f"{_CHECKPOINT}.",
+}
+_OPTIONS = {
+    "--config": "A file, or a name that `rigl-lightning configs` lists. A later one overrides an earlier one.",
+    "--seed_everything": "Seed of all random numbers; true draws one.",
+    "--weights_only": "False loads objects other than tensors and plain values too, which may run code; null is "
+    "Lightning's choice.",
+}
 _TRAINER = """The usual ones; `fit --config NAME --print_config` shows all.
   --trainer.max_epochs N, --trainer.max_steps N       length of the training, in epochs or optimizer steps
   --trainer.accelerator cpu | gpu | auto              where to train
@@ -58,6 +68,11 @@ _TRAINER = """The usual ones; `fit --config NAME --print_config` shows all.
   --trainer.deterministic true                        equal results in every run
   --trainer.logger CLASS, --trainer.callbacks+=CLASS  loggers and callbacks, such as rigl_lightning.SparsityPlot"""
 _TITLES = {"sparse": "sparse training", "model": "the network", "data": "the data"}
+
+
+def options_in_words(command: str) -> dict[str, str]:
+    """Help of the options that a command has of Lightning, by name."""
+    return {**_OPTIONS, "--ckpt_path": _CHECKPOINTS.get(command, f"{_CHECKPOINT}, or none: untrained weights.")}
 
 
 def short_groups(parser: Any) -> list[Any]:

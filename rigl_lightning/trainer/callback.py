@@ -49,7 +49,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     Args:
         algorithm: The method: `RigL`, `SET`, `Static`, ... with its settings.
-        include: Name patterns of the weights to make sparse; None for the default ones, see `select_parameters`.
+        include: Name patterns of the sparse weights; None: of linear, convolution, recurrent and attention layers.
         exclude: Name patterns of weights that stay dense.
         depthwise: Make depthwise convolutions sparse, too.
         seed: Seed of masks and growth; None for the seed of ``seed_everything``, or 0.

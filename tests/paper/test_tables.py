@@ -68,7 +68,8 @@ class TestAtThePapersLength:
         errors = ours[ours["method"] == "RigL"].set_index("distribution")["error"]
         assert summary.at_length_in_words(table) == (
             "LeNet-300-100 on MNIST at the paper's length of 200 epochs, test error of RigL: "
-            f"{errors['appendix']:.2f} % with the layer sparsities of the paper's appendix B (n = 5; the paper has 1.44 %), "
+            f"{errors['appendix']:.2f} % with the layer sparsities of the paper's appendix B "
+            "(n = 5; the paper has 1.44 %), "
             f"{errors['appendix, RigL+']:.2f} % with those that the appendix gives for RigL+ (n = 5; the paper "
             "has 1.57 %). All methods: `paper/README.md`.\n"
         )
