@@ -221,6 +221,7 @@ PRIVATE_NAMES = {
     "_backward_hooks": "the same; and a weight whose gradient a hook reads stays dense",
     "_backward_pre_hooks": "the same",
     "_post_accumulate_grad_hooks": "the same",
+    "_execution_engine": "a call at the end of a backward pass, as DistributedDataParallel has one",
     "_save_to_state_dict": "a replaced layer saves as the original does: torch's documented point to override",
     "_load_from_state_dict": "the same, of loading",
     "_apply": "the same, of moving to a device",

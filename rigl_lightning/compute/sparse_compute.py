@@ -248,9 +248,11 @@ class LayerCompute:
             self.was_called = True
             self.is_sparse = self._wants_sparse(input)
             if not self.is_sparse:
+                self.storage.note_dense_use()
                 return dense(input, *rest, **named)
             if self._compact():
                 return self._compact_call(dense, input, *rest, **named)
+            self.storage.note_dense_use()
             tensors, patterns = self._tensors(), self._patterns()
             dense_grad = self.owner.needs_dense_gradient()
             return self._kind.sparse(self.module, input, tensors, patterns, dense_grad, *rest, **named)

@@ -15,7 +15,7 @@ from rigl_lightning.compute.layers import LayerPatterns
 from rigl_lightning.compute.stored_layers import StoredTensors
 from rigl_lightning.compute.timed_choice import LARGEST_DENSITY
 from rigl_lightning.kernels import available
-from rigl_lightning.kernels.stored_types import TakeGradient
+from rigl_lightning.kernels.stored_types import TakeGradient, dense_weight
 from rigl_lightning.sparsity.compact_gradients import taker
 from rigl_lightning.sparsity.compact_weights import SeenBare
 from rigl_lightning.sparsity.sparsifier import Sparsifier
@@ -58,7 +58,7 @@ class LayerStorage(SeenBare):
         self.is_paused = False
         self._was_read = False
         self._copies: dict[str, Tensor] = {}
-        self._graph_step = -1
+        self._graph_step = self._dense_step = -1
 
     @property
     def is_compact(self) -> bool:
@@ -71,6 +71,7 @@ class LayerStorage(SeenBare):
             self.why_dense
             or self._was_read
             or self.is_paused
+            or self._dense_step == self.sparsifier.step
             or self.sparsifier.algorithm.needs_hessian_gradient(self.sparsifier.step)
         ):
             return False
@@ -113,6 +114,12 @@ class LayerStorage(SeenBare):
                 "SparseTrainingCallback or SparseCompute to auto or dense."
             )
         self.expand("torch.jit.script has its weight")
+
+    def note_dense_use(self) -> None:
+        """Before dense weights are read: a graph may hold them until the step is over, so until then they stay so."""
+        if torch.is_grad_enabled() and not self.is_compact:
+            self.compact_if_asked()
+            self._dense_step = self.sparsifier.step
 
     def begin_call(self) -> None:
         """Before each call of the layer: keep track of graphs, and expand what was read since the last step."""
@@ -164,6 +171,7 @@ class LayerStorage(SeenBare):
         """What an attribute of the module is to somebody else."""
         if attribute not in self.module._parameters:
             raise AttributeError(attribute)  # somebody has moved it; the module may know where to
+        self.note_dense_use()
         if self._is_bare or not self._holds(attribute):
             return self.module._parameters[attribute]
         if self.storage == "auto":
@@ -180,6 +188,7 @@ class LayerStorage(SeenBare):
 
         After the backward pass, whose gradients belong to the values, these are shown until the next step.
         """
+        self.note_dense_use()
         if self.storage != "auto" or self._is_bare:
             return {}
         is_in_step = self._graph_step == self.sparsifier.step
@@ -205,13 +214,8 @@ class LayerStorage(SeenBare):
 
     def differentiable(self, attribute: str) -> Tensor:
         """The dense weight as a function of the values; its gradient is handed on where it is read."""
-        name = self.weights[attribute]
-        compact = self.sparsifier.compact
-        dense = compact[name].scatter(compact[name].parameter)
-        take = self._taker(attribute)
-        if dense.requires_grad and take is not None:
-            dense.register_hook(lambda gradient: take(0, gradient.detach().clone()))
-        return dense
+        weight = self.sparsifier.compact[self.weights[attribute]]
+        return dense_weight(weight.parameter, weight.shape, weight.positions(), self._taker(attribute))
 
     def _taker(self, attribute: str) -> TakeGradient | None:
         """What the dense gradient of a weight is given to."""

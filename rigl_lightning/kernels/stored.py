@@ -18,7 +18,7 @@ from rigl_lightning.kernels.dense import recorded_gradients
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.precision import by_dense_operator, in_float32, widened
 from rigl_lightning.kernels.recurrent_types import Patterns, Saved, Weights
-from rigl_lightning.kernels.stored_types import Stored, TakeGradient, scattered
+from rigl_lightning.kernels.stored_types import Stored, TakeGradient, dense_weight
 from rigl_lightning.kernels.tiers import are_readable, tier_of
 
 
@@ -220,11 +220,8 @@ def _both(tensors: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> Wei
 
 
 def _dense(values: Tensor, shape: torch.Size, pattern: SparsePattern, take: TakeGradient | None = None) -> Tensor:
-    """The dense weight, whose gradient is handed on, as a function of the values."""
-    weight = values if values.ndim > 1 else scattered(values, shape, pattern.positions)
-    if take is not None and weight.requires_grad:
-        weight.register_hook(lambda gradient: take(0, gradient.detach().clone()))
-    return weight
+    """The dense weight, whose gradient is handed on, as a function of the values; a dense one as it is."""
+    return values if values.ndim > 1 else dense_weight(values, shape, pattern.positions, take)
 
 
 def _in_pieces(grad: Tensor, x: Tensor, pattern: SparsePattern, take: TakeGradient) -> Tensor:

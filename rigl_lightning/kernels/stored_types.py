@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 
 class TakeGradient(Protocol):
@@ -39,6 +42,23 @@ class Stored(NamedTuple):
     def dtype(self) -> torch.dtype:
         """Of the values."""
         return self.values.dtype
+
+
+def dense_weight(values: Tensor, shape: Sequence[int], positions: Tensor, take: TakeGradient | None = None) -> Tensor:
+    """`scattered`, which hands its gradient on."""
+    # Within a function transform of torch.func, which does not differentiate by the values, no hook would be called.
+    is_outside = not torch._C._functorch.is_functorch_wrapped_tensor(values)
+    with temporarily_clear_interpreter_stack() if is_outside else nullcontext():
+        weight = scattered(values, shape, positions)
+        if take is not None and weight.requires_grad:
+            weight.register_hook(partial(_hand_on, take))
+    return weight
+
+
+def _hand_on(take: TakeGradient, gradient: Tensor) -> None:
+    # Several gradients at once (`is_grads_batched`) are never added to those of parameters.
+    if not torch._C._functorch.is_legacy_batchedtensor(gradient):
+        take(0, gradient.detach().clone())
 
 
 def scattered(values: Tensor, shape: Sequence[int], positions: Tensor) -> Tensor:

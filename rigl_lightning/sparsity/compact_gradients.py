@@ -37,7 +37,7 @@ def taker(sparsifier: Sparsifier, name: str, keeps: bool = True) -> TakeGradient
 
 
 class GradientTaker:
-    """Keeps the gradient of a layer until the step is over; gradients of several passes are added up.
+    """Keeps the gradient of a layer until the step is over, see `HandedGradients`.
 
     Args:
         compact: Where to.
@@ -54,8 +54,8 @@ class GradientTaker:
 
     def __call__(self, first_row: int, rows: Tensor) -> None:
         """Take the gradient as a whole."""
-        earlier = self._compact.gradients.get(self._name) if self._compact.goes_on(self._name) else None
-        self._compact.gradients[self._name] = rows if earlier is None else earlier.add_(rows)
+        weight = self._compact[self._name]
+        self._compact.gradients.hand_over(self._name, weight.parameter, weight.pattern, rows)
 
 
 class StreamingTaker:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rigl_lightning.base.errors import SettingError
+from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.kernels.pattern import SparsePattern
 from rigl_lightning.kernels.positions import positions as flat_positions
+from rigl_lightning.sparsity.handed_gradients import HandedGradients
 from rigl_lightning.sparsity.optimizer_state import group_of, start_of
 from rigl_lightning.sparsity.streamed_growth import StreamedUpdate
 
@@ -182,13 +183,14 @@ class CompactWeights(dict[str, CompactWeight], SeenBare):
     """The compact weights of a network by name, and what belongs to one step.
 
     Attributes:
-        gradients: Dense gradients by name that layers have handed over in the backward passes of this step.
+        gradients: Dense gradients by name that layers have handed over in the backward passes of this step, see
+            `HandedGradients`.
         updates: Mask updates that were made of them instead, piece by piece.
     """
 
     def __init__(self, weights: Mapping[str, CompactWeight] | None = None) -> None:
         super().__init__(weights or {})
-        self.gradients: dict[str, Tensor] = {}
+        self.gradients = HandedGradients()
         self.updates: dict[str, StreamedUpdate] = {}
         self._passes: dict[str, int] = {}
         self._optimizer: Optimizer | None = None
@@ -201,7 +203,7 @@ class CompactWeights(dict[str, CompactWeight], SeenBare):
     def remove(self, name: str) -> None:
         """Make a parameter dense again, and its state in the optimizer that was followed."""
         self.pop(name).expand(self._optimizer)
-        self.gradients.pop(name, None)
+        self.gradients.forget(name)
         self.updates.pop(name, None)
 
     def take_positions(self, name: str, positions: Tensor) -> None:
@@ -248,9 +250,26 @@ class CompactWeights(dict[str, CompactWeight], SeenBare):
         self._passes[name] = this_pass
         return is_same or (grad is not None and bool(grad.any()))
 
+    def refuse_values_alone(self) -> None:
+        """The gradients of inactive connections are read now.
+
+        Raises:
+            RuntimeError: If a layer has not handed them over, although its values have a gradient.
+        """
+        for name, weight in self.items():
+            grad = weight.parameter.grad
+            if name not in self.gradients and name not in self.updates and grad is not None and grad.any():
+                raise StateError(
+                    f"Expected the gradient of {name!r} from `backward`, which adds to it, got one that was set in "
+                    "another way: of a weight that is stored as connections only it leaves out what a mask update "
+                    "reads. Set `storage` of SparseTrainingCallback or SparseCompute to dense."
+                )
+
     def forget_gradients(self) -> None:
         """The step is over, or was taken by a mask update."""
-        self.gradients, self.updates, self._passes = {}, {}, {}
+        for name in self:
+            self.gradients.forget(name)
+        self.updates, self._passes = {}, {}
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

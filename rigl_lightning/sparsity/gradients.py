@@ -70,9 +70,14 @@ class Gradients:
         return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def dense(self) -> dict[str, Tensor]:
-        """Gradients of all connections by name, of the layers that have them."""
+        """Gradients of all connections by name, of the layers that have them.
+
+        Raises:
+            RuntimeError: If a compact layer has a gradient of its values alone.
+        """
         if not self._compact:
             return self.of_parameters()
+        self._compact.refuse_values_alone()
         own = {name: grad for name, grad in self.of_parameters().items() if name not in self._compact}
         both = {**own, **self._compact.gradients}
         return {name: both[name] for name in self._parameters if name in both}
