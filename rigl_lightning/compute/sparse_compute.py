@@ -145,7 +145,7 @@ class SparseCompute:
             yield
         finally:
             for layer in self.layers:
-                layer.storage.is_paused = False
+                layer.storage.resume()
 
     @contextmanager
     def bare(self) -> Iterator[None]:

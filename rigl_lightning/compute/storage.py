@@ -94,6 +94,10 @@ class LayerStorage(SeenBare):
         self.is_paused = True
         self.expand()
 
+    def resume(self) -> None:
+        """Store as asked again. Graphs that were made in the pause are over."""
+        self.is_paused, self._dense_step = False, -1
+
     def expand(self, why: str = "") -> None:
         """Store dense weights again."""
         self.why_dense = self.why_dense or why
