@@ -275,8 +275,8 @@ def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     if node.op != "call_function":
         return False
-    is_named = getattr(node.target, "__name__", "").endswith("_") or bool(node.kwargs.get("inplace"))
-    return is_named or node.target in (in_place, operator.setitem)
+    is_named = getattr(node.target, "__name__", "").endswith("_") or node.target in (in_place, operator.setitem)
+    return is_named or bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
 
 
 def _is_feature_map(traced: fx.GraphModule, node: Any) -> bool:

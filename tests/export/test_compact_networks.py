@@ -242,6 +242,12 @@ def input_changed_before_the_sum(m, x):
     return shortcut + m.norm(m.relu(y))
 
 
+def input_overwritten_before_the_sum(m, x):
+    y = m.first(x)
+    shortcut = m.second(y)
+    return shortcut + m.norm(torch.clamp(y, 0, 1, out=y))
+
+
 def weight_read_by_a_tied_decoder(m, x):
     return F.conv_transpose2d(m.norm(m.first(x)), m.first.weight, padding=1)
 
@@ -254,6 +260,7 @@ def weight_read_by_a_tied_decoder(m, x):
         sum_alone,
         sum_seen_under_another_name,
         input_changed_before_the_sum,
+        input_overwritten_before_the_sum,
         weight_read_by_a_tied_decoder,
     ],
 )
