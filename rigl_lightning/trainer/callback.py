@@ -167,9 +167,10 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         self._finders.release()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the first forward pass; see once an epoch whether the network still is the same."""
+        """Count the first forward pass; see once an epoch whether the network still is the same, and sparse."""
         if batch_idx == 0:
             checks.refuse_replaced_weights(pl_module, self._sparsifier().parameters)
+            self._sparsifier().apply_masks()  # weights that were loaded since the last step are dense
             self._frozen = checks.warn_of_unfrozen(self._frozen)
         self.flops.watch(pl_module)
 

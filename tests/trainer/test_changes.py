@@ -68,6 +68,25 @@ def test_a_finetuning_callback_is_warned_of_before_training():
         fit(Static(0.7), Pretrained(), callbacks=[BackboneFinetuning(1)], max_steps=1)
 
 
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize("algorithm", [RIGL, GradualMagnitudePruning(0.7, schedule=SCHEDULE)])
+def test_weights_that_the_module_loads_between_steps_are_sparse_in_the_next_forward_pass(hook, algorithm):
+    pretrained, seen = SmallModel().state_dict(), []
+
+    class LoadsLate(SmallModel):
+        def training_step(self, batch, batch_idx):
+            masks = self.trainer.callbacks[0].sparsifier.masks
+            seen.extend(
+                int(weight[~masks[name]].count_nonzero()) for name, weight in self.named_parameters() if name in masks
+            )
+            return super().training_step(batch, batch_idx)
+
+    model = LoadsLate()
+    setattr(model, hook, lambda: model.load_state_dict(pretrained))
+    fit(algorithm, model)
+    assert set(seen) == {0}
+
+
 def test_lightnings_own_pruning_is_refused():
     with pytest.raises(ValueError, match="got Lightning's ModelPruning.*Remove one"):
         fit(RIGL, callbacks=[ModelPruning("l1_unstructured", amount=0.5)])
