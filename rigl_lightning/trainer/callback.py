@@ -61,8 +61,7 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             timing finds faster, so runs differ by rounding; "dense" if deterministic, compiled or on a GPU.
         storage: "connections": layers that compute sparsely store active weights, gradients and optimizer state only.
             "auto": the same, unless another callback may read the weights. "dense": none do. Checkpoints are dense.
-        adam_warm_up: None, as in the authors' code, or n: Adam and AdamW correct the moments of a grown connection by
-            its age, and its steps reach full size after n.
+        adam_warm_up: None, as in the authors' code, or n: Adam and AdamW correct young connections, see `AdamWarmUp`.
         by_density: Scale weights and learning rates by density, see `ByDensity`.
     """
 
