@@ -40,7 +40,8 @@ def row_of(folder: Path) -> dict[str, Any]:
     """Row of a run that has ended.
 
     FLOPs of training are per sample, summed over the steps: as the run counted them, and those of the dense network
-    for the same steps. Metrics are the last ones that were logged. A run that failed has its settings and its status.
+    for the same steps. Metrics are the last ones that were logged. A run that failed has its settings and its status,
+    and so has one whose last checkpoint, on which costs are counted, is older than its last metrics.
     """
     record = record_of(folder)
     if record is None:
@@ -51,6 +52,10 @@ def row_of(folder: Path) -> dict[str, Any]:
     if "steps" not in record or not metrics.is_file():
         return {**record, "status": "done, but its counts or its metrics are gone"}
     try:
+        logged = max(int(row["step"]) for row in read_rows(metrics))
+        if logged > record["steps"]:
+            early = f"done, but counted on a checkpoint of step {record['steps']:,} of {logged:,}"
+            return {**record, "status": early}
         return {**record, **_remaining(folder, record), **_last_metrics(metrics, record["steps"])}
     except ValueError as error:
         return {**record, "status": f"done, but {metrics.name} cannot be read: {error}"}

@@ -12,8 +12,10 @@ import torch
 from paper import executors, launch, panels, protocols
 from paper.collect import collect
 from paper.counted import counted
+from paper.declared import by_identity
 from paper.executors import Resources
 from paper.experiments import METHODS, Run, declared
+from paper.figures.data import COMMITTED as RESULTS
 from paper.figures.data import own_rows
 from paper.one_run import arguments
 from paper.protocols import PROTOCOLS, Protocol
@@ -21,6 +23,11 @@ from paper.tables.methods import accuracies, as_markdown
 from rigl_lightning.sparsity.files.masks import pack_masks
 
 RIGL = Run("mnist_lenet", "RigL", 0.95, "ERK", 1, "smoke")
+
+
+def _steps(run):
+    """Steps of a training of the small scale."""
+    return round(run.multiplier * run.protocol.settings["trainer"]["max_steps"])
 
 
 class TestDeclaredRuns:
@@ -61,6 +68,17 @@ class TestDeclaredRuns:
     def test_a_longer_training_is_still_validated_once_at_its_end(self):
         run = Run("imagenet_resnet50", "RigL", 0.9, "uniform", multiplier=2.0)
         assert {"--trainer.max_steps=4000", "--trainer.val_check_interval=4000"} <= set(run.settings())
+
+    def test_a_training_of_the_small_scale_ends_with_a_checkpoint(self):
+        for run in by_identity("small").values():
+            trainer = run.protocol.settings["trainer"]
+            assert _steps(run) % trainer["callbacks"][0]["init_args"]["every_n_train_steps"] == 0, run.name
+
+    def test_the_committed_rows_have_the_declared_number_of_steps(self):
+        declared_runs = by_identity("small")
+        table = pd.read_csv(RESULTS / "small.csv", dtype={"config_hash": str}).set_index("config_hash")
+        steps = table.loc[[identity for identity in table.index if identity in declared_runs], "steps"]
+        assert {i: n for i, n in steps.items() if n != _steps(declared_runs[i])} == {}
 
     def test_every_figure_has_three_seeds_and_its_first_before_its_third(self):
         runs = panels.all_runs("small")
@@ -182,6 +200,13 @@ class TestCollect:
             (tmp_path / RIGL.name / "run.json").write_text(json.dumps({**RIGL.columns(), "status": "done"}))
         collect(tmp_path, tmp_path / "smoke.csv")
         assert "gone" in pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"]
+
+    def test_a_run_whose_costs_are_those_of_an_earlier_step_is_a_row_that_says_so(self, tmp_path):
+        record(tmp_path, RIGL, 0.9)
+        run = tmp_path / RIGL.name / "run.json"
+        run.write_text(json.dumps({**json.loads(run.read_text()), "steps": 40}))
+        collect(tmp_path, tmp_path / "smoke.csv")
+        assert pd.read_csv(tmp_path / "smoke.csv").loc[0, "status"].endswith("of step 40 of 59")
 
     def test_rows_need_no_checkpoint(self, tmp_path):
         record(tmp_path, RIGL, 0.9)
