@@ -124,13 +124,14 @@ def _figure_3() -> list[Claim]:
     def over(benchmark: str, better: str, worse: str) -> Comparison:
         of = Bench("small", benchmark)
         ours, theirs = (tuple(of(method, s) for s in of.protocol.sparsities) for method in (better, worse))
-        name = f"{_short(benchmark)}, mean of all sparsities: {better} over {worse}"
-        return Comparison(name, ours, theirs, again=again(benchmark, ours, theirs))
+        name = f"{_short(benchmark)}, mean of {{}}: {better} over {worse}"
+        return Comparison(name.format("all sparsities"), ours, theirs, again=again(benchmark, ours, theirs, name))
 
-    def again(benchmark: str, ours: tuple[Run, ...], theirs: tuple[Run, ...]) -> Again | None:
+    def again(benchmark: str, ours: tuple[Run, ...], theirs: tuple[Run, ...], name: str) -> Again | None:
         if benchmark == v2:  # at .95 three of 15 trainings end at chance
             ours, theirs = (tuple(run for run in runs if run.sparsity < SPARSEST_OF_V2) for runs in (ours, theirs))
-            return Again(8, ONE_POINT, ours, theirs)
+            up_to = f"sparsities up to {max(run.sparsity for run in ours):g}"
+            return Again(8, ONE_POINT, ours, theirs, name=name.format(up_to))
         return Again(8, ONE_POINT) if (ours[0].method, theirs[0].method) == ("RigL", "Pruning") else None
 
     order = (("RigL", "Pruning"), ("Pruning", "Small-Dense"), ("RigL", "Small-Dense"))

@@ -25,6 +25,7 @@ class Again:
         better: Runs in the place of those of the first test, where its protocol was at fault (``LOG.md`` says why).
         worse: Likewise.
         then: The test after this one, or None.
+        name: What is compared, where ``better`` and ``worse`` make it another comparison than its name says.
     """
 
     n: int
@@ -32,6 +33,7 @@ class Again:
     better: tuple[Run, ...] = ()
     worse: tuple[Run, ...] = ()
     then: Again | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Comparison:
         """Of the second test and those after it: what was declared, what is compared, and the seeds."""
         again, seed = self.again, CLAIM_SEEDS[-1] + 1
         while again is not None:
-            compared = replace(self, better=again.better, worse=again.worse) if again.better else self
+            compared = self
+            if again.better:
+                compared = replace(self, name=again.name or self.name, better=again.better, worse=again.worse)
             yield again, compared, tuple(range(seed, seed + again.n))
             seed += again.n
             again = again.then

@@ -12,7 +12,7 @@ from scipy import stats
 
 from paper.comparisons import TRENDS, Claim, Comparison
 from paper.experiments import CLAIM_SEEDS, Run
-from paper.verdicts import INCONCLUSIVE, Outcome, corrected, of_differences, of_later_test, pooled
+from paper.verdicts import INCONCLUSIVE, Outcome, corrected, of_differences, of_later_test
 
 UNITS = {
     "accuracy": "points",
@@ -36,6 +36,7 @@ class Measured:
         level: See `Again`.
         test: 1 for the first test of a comparison, 2 for its second, and so on.
         flops: Mean training FLOPs of both sides, those of the dense network being 1; nan if not known.
+        first: Name of the comparison in its first test.
     """
 
     claim: Claim
@@ -46,6 +47,17 @@ class Measured:
     level: float | None = None
     test: int = 1
     flops: tuple[float, float] = (math.nan, math.nan)
+    first: str = ""
+
+    @property
+    def key(self) -> tuple[Claim, str, int]:
+        """Claim, comparison and test."""
+        return self.claim, self.first or self.name, self.test
+
+    @property
+    def next_key(self) -> tuple[Claim, str, int]:
+        """Of the test that follows."""
+        return self.claim, self.first or self.name, self.test + 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def measured_again(claims: Sequence[Claim], rows: pd.DataFrame) -> list[Measured
     """The second and later tests of which all runs are there; arguments as of `measured`."""
     own = _by_identity(rows)
     found = [
-        (again, replace(_measured(claim, compared, own, seeds), level=again.level, test=test))
+        (again, replace(_measured(claim, compared, own, seeds), level=again.level, test=test, first=c.name))
         for claim in claims
         for c in claim.comparisons
         for test, (again, compared, seeds) in enumerate(c.later, start=2)
@@ -144,22 +156,17 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def judged(comparisons: Iterable[Measured], again: Iterable[Measured] = ()) -> list[Judged]:
-    """Outcomes: spreads pooled within a claim where pairs are few, p-values corrected within a figure.
+    """Outcomes with p-values corrected within a figure.
 
     Args:
         comparisons: With the first seeds.
         again: Second and later tests, each with its own seeds. A test counts where the one before is inconclusive.
     """
-    first: list[Judged] = []
-    for _, group in groupby(comparisons, key=lambda m: m.claim):
-        of_claim = list(group)
-        outcomes = pooled([of_differences(m.differences, m.within) for m in of_claim])
-        first += [Judged(m, o) for m, o in zip(of_claim, outcomes, strict=True)]
-    found = _corrected(first)
+    found = _corrected([Judged(m, of_differences(m.differences, m.within)) for m in comparisons])
     for _, of_test in groupby(sorted(again, key=lambda m: m.test), key=lambda m: m.test):
         tested = [Judged(m, of_later_test(m.differences, m.test, m.within, m.level)) for m in of_test]
-        of = {(j.measured.claim, j.measured.name, j.measured.test): j for j in _corrected(tested)}
-        found = [_decided(j, of.get((j.measured.claim, j.measured.name, j.measured.test + 1))) for j in found]
+        of = {j.measured.key: j for j in _corrected(tested)}
+        found = [_decided(j, of.get(j.measured.next_key)) for j in found]
     return found
 
 

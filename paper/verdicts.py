@@ -7,8 +7,8 @@ inconclusive.
 
 A comparison that is left inconclusive may get a second test, on new seeds alone, and after it a third. The p-values of
 the second count twice and those of the third four times, so that with each correct at 5 % all tests of a figure
-together err with less than 10 %. A later test may also find that the two are level: that their difference is less than
-a margin (two one-sided tests).
+together find a difference where there is none with a probability below 10 %. A later test may also find that the two
+are level: that their difference is less than a margin (two one-sided tests).
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ CHANCES = 2
 """How much more often the p-values of a test count than those of the one before."""
 MIN_PAIRS = 3
 """Two differences say next to nothing (t = 12.7)."""
-POOL_BELOW = 5
-"""With fewer pairs the spread is that of all comparisons of the same claim together, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +38,24 @@ class Outcome:
     Attributes:
         effect: Mean difference, in the direction of the claim; None without pairs.
         spread: Standard deviation of the differences.
-        freedom: Degrees of freedom of the spread; 0 if there is none.
         n: Pairs of runs with the same seed.
         within: If given, the claim is that the effect is at most this far from zero on either side.
         p: Two-sided p-value of the effect, or of leaving ``within``; corrected once `corrected` has seen it.
         comparisons: How many the p-value is corrected for.
         level: Of a later test: the margin within which the two count as level, or None.
-        p_level: P-value of leaving that margin, corrected like the other one.
+        p_level: P-value of leaving that margin; corrected, it is multiplied by the number of comparisons (Bonferroni).
+        counts: How many times the p-values count: 1 in a first test.
     """
 
     effect: float | None = None
     spread: float = math.nan
-    freedom: int = 0
     n: int = 0
     within: float | None = None
     p: float = 1.0
     comparisons: int = 1
     level: float | None = None
     p_level: float = 1.0
+    counts: int = 1
 
     @property
     def error(self) -> float:
@@ -67,14 +65,14 @@ class Outcome:
     @property
     def interval(self) -> float | None:
         """Half the effect's 95 % interval, of this comparison alone; None below three pairs."""
-        if self.n < MIN_PAIRS or not self.freedom:
+        if self.n < MIN_PAIRS:
             return None
-        return float(stats.t.ppf(1 - LEVEL / 2, self.freedom)) * self.error
+        return float(stats.t.ppf(1 - LEVEL / 2, self.n - 1)) * self.error
 
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.effect is None or self.n < MIN_PAIRS or not self.freedom:
+        if self.effect is None or self.n < MIN_PAIRS:
             return TOO_FEW
         if self.p >= LEVEL:
             return NO_DIFFERENCE if self.p_level < LEVEL else INCONCLUSIVE
@@ -85,15 +83,21 @@ class Outcome:
     def needed(self) -> int | None:
         """Pairs that would show an effect of this size with `POWER`; None unless the comparison is inconclusive.
 
-        By the normal approximation, at the level that the most extreme of the figure's comparisons has to pass.
+        By Student's t, in a test like this one, at the level that the most extreme of the figure's comparisons has to
+        pass.
         """
         if self.verdict != INCONCLUSIVE or self.effect is None:
             return None
         distance = abs(self.effect) if self.within is None else abs(self.within - abs(self.effect))
         if distance == 0:
             return None
-        quantiles = stats.norm.ppf(1 - LEVEL / 2 / self.comparisons) + stats.norm.ppf(POWER)
-        return max(math.ceil((quantiles * self.spread / distance) ** 2), self.n + 1)
+        level = LEVEL / self.comparisons / self.counts
+        size = distance / self.spread
+        quantiles = stats.norm.isf(level / 2) + stats.norm.ppf(POWER)
+        n = max(math.ceil((quantiles / size) ** 2), self.n + 1)  # by the normal distribution: too few, but not by many
+        while _power(size, n, level) < POWER:
+            n += 1
+        return n
 
 
 def of_differences(differences: pd.Series | Sequence[float], within: float | None = None) -> Outcome:
@@ -107,12 +111,12 @@ def of_differences(differences: pd.Series | Sequence[float], within: float | Non
     if n == 0:
         return Outcome(within=within)
     spread = float(values.std()) if n > 1 else math.nan
-    return with_p_value(Outcome(float(values.mean()), spread, n - 1, n, within))
+    return with_p_value(Outcome(float(values.mean()), spread, n, within))
 
 
 def with_p_value(outcome: Outcome) -> Outcome:
     """The outcome with the p-value of its effect and spread, before any correction."""
-    if outcome.effect is None or outcome.n < MIN_PAIRS or not outcome.freedom:
+    if outcome.effect is None or outcome.n < MIN_PAIRS:
         return outcome
     if outcome.within is None:
         return replace(outcome, p=_two_sided(outcome.effect, outcome))
@@ -134,26 +138,23 @@ def of_later_test(
     outcome = of_differences(differences, within)
     inside = level is not None and outcome.effect is not None and abs(outcome.effect) < level
     p_level = with_p_value(replace(outcome, within=level)).p if inside else 1.0
-    return replace(outcome, p=min(1.0, times * outcome.p), level=level, p_level=min(1.0, times * p_level))
+    p, p_level = (min(1.0, times * p) for p in (outcome.p, p_level))
+    return replace(outcome, p=p, level=level, p_level=p_level, counts=times)
 
 
 def _two_sided(distance: float, outcome: Outcome) -> float:
     if outcome.error == 0:  # costs do not depend on the seed
         return 0.0 if distance else 1.0
-    return float(2 * stats.t.sf(abs(distance) / outcome.error, outcome.freedom))
+    return float(2 * stats.t.sf(abs(distance) / outcome.error, outcome.n - 1))
 
 
-def pooled(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes of one claim; those of fewer than `POOL_BELOW` pairs get the spread of all together."""
-    usable = [o for o in outcomes if o.freedom and o.effect is not None]
-    freedom = sum(o.freedom for o in usable)
-    if len(usable) < 2:
-        return list(outcomes)
-    spread = math.sqrt(sum(o.freedom * o.spread**2 for o in usable) / freedom)
-    return [
-        with_p_value(replace(o, spread=spread, freedom=freedom)) if o.freedom and o.n < POOL_BELOW else o
-        for o in outcomes
-    ]
+def _power(size: float, n: int, level: float) -> float:
+    """Probability that a two-sided test of ``n`` pairs finds an effect of ``size`` standard deviations.
+
+    >>> round(_power(0.5, 34, 0.05), 2)
+    0.81
+    """
+    return float(stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, size * math.sqrt(n)))
 
 
 def corrected(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[Outcome]]:

@@ -26,7 +26,6 @@ from paper.verdicts import (
     of_claim,
     of_differences,
     of_later_test,
-    pooled,
     with_p_value,
 )
 from tests.helpers.synthetic_results import write_results, write_study
@@ -113,17 +112,22 @@ class TestVerdicts:
         assert [o.p for o in found["2"]] == [pytest.approx(p) for p in (0.03, 0.06, 0.06)]
         assert [o.p for o in found["3"]] == [0.04]
 
-    def test_few_pairs_share_their_spread(self):
-        # Standard deviations 1 and 3 of three pairs each: sqrt((1 + 9) / 2).
-        small, large = (with_p_value(Outcome(1.0, s, 2, 3)) for s in (1.0, 3.0))
-        assert {o.spread for o in pooled([small, large])} == {math.sqrt(5)}
-        five = with_p_value(Outcome(1.0, 1.0, 4, 5))
-        assert pooled([five, large])[0] == five
+    def test_each_comparison_has_the_spread_of_its_own_pairs(self):
+        # Comparisons of a claim share runs: three with the same line, say. Their spreads are not independent.
+        rows = own({RIGL: {10: 91.0, 11: 92.0, 12: 93.0}, STATIC: dict.fromkeys(SEEDS, 90.0)})
+        rows = rows.rename_axis("config_hash").reset_index()
+        comparisons = tuple(Comparison(name, (RIGL,), (STATIC,)) for name in "ab")
+        for j in judged(measured([Claim("6 left", "", comparisons)], rows)):
+            assert j.outcome.interval == pytest.approx(2.484, abs=1e-3)  # of two degrees of freedom
 
     def test_the_pairs_that_would_do(self):
-        # Half a standard deviation: ((1.960 + 0.842) / 0.5)^2 = 31.4.
-        assert with_p_value(Outcome(1.0, 2.0, 4, 5)).needed == 32
+        # Half a standard deviation: 34 pairs in tables of Student's t; the normal distribution would say 32.
+        assert with_p_value(Outcome(1.0, 2.0, 5)).needed == 34
         assert of_differences([3.0, 3.1, 3.2]).needed is None
+
+    def test_more_pairs_are_needed_where_p_values_count_more_often(self):
+        outcome = with_p_value(Outcome(1.0, 2.0, 5))
+        assert replace(outcome, counts=2).needed == replace(outcome, comparisons=2).needed > outcome.needed
 
     def test_a_claim_needs_all_and_one_refutes_it(self):
         assert of_claim([HOLDS, HOLDS]) == HOLDS
@@ -165,6 +169,22 @@ class TestLaterTests:
         assert self.verdict((), (3.0, 3.1, 2.9, 3.0), both) == (TOO_FEW, 1, 0)  # the first test lacks runs
         ((_, compared, seeds),) = both.later
         assert (compared.runs, seeds) == ((RIGL, STATIC), self.SECOND)
+
+    def test_a_test_of_other_runs_has_a_name_of_its_own(self):
+        v2 = [c for claim in claims("small") for c in claim.comparisons if c.name.startswith("MobileNet-v2")]
+        assert v2
+        for comparison in v2:
+            assert "all sparsities" in comparison.name
+            for _, compared, _ in comparison.later:
+                assert "sparsities up to 0.9:" in compared.name
+        again = Again(4, None, (RIGL,), (STATIC,), name="second")
+        rows = {RIGL: {s: 90.0 + s % 3 for s in CLAIM_SEEDS}, STATIC: dict.fromkeys(CLAIM_SEEDS, 91.0)}
+        rows[RIGL] |= dict.fromkeys(self.SECOND, 95.0)
+        rows[STATIC] |= dict.fromkeys(self.SECOND, 91.0)
+        claim = Claim("2 left", "", (Comparison("first", (RIGL,), (STATIC,), again=again),))
+        table = own(rows).rename_axis("config_hash").reset_index()
+        (found,) = judged(measured([claim], table), measured_again([claim], table))
+        assert (found.measured.name, found.measured.test) == ("second", 2)
 
     def test_a_third_test_has_seeds_of_its_own(self):
         third = replace(self.AGAIN, again=Again(4, 1.0, then=Again(2, 1.0)))
