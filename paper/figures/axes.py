@@ -13,7 +13,9 @@ from paper.figures.style import METHOD_COLOURS
 
 SPACE = 0.1
 """Of an abscissa's range, before its first and after its last value."""
-ERROR_TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 80)
+ERROR_TICKS = (1, 2, 5, 10, 20, 50, 80)
+LEAST_ERROR = 0.5
+"""Percent: an interval that reaches beyond ends there, since the logarithm of an error of 0 is nowhere."""
 FLOPS_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -67,7 +69,7 @@ def _to_sparsity(position: Any) -> Any:
 
 
 def _to_height(accuracy: Any) -> Any:
-    return -np.log(np.clip(100 - np.asarray(accuracy), 1e-3, None))
+    return -np.log(np.clip(100 - np.asarray(accuracy), LEAST_ERROR, None))
 
 
 def _to_accuracy(height: Any) -> Any:

@@ -23,6 +23,7 @@ TICKS = (-100, -10, -2, 0, 2, 10, 100)
 LIMIT = 250.0
 SHORTENED = {
     ", mean of all sparsities": "",
+    ", mean of sparsities up to": " up to",
     "RigL, live": "live",
     "RigL, normalised": "normalised",
     "LeNet-300-100": "LeNet",
@@ -56,11 +57,14 @@ def draw(judged: pd.DataFrame) -> Figure:
     figure.axes[0].legend(
         handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(shown), frameon=False, fontsize=6
     )
+    claims = judged["claim"]
+    level = " Where a claim is that two are level, an effect near the line supports it."
     later = " Where a later test was made, on new seeds alone, it is shown."
     caption(
         figure,
         "Effect in the direction of the claim, in standard deviations of the differences over seeds, with its own 95 % "
         "interval; the verdicts are corrected for the comparisons of a figure (Holm)."
+        + (level if claims.str.contains("within one point").any() else "")
         + (later if (judged["test"] != ORDINALS[0]).any() else "")
         + " A triangle: no spread, a cost. "
         "Effects in their units: table_claims.csv.",

@@ -17,6 +17,8 @@ from paper.figures.style import GREY, METHOD_COLOURS, SMALL
 
 DODGE = 2.0 / 72
 """Inches between curves at the same abscissa, so that their intervals are not drawn over each other."""
+COSTS = ("training", "inference")
+"""Abscissas of measured costs: points are where their costs are."""
 LINE: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.0, "capsize": 1.5, "elinewidth": 0.7}
 
 
@@ -43,9 +45,9 @@ def draw(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], x: str, y: str
         points = _points(rows, curve.runs, x, y)
         if len(points):
             spread = {"yerr": points["interval"].fillna(0.0)}
-            _line(axis, points[x], points["mean"], _shift(i, len(curves)), curve, **spread)
+            _line(axis, points[x], points["mean"], _shift(x, i, len(curves)), curve, **spread)
             few = points[points["n"] < MIN_SEEDS]
-            _hollow(axis, few[x], few["mean"], _shift(i, len(curves)), curve)
+            _hollow(axis, few[x], few["mean"], _shift(x, i, len(curves)), curve)
     if not axis.containers:
         no_runs_yet(axis)
 
@@ -71,11 +73,11 @@ def draw_published(axis: Axes, rows: pd.DataFrame, curves: Sequence[Curve], x: s
         values = values[values[x].notna() & values[y].notna()].sort_values(x)
         if len(values):
             spread = {"yerr": values[f"{y}_std"].fillna(0.0)}
-            _line(axis, values[x], values[y], _shift(i, len(curves)), curve, **spread)
+            _line(axis, values[x], values[y], _shift(x, i, len(curves)), curve, **spread)
 
 
-def _shift(i: int, n: int) -> float:
-    return (i - (n - 1) / 2) * DODGE
+def _shift(x: str, i: int, n: int) -> float:
+    return 0.0 if x in COSTS else (i - (n - 1) / 2) * DODGE
 
 
 def _line(axis: Axes, x: Any, y: Any, shift: float, curve: Curve, **spread: Any) -> None:

@@ -36,6 +36,8 @@ OVER_SPARSITY = (
     ("Pruning", "", 1.0, (1, 1.5)),
     ("Pruning", "", 1.5, (1, 0)),
 )
+AT_EQUAL_FLOPS = {"marker": "*", "markersize": 6.5, "dashes": (1, 0)}
+"""Of RigL where it is compared with pruning at another length than those of the other curves."""
 
 
 def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
@@ -100,4 +102,8 @@ def _over_sparsity(protocol: Protocol, runs: list[Run]) -> list[Curve]:
             published["distribution"] = distribution or "uniform"
         label = f"{method} {multiplier:g}x" + (f" {distribution}" if distribution else "")
         curves.append(Curve(label, of, {**method_style(method), "dashes": dashes}, published))
+    drawn = {1.0, protocol.extended}
+    for length in sorted({rigl for _, rigl in protocol.extended_pruning.values()} - drawn):
+        of = [run for run in runs if (run.method, run.distribution, run.multiplier) == ("RigL", "ERK", length)]
+        curves.append(Curve(f"RigL {length:g}x ERK", of, {**method_style("RigL"), **AT_EQUAL_FLOPS}))
     return curves

@@ -55,7 +55,7 @@ def draw(results: pd.DataFrame, judged: pd.DataFrame) -> Figure:
 
 _OF_PUBLISHED = (
     "On the residual network ER is RigL's alone; LeNet-300-100 has no kernels: ER is ERK there. Published bars are "
-    "standard deviations; no numbers of the momenta are published."
+    "standard deviations; no numbers of the momenta are published. An interval that reaches beyond 99.5 % ends there."
 )
 
 

@@ -17,10 +17,12 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from paper.figures.axes import ERROR_TICKS, flops_axis
+from paper.figures.axes import flops_axis
 from paper.figures.style import GREY, METHOD_COLOURS, METHOD_MARKERS, set_fonts
 from paper.tables.methods import frontier
 
+TICKS = (1.5, 2, 3, 5, 10, 20, 50, 80)
+"""Percent."""
 EMPHASISED = ("Dense", "Static", "RigL")
 DISTANCES = (5, 9, 14, 20, 27, 35, 45, 57, 70, 90, 115, 145)  # points between a point and its name
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *((x, y) for y in (-0.3, -0.6, 0.3, 0.6) for x in (0.8, -0.8)))
@@ -47,7 +49,7 @@ def draw(accuracies: pd.DataFrame, what: str) -> Figure:
     flops_axis(axis)
     axis.margins(0.08)
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(FixedLocator(ERROR_TICKS))
+    axis.yaxis.set_major_locator(FixedLocator(TICKS))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_ylabel("test error (%), lower is better")

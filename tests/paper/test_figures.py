@@ -6,16 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from paper import make_figures as made
 from paper.experiments import CLAIM_SEEDS
 from paper.figures import overview
+from paper.figures.axes import error_axis
 from paper.figures.catalogue import STUDIES, TRAININGS, missing
 from paper.figures.data import own, read
 from paper.make_figures import make_figures
 from paper.make_tables import claims_table
+from paper.protocols import PROTOCOLS
 from paper.studies import drop_and_grow
 from paper.studies.layer_sparsities import RESULTS, rows
 from tests.helpers.synthetic_results import write_results, write_study
@@ -92,6 +95,21 @@ class TestComplete:
             assert any(text.startswith("Published") for text in titles)
             assert all(text.startswith(("Measured", "Published")) for text in titles)
 
+    def test_points_are_where_their_costs_are(self, runs, judged):
+        for number in (2, 3, 4):
+            shown = [axis for axis in TRAININGS[number].draw(runs, judged).axes if "FLOPs" in axis.get_xlabel()]
+            assert shown
+            for axis in shown:
+                for line in (container.lines[0] for container in axis.containers):
+                    place = line.get_transform().transform(line.get_xydata())
+                    assert place == pytest.approx(axis.transData.transform(line.get_xydata()))
+
+    def test_every_length_that_a_claim_compares_is_drawn(self, runs, judged):
+        (axis,) = [a for a in TRAININGS[2].draw(runs, judged).axes if "where not named\n" in a.get_title(loc="left")]
+        labels = axis.get_legend_handles_labels()[1]
+        for pruning, rigl in PROTOCOLS["small"]["imagenet_resnet50"].extended_pruning.values():
+            assert {f"Pruning {pruning:g}x", f"RigL {rigl:g}x ERK"} <= set(labels)
+
     def test_a_panel_with_one_claim_says_its_verdict(self, runs, judged):
         (right,) = [axis for axis in TRAININGS[4].draw(runs, judged).axes if "WRN" in axis.get_title(loc="left")][:1]
         assert "RigL is above Static at every sparsity: HOLDS" in " ".join(right.get_title(loc="left").split())
@@ -129,6 +147,15 @@ class TestComplete:
     def test_a_point_with_an_interval_is_filled(self, runs, judged):
         lines = [line for axis in TRAININGS[2].draw(runs, judged).axes for line in axis.lines]
         assert "white" not in {line.get_markerfacecolor() for line in lines if len(line.get_xdata())}
+
+
+def test_an_interval_beyond_100_percent_does_not_flatten_the_rest():
+    axis = plt.figure().subplots()
+    axis.errorbar([1, 2], [60.0, 98.0], yerr=[60.0, 0.1])
+    error_axis(axis)
+    axis.get_figure().canvas.draw()
+    height = axis.transAxes.inverted().transform(axis.transData.transform([(1, 60.0), (2, 98.0)]))[:, 1]
+    assert height[1] - height[0] > 0.4
 
 
 @pytest.mark.parametrize("path", FIGURE_FILES, ids=lambda path: path.stem)
