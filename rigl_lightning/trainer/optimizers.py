@@ -150,11 +150,13 @@ def _without_epoch_of_swa(trainer: pl.Trainer) -> Iterator[None]:
 def _steps_of_epochs(trainer: pl.Trainer) -> int | None:
     """Steps that one optimizer makes in ``max_epochs``; where accumulation changes, only with ``max_steps``."""
     schedulers = callbacks_named(trainer, "GradientAccumulationScheduler")
-    if all(len(scheduler.scheduling) == 1 for scheduler in schedulers):
+    if not schedulers:
         steps = trainer.estimated_stepping_batches
         return int(steps) if 0 <= steps < math.inf else None
-    if trainer.max_epochs in (None, -1) or trainer.max_steps == -1:
+    changes = any(len(scheduler.scheduling) > 1 for scheduler in schedulers)
+    if trainer.max_epochs in (None, -1) or (changes and trainer.max_steps == -1):
         return None
+    # Lightning's estimate has the factor of the epoch before: until the first begins, that is 1.
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     factors = (schedulers[-1].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs))

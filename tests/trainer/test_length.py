@@ -31,6 +31,11 @@ def test_accumulation_that_changes_leaves_the_number_of_steps_known(settings, st
     assert sparse.sparsifier.total_steps == sparse.sparsifier.step == steps
 
 
+def test_accumulation_by_a_callback_that_never_changes_needs_no_max_steps():
+    sparse = trained(SmallModel(), [GradientAccumulationScheduler({0: 2})], max_epochs=3)
+    assert sparse.sparsifier.total_steps == sparse.sparsifier.step == 3 * 3
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["before ours", "after ours"])
 def test_the_epoch_that_swa_adds_for_batch_norms_has_no_steps(first):
     model = SmallModel()
