@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.reports.layer_table import table_of
@@ -36,16 +36,16 @@ def is_same_network(sparsifier: Sparsifier | None, parameters: Mapping[str, nn.P
     return previous.keys() == parameters.keys() and all(previous[name] is parameters[name] for name in previous)
 
 
-def first_masks(
+def on_trial(
     trainer: pl.Trainer,
     parameters: Mapping[str, nn.Parameter],
     algorithm: SparseAlgorithm,
     settings: Settings,
     state: Mapping[str, Any] | None,
-) -> Mapping[str, Tensor]:
-    """Masks that `begin_or_resume` would give these parameters, which stay as they are."""
+) -> Sparsifier:
+    """What `begin_or_resume` would make of these parameters, which stay as they are: it is that of copies."""
     copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
-    return begin_or_resume(trainer, copies, algorithm, settings, state).masks
+    return begin_or_resume(trainer, copies, algorithm, settings, state)
 
 
 def begin_or_resume(

@@ -262,8 +262,8 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
             parameters = self.settings.select(pl_module)
             goes_on = self._restored is None and beginning.is_same_network(self.sparsifier, parameters)
             start = (trainer, parameters, self.algorithm, self.settings, self._restored)
-            masks = self._sparsifier().masks if goes_on else beginning.first_masks(*start)
-            with finders.held_sparse(parameters, masks, optimizers.optimizer_of(trainer, parameters), self._step_hook):
+            tried = self._sparsifier() if goes_on else beginning.on_trial(*start)
+            with finders.held_sparse(parameters, tried, optimizers.optimizer_of(trainer, parameters), self._step_hook):
                 yield
 
     def _release(self) -> None:

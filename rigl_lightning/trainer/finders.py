@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.kernels.masking import zero_inactive_
+from rigl_lightning.sparsity.density_scaling import DensityScaling
+from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callbacks_named
 from rigl_lightning.trainer.optimizers import StepHook
 
@@ -55,7 +57,7 @@ def _search_inside(context: Callable[[], AbstractContextManager[None]], search: 
 @contextmanager
 def held_sparse(
     parameters: Mapping[str, nn.Parameter],
-    masks: Mapping[str, Tensor],
+    tried: Sparsifier,
     optimizer: Optimizer,
     hook: StepHook | None = None,
 ) -> Iterator[None]:
@@ -63,16 +65,23 @@ def held_sparse(
 
     Args:
         parameters: Sparse weights by name. Their values come back in the end.
-        masks: Theirs; True is active.
+        tried: What training would begin or go on with: masks, weights, and learning rates by density.
         optimizer: That of the weights.
         hook: That of the fit that is going on, whose steps these are not.
     """
     values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    masks, scaling = tried.masks, DensityScaling(parameters, tried.network, tried.scaling.settings)
 
+    @torch.no_grad()
     def hold(*_: Any) -> None:
+        scaling.after_step()
+        for name, parameter in parameters.items():
+            zero_inactive_(parameter, masks[name])
+
+    def take(weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in parameters.items():
-                zero_inactive_(parameter, masks[name])
+                parameter.copy_(weights[name])
 
     def gradient_hook(mask: Tensor) -> Callable[[Tensor], None]:
         def mask_gradient(parameter: Tensor) -> None:
@@ -82,7 +91,9 @@ def held_sparse(
         return mask_gradient
 
     handles = [p.register_post_accumulate_grad_hook(gradient_hook(masks[n])) for n, p in parameters.items()]
+    handles.append(optimizer.register_step_pre_hook(lambda *_: scaling.before_step()))
     handles.append(optimizer.register_step_post_hook(hold))
+    take(tried.parameters)
     hold()
     try:
         with nullcontext() if hook is None else hook.paused():
@@ -90,6 +101,4 @@ def held_sparse(
     finally:
         for handle in handles:
             handle.remove()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(values[name])
+        take(values)

@@ -6,7 +6,15 @@ import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.tuner import Tuner
 
-from rigl_lightning import DNW, GradualMagnitudePruning, RigL, SparseTrainingCallback, UpdateSchedule
+from rigl_lightning import (
+    DNW,
+    ByDensity,
+    GradualMagnitudePruning,
+    RigL,
+    SparseTrainingCallback,
+    Uniform,
+    UpdateSchedule,
+)
 from rigl_lightning.sparsity.algorithms import describe
 from tests.helpers.small_runs import QUIET, SCHEDULE, SmallModel, Watch, plain_loader
 
@@ -134,6 +142,39 @@ def test_a_search_in_the_middle_of_fit_tries_the_masks_of_the_moment(tmp_path):
     assert (sparse.sparsifier.step, watch.updates) == (18, [0, 3, 6, 9])
     assert model.searched
     assert all(sum(int(active[n].sum()) for n in sparse.sparsifier.masks) <= 44 for active in model.searched)
+
+
+class TellsWeights(SmallModel):
+    """Notes the weights of the second layer at every batch."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.learning_rate, self.seen = 0.1, []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(self.net[3].weight.detach().clone())
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+
+
+def seen_in_a_search(tmp_path, **by_density):
+    algorithm = RigL(0.75, Uniform(), SCHEDULE)  # the first layer is dense
+    sparse, model = SparseTrainingCallback(algorithm, seed=5, by_density=ByDensity(**by_density)), TellsWeights()
+    trainer = pl.Trainer(callbacks=sparse, enable_checkpointing=False, default_root_dir=tmp_path, max_epochs=1, **QUIET)
+    before = [p.clone() for p in model.parameters()]
+    find_learning_rate(trainer, model, PlainData())
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    return model.seen
+
+
+def test_a_search_tries_weights_and_learning_rates_by_density(tmp_path):
+    plain, rate, first = (seen_in_a_search(tmp_path, **by) for by in ({}, {"learning_rate": 1.0}, {"init": True}))
+    assert torch.equal(rate[0], plain[0])
+    torch.testing.assert_close(rate[1] - rate[0], 4 * (plain[1] - plain[0]))  # a density of a quarter
+    scale = (16 / (plain[0] != 0).sum(1, keepdim=True)).sqrt()
+    torch.testing.assert_close(first[0], plain[0] * scale)
 
 
 def test_a_search_that_fails_leaves_the_dense_weights(tmp_path):
