@@ -26,7 +26,9 @@ def n_active(numel: int, sparsity: float) -> int:
     return numel - math.floor(sparsity * numel + ROUNDING)
 
 
-def active_counts(shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, int]:
+def active_counts(
+    shapes: Shapes, sparsities: Mapping[str, float], bounds: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, int]:
     """Active connections of each layer, with an exact total.
 
     The total follows `n_active`; the layers with the largest remainders get the connections that are left over, so a
@@ -36,23 +38,26 @@ def active_counts(shapes: Shapes, sparsities: Mapping[str, float]) -> dict[str, 
     Args:
         shapes: Shape of each sparse layer by name.
         sparsities: Sparsity of each layer, as from a `Distribution`.
+        bounds: Fewest and most connections of each layer; None for one and all.
 
     >>> active_counts({"a": (5, 5), "b": (5, 5)}, {"a": 0.5, "b": 0.5})  # 12.5 + 12.5 = 25
     {'a': 13, 'b': 12}
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     inactive = sum(sparsities[name] * sizes[name] for name in sizes)
-    total = max(sum(sizes.values()) - math.floor(inactive + ROUNDING), len(sizes))
-    return _round_to_total({n: (1 - sparsities[n]) * sizes[n] for n in sizes}, sizes, total)
+    bounds = bounds or {name: (1, size) for name, size in sizes.items()}
+    fewest, most = (sum(bound[end] for bound in bounds.values()) for end in (0, 1))
+    total = min(max(sum(sizes.values()) - math.floor(inactive + ROUNDING), fewest), most)
+    return _round_to_total({n: (1 - sparsities[n]) * sizes[n] for n in sizes}, bounds, total)
 
 
-def _round_to_total(counts: Mapping[str, float], sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Whole counts within [1, size] that add up to ``total``, largest remainders rounded up first."""
-    whole = {name: min(max(math.floor(count + ROUNDING), 1), sizes[name]) for name, count in counts.items()}
+def _round_to_total(counts: Mapping[str, float], bounds: Mapping[str, tuple[int, int]], total: int) -> dict[str, int]:
+    """Whole counts within their bounds that add up to ``total``, largest remainders rounded up first."""
+    whole = {n: min(max(math.floor(count + ROUNDING), bounds[n][0]), bounds[n][1]) for n, count in counts.items()}
     by_remainder = sorted(counts, key=lambda name: whole[name] - counts[name])
     while (missing := total - sum(whole.values())) != 0:
         change = 1 if missing > 0 else -1
-        able = [n for n in by_remainder[::change] if 1 <= whole[n] + change <= sizes[n]]
+        able = [n for n in by_remainder[::change] if bounds[n][0] <= whole[n] + change <= bounds[n][1]]
         for name in able[: abs(missing)]:
             whole[name] += change
     return whole

@@ -86,6 +86,25 @@ def test_inactive_connections_do_not_come_back_though_active_weights_are_zero():
     assert torch.equal(algorithm.update_masks({"a": Connections(torch.zeros(8), mask)}, 4, {})["a"], mask)
 
 
+@pytest.mark.parametrize("distribution", [EVERYWHERE, ErdosRenyi()])
+def test_a_share_that_is_rounded_down_and_then_up_is_missing_nowhere(distribution):
+    """Small layers and many updates: some move by less than a connection."""
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        sizes = torch.randint(2, 10, (5, 2), generator=generator).tolist()
+        shapes = {str(i): torch.Size(size) for i, size in enumerate(sizes)}
+        algorithm = GradualMagnitudePruning(0.8, distribution, UpdateSchedule(1, 0, 60))
+        masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+        weights = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+        for step in algorithm.update_steps():
+            new = algorithm.update_masks({n: Connections(weights[n], mask) for n, mask in masks.items()}, step, {})
+            planned = active_counts(shapes, algorithm.layer_sparsities(shapes, step + 1))
+            assert sum(int(mask.sum()) for mask in new.values()) == sum(planned.values())
+            assert not any((new[name] & ~masks[name]).any() for name in masks)
+            masks = new
+        assert {name: int(mask.sum()) for name, mask in masks.items()} == planned
+
+
 @pytest.mark.parametrize("distribution", [EVERYWHERE, Uniform(), ErdosRenyi()])
 def test_every_layer_ends_at_its_own_share(distribution):
     shapes = {"a": (6, 5), "b": (20, 30), "c": (4, 20)}

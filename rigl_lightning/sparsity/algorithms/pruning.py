@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from torch import Tensor
-
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity import scores
 from rigl_lightning.sparsity.algorithms.base import Masks, Memory, SparseAlgorithm
-from rigl_lightning.sparsity.algorithms.planned_counts import planned_counts
+from rigl_lightning.sparsity.algorithms.planned_counts import falling_counts
 from rigl_lightning.sparsity.distributions import Distribution, Shapes, Uniform
 from rigl_lightning.sparsity.masks import topk_mask
 from rigl_lightning.sparsity.ramps import left_of_way, on_the_way
@@ -76,9 +73,5 @@ class GradualMagnitudePruning(SparseAlgorithm):
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
         """Keep the highest-scored of the connections that are still active."""
-        counts = planned_counts(self, layers, step + 1)
-        return {name: _prune(layer, scores.evaluate(self.score, layer), counts[name]) for name, layer in layers.items()}
-
-
-def _prune(layer: Connections, score: Tensor, n_active: int) -> Tensor:
-    return topk_mask(score, min(n_active, count_active(layer.mask)), layer.mask)
+        counts = falling_counts(self, layers, step + 1)
+        return {n: topk_mask(scores.evaluate(self.score, layer), counts[n], layer.mask) for n, layer in layers.items()}
