@@ -90,7 +90,11 @@ class Structure(Claiming, ABC):
         """
 
     def ablated_layers(self, names: Sequence[str]) -> list[str]:
-        """Which of the layers may lose neurons, so that an update has to be told their budget."""
+        """Which of the layers may lose neurons, so that an update has to be told their budget.
+
+        Args:
+            names: Of the sparse layers that have neurons, in the order of the network; vectors are left out.
+        """
         return []
 
 
@@ -307,7 +311,7 @@ class ConstantFanIn(Structure):
         Raises:
             ValueError: If ``never_ablate`` names no layer.
         """
-        self.ablated_layers(list(shapes))  # a wrong name is refused before training
+        self.ablated_layers([name for name in shapes if len(shapes[name]) > 1])  # a wrong name is refused here
         rounded = dict.fromkeys(shapes, 0.0)
         for name in _sparse(shapes, sparsities):
             inputs = math.prod(outputs_first(shapes[name])[1:])

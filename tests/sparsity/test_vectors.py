@@ -97,6 +97,14 @@ def test_er_leaves_them_dense_and_structures_do():
         train(RigL(0.5, ALL_ALIKE, EVERY, 0.5, structure=structure))
 
 
+def test_the_neurons_before_a_last_bias_are_the_outputs_and_stay():
+    algorithm = RigL(0.8, ALL_ALIKE, EVERY, 0.9, structure=ConstantFanIn(min_salient=1.0))
+    _, sparsifier, _ = train(algorithm, steps=20)
+    assert list(sparsifier.masks)[-1] == "4.bias"
+    assert dead_units(sparsifier.masks["1.weight"]) > 0
+    assert dead_units(sparsifier.masks["4.weight"]) == 0
+
+
 def test_a_network_built_sparse_may_have_them():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20))

@@ -76,7 +76,8 @@ class DropGrow(ConstantSparsity):
 
         A ramp moves them; and a layer that may lose neurons may have fewer than its share.
         """
-        names = self.structure.ablated_layers(list(layers)) if self.ramp is None else list(layers)
+        matrices = [name for name, layer in layers.items() if layer.mask.ndim > 1]
+        names = self.structure.ablated_layers(matrices) if self.ramp is None else list(layers)
         counts = planned_counts(self, layers, step + 1) if names else {}
         return {name: counts[name] for name in names}
 
