@@ -140,9 +140,10 @@ class NM(Structure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.n < self.m:
+        if not type(self.n) is type(self.m) is int or not 1 <= self.n < self.m:
             raise SettingError(
-                f"Expected 1 <= n < m active connections in a group of m, got n={self.n} and m={self.m}. "
+                "Expected whole numbers with 1 <= n < m, n active connections in a group of m, got "
+                f"n={self.n} and m={self.m}. "
                 f"Set `n` and `m` of {type(self).__name__}."
             )
 
@@ -206,9 +207,11 @@ class Blocks(Structure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.shape) != 2 or min(self.shape) < 1:
+        is_pair = isinstance(self.shape, list | tuple) and len(self.shape) == 2
+        if not is_pair or any(type(size) is not int or size < 1 for size in self.shape):
             raise SettingError(
-                f"Expected `shape` to be outputs and inputs of a block, each at least 1, got {self.shape}. "
+                "Expected `shape` to be outputs and inputs of a block, whole numbers of at least 1, got "
+                f"{self.shape}. "
                 f"Set `shape` of {type(self).__name__}."
             )
 

@@ -18,6 +18,7 @@ from rigl_lightning.sparsity.schedules import UpdateSchedule
 from rigl_lightning.sparsity.selection import largest_per_row
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn, Unstructured
+from rigl_lightning.sparsity.transposable import TransposableNM
 from tests.helpers.small_training import batch, flags, written
 
 EVERYWHERE = Uniform(first_layer_dense=False)
@@ -396,7 +397,13 @@ class TestSparsities:
         [
             (lambda: NM(4, 4), "`n` and `m` of NM"),
             (lambda: NM(0, 4), "`n` and `m` of NM"),
+            (lambda: NM(2.0, 4), "`n` and `m` of NM"),
+            (lambda: NM(True, 4), "`n` and `m` of NM"),
+            (lambda: TransposableNM(2, 4.0), "`n` and `m` of TransposableNM"),
             (lambda: Blocks((0, 4)), "`shape` of Blocks"),
+            (lambda: Blocks((2.0, 4)), "`shape` of Blocks"),
+            (lambda: Blocks(("a", 4)), "`shape` of Blocks"),
+            (lambda: Blocks({2, 4}), "`shape` of Blocks"),
             (lambda: ConstantFanIn(1.5), "`min_salient` of ConstantFanIn"),
         ],
     )
