@@ -24,6 +24,8 @@ class Connections:
         dense_grad_average: Exponential average of the dense gradients, or None if the algorithm keeps none.
         hessian_gradient: Product of the loss's Hessian and its gradient, or None if the algorithm does not ask for it.
         inputs_first: Whether the tensors are (in, out) instead of (out, in), see `layouts`.
+        is_used: Whether this step has a gradient of the layer. If not, the batch did not use it, or it is frozen, and
+            what would be grown does not learn.
     """
 
     weight: Tensor
@@ -33,6 +35,7 @@ class Connections:
     dense_grad_average: Tensor | None = None
     hessian_gradient: Tensor | None = None
     inputs_first: bool = False
+    is_used: bool = True
 
     @property
     def shape(self) -> Sequence[int]:

@@ -31,6 +31,7 @@ class Gradients:
         kept: Dense gradients of this step, for an update that follows the gradient step.
         hessian: Products of the loss's Hessian and gradient at this step, by name.
         are_there: Whether the optimizer has any gradient to step by.
+        used: Names of the layers that have a gradient at this step; before the first step all.
         overflowed: Names of the layers whose gradients are not finite, and kept an update from being made.
     """
 
@@ -41,12 +42,14 @@ class Gradients:
         self.kept: dict[str, Tensor] = {}
         self.hessian: dict[str, Tensor] = {}
         self.are_there = False
+        self.used = {*parameters}
         self.overflowed: list[str] = []
 
     def begin_step(self, optimizer: Optimizer, average_decay: float | None) -> None:
         """Look at the gradients that the optimizer is about to use, and average them in if there is a decay."""
         groups = optimizer.param_groups
         self.are_there = any(parameter.grad is not None for group in groups for parameter in group["params"])
+        self.used = {*self.of_parameters(), *self._compact.gradients, *self._compact.updates}
         self.overflowed = []
         if not self.are_there:
             self.clear()  # the step is skipped

@@ -304,6 +304,7 @@ class Sparsifier(Attachable, MaskReadings):
                 dense_grad_average=self.gradients.averages.get(name),
                 hessian_gradient=self.gradients.hessian.get(name),
                 inputs_first=is_inputs_first(self.parameters[name]),
+                is_used=name in self.gradients.used,
             )
             for name in (self.parameters if names is None else names)
         }

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rigl_lightning.sparsity.algorithms import SET, SNFS, DropGrow, RigL, Static
+from rigl_lightning.sparsity.algorithms import DSR, MEST, SET, SNFS, CHTs, DeepR, DropGrow, RigL, Static
 from rigl_lightning.sparsity.distributions import Uniform
 from rigl_lightning.sparsity.masks import drop_and_grow
 from rigl_lightning.sparsity.parameters import select_parameters
@@ -338,20 +338,36 @@ class TestUnusualSteps:
         train(model, optimizer, sparsifier, [0])
         assert (sparsifier.step, sparsifier.last_update.step) == (1, 0)
 
-    @pytest.mark.parametrize("algorithm", [RigL, SNFS])
-    def test_a_layer_that_the_batch_did_not_use_keeps_its_mask(self, algorithm):
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            *(rule(0.5, schedule=UpdateSchedule(1, 0, 9), drop_fraction=0.5) for rule in (RigL, SNFS, SET, MEST, CHTs)),
+            DSR(0.5, schedule=UpdateSchedule(1, 0, 9), target_fraction=0.2, threshold=0.1),
+            DeepR(0.5, schedule=UpdateSchedule(1, 0, 9), l1=0.5, temperature=0.01),
+        ],
+        ids=lambda algorithm: type(algorithm).__name__,
+    )
+    @pytest.mark.parametrize("n_used", [0, 2], ids=["never used", "frozen later"])
+    def test_a_layer_that_the_batch_did_not_use_keeps_its_mask(self, algorithm, n_used):
         torch.manual_seed(0)
         model = nn.ModuleDict({"used": nn.Linear(8, 8), "unused": nn.Linear(8, 8)})
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        sparsifier = sparsify(model, algorithm(0.5, schedule=UpdateSchedule(1, 0, 9), drop_fraction=0.5))
+        sparsifier = sparsify(model, algorithm)
+
+        def train(layers, steps):
+            for step in steps:
+                optimizer.zero_grad()
+                x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step))
+                sum(layer(x).square().sum() for layer in layers).backward()
+                sparsifier.before_step(optimizer)
+                optimizer.step()
+                sparsifier.after_step(optimizer)
+
+        train(model.values(), range(n_used))
+        model["unused"].requires_grad_(n_used == 0)
         before = {n: m.clone() for n, m in sparsifier.masks.items()}
         weight = model["unused"].weight.detach().clone()
-        for step in range(3):
-            optimizer.zero_grad()
-            model["used"](torch.randn(4, 8, generator=torch.Generator().manual_seed(step))).square().sum().backward()
-            sparsifier.before_step(optimizer)
-            optimizer.step()
-            sparsifier.after_step(optimizer)
+        train([model["used"]], range(n_used, n_used + 3))
         assert torch.equal(sparsifier.masks["unused.weight"], before["unused.weight"])
         assert torch.equal(model["unused"].weight, weight)
         assert not torch.equal(sparsifier.masks["used.weight"], before["used.weight"])

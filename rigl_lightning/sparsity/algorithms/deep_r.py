@@ -80,7 +80,7 @@ class DeepR(ConstantSparsity):
         adjusted = {}
         for name, learning_rate in learning_rates.items():
             layer, key = layers[name], _sign_of(name)
-            if count_active(layer.mask) < layer.mask.numel():
+            if layer.is_used and count_active(layer.mask) < layer.mask.numel():
                 memory[key] = memory[key].to(layer.weight.device)  # it comes from the CPU when a run is resumed
                 drift, noise = learning_rate * self.l1, math.sqrt(2 * learning_rate * self.temperature)
                 adjusted[name] = _walk(layer, torch.where(memory[key], 1.0, -1.0), drift, noise)
@@ -102,8 +102,7 @@ def _walk(layer: Connections, sign: Tensor, drift: float, noise: float) -> Tenso
 
 
 def _rewire(layer: Connections) -> Tensor:
-    n_active = count_active(layer.mask)
     n_dormant = count_active(layer.mask & (layer.weight == 0))
-    if n_dormant == 0 or n_active == layer.mask.numel():
+    if not layer.is_used or n_dormant == 0 or count_active(layer.mask) == layer.mask.numel():
         return layer.mask
     return drop_and_grow(layer.mask, layer.weight.abs(), scores.random(layer), n_dormant)

@@ -86,7 +86,7 @@ class DropGrow(ConstantSparsity):
         n_now = count_active(layer.mask)
         n_next = n_now if planned is None or self.ramp is None else planned
         n_moved = n_update(min(n_now, n_next), self.drop_fraction_at(step))
-        is_unused = _misses_gradient(self, layer)
+        is_unused = not layer.is_used or _misses_gradient(self, layer)
         if n_next == n_now and (n_moved == 0 or n_now == layer.mask.numel() or is_unused):
             return layer.mask
         layer = _with_gradients(layer) if is_unused else layer
@@ -106,7 +106,7 @@ class DropGrow(ConstantSparsity):
 
 
 def _misses_gradient(algorithm: SparseAlgorithm, layer: Connections) -> bool:
-    """Whether the batch did not use the layer, so that there is nothing to grow by."""
+    """Whether there is nothing to grow by, as of a layer that no batch has used."""
     misses_average = algorithm.grad_average_decay is not None and layer.dense_grad_average is None
     return (algorithm.reads_gradient and layer.dense_grad is None) or misses_average
 

@@ -89,15 +89,16 @@ class DSR(ConstantSparsity):
         return {"threshold": self.threshold}
 
     def update_masks(self, layers: Mapping[str, Connections], step: int, memory: Memory) -> Masks:
-        """Prune by the threshold, adapt it, and grow."""
-        kept = {name: _at_least(memory["threshold"], layer) for name, layer in layers.items()}
+        """Prune by the threshold, adapt it, and grow, in the layers that this step used."""
+        used = {name: layer for name, layer in layers.items() if layer.is_used}
+        kept = {name: _at_least(memory["threshold"], layer) for name, layer in used.items()}
         n_kept = {name: count_active(mask) for name, mask in kept.items()}
-        n_pruned = sum(count_active(layer.mask) for layer in layers.values()) - sum(n_kept.values())
-        target = self.target_fraction * sum(layer.mask.numel() for layer in layers.values())
+        n_pruned = sum(count_active(layer.mask) for layer in used.values()) - sum(n_kept.values())
+        target = self.target_fraction * sum(layer.mask.numel() for layer in used.values())
         memory["threshold"] = adapted_threshold(memory["threshold"], n_pruned, target, self.tolerance)
-        room = {name: layer.mask.numel() - n_kept[name] for name, layer in layers.items()}
+        room = {name: layer.mask.numel() - n_kept[name] for name, layer in used.items()}
         n_grown = proportional_shares(n_pruned, n_kept, room)
-        return {name: _grow(kept[name], layer, n_grown[name]) for name, layer in layers.items()}
+        return {n: _grow(kept[n], layer, n_grown[n]) if n in used else layer.mask for n, layer in layers.items()}
 
 
 def adapted_threshold(threshold: float, n_pruned: int, target: float, tolerance: float) -> float:
