@@ -28,5 +28,6 @@ def channel_normalised_gradient(c: Connections) -> Tensor:
 
 def _of_channels(values: Tensor, c: Connections) -> Tensor:
     """One value for each output channel, in a shape that broadcasts with the weight."""
-    others = [1] * (c.weight.ndim - 1)
-    return values.view(*others, -1) if c.inputs_first else values.view(-1, *others)
+    shape = [1] * c.weight.ndim
+    shape[int(c.inputs_first)] = -1
+    return values.view(shape)

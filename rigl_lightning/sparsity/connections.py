@@ -23,7 +23,7 @@ class Connections:
         dense_grad: Gradient of the loss at all connections, or None if the algorithm does not ask for it.
         dense_grad_average: Exponential average of the dense gradients, or None if the algorithm keeps none.
         hessian_gradient: Product of the loss's Hessian and its gradient, or None if the algorithm does not ask for it.
-        inputs_first: Whether the tensors are (in, out) instead of (out, in), see `layouts`.
+        inputs_first: Whether the tensors are (in, out, *kernel) instead of (out, in, *kernel), see `layouts`.
         is_used: Whether this step has a gradient of the layer. If not, the batch did not use it, or it is frozen, and
             what would be grown does not learn.
     """

@@ -1,4 +1,4 @@
-"""Layouts: shapes of weights that are stored inputs first, as transformers' ``Conv1D`` stores them."""
+"""Layouts: shapes of weights that are stored inputs first: transformers' ``Conv1D``, transposed convolutions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 MARK = "stored_inputs_first"
-"""Attribute of a parameter of shape (in, out)."""
+"""Attribute of a parameter of shape (in, out, *kernel)."""
 
 
 class InputsFirst(tuple[int, ...]):
-    """Shape (in, out) of a weight that is used as ``x @ weight``; a plain shape is (out, in).
+    """Shape (in, out, *kernel) of a weight, such as one that is used as ``x @ weight``; a plain shape is (out, in).
 
-    >>> outputs_first(InputsFirst((4, 12))), outputs_first((12, 4))
-    ((12, 4), (12, 4))
+    >>> outputs_first(InputsFirst((4, 12))), outputs_first((12, 4)), outputs_first(InputsFirst((4, 12, 3, 3)))
+    ((12, 4), (12, 4), (12, 4, 3, 3))
     """
 
     __slots__ = ()
@@ -22,12 +22,20 @@ class InputsFirst(tuple[int, ...]):
 
 def outputs_first(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape as torch's own layers have it: (out, in, *kernel)."""
-    return tuple(reversed(shape)) if isinstance(shape, InputsFirst) else tuple(shape)
+    return (shape[1], shape[0], *shape[2:]) if isinstance(shape, InputsFirst) else tuple(shape)
 
 
 def is_inputs_first(parameter: nn.Parameter) -> bool:
     """Whether a weight is stored inputs first; `select_parameters` marks those."""
     return hasattr(parameter, MARK)
+
+
+def copy_of(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter of the same values and layout."""
+    copy = nn.Parameter(parameter.detach().clone())
+    if is_inputs_first(parameter):
+        setattr(copy, MARK, True)
+    return copy
 
 
 def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]]:
@@ -42,7 +50,7 @@ def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Sequence[int]
 
 def rows_are_units(tensor: Tensor, inputs_first: bool) -> Tensor:
     """A view whose first dimension is that of the units (outputs), and its own inverse."""
-    return tensor.t() if inputs_first else tensor
+    return tensor.transpose(0, 1) if inputs_first else tensor
 
 
 def rows_of(tensor: Tensor) -> Tensor:

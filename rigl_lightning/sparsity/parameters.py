@@ -27,9 +27,10 @@ def select_parameters(
 ) -> dict[str, nn.Parameter]:
     """Trainable weights to make sparse, by name, in the order of the network.
 
-    Without ``include`` these are the weights of Linear (and transformers' ``Conv1D``, which is marked as stored inputs
-    first), convolutions, RNN, GRU, LSTM and MultiheadAttention. Biases, norms and embeddings stay dense, and so does a
-    tensor that is tied to an embedding. Depthwise convolutions stay dense by default, as in the paper (section 4.1.2).
+    Without ``include`` these are the weights of Linear (and transformers' ``Conv1D``), convolutions, RNN, GRU, LSTM and
+    MultiheadAttention. Those of ``Conv1D`` and transposed convolutions are marked as stored inputs first. Biases, norms
+    and embeddings stay dense, and so does a tensor that is tied to an embedding. Depthwise convolutions stay dense by
+    default, as in the paper (section 4.1.2).
     A tied tensor is one parameter. Frozen weights are not selected.
 
     Args:
@@ -148,7 +149,9 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 def _mark_inputs_first(module: nn.Module) -> None:
     for child in module.modules():
-        if _is_conv1d(child):
+        # With groups the first dimension has the inputs of all of them, and the second the outputs of one.
+        is_transposed = isinstance(child, nn.modules.conv._ConvNd) and child.transposed and child.groups == 1
+        if is_transposed or _is_conv1d(child):
             setattr(child.weight, MARK, True)
 
 

@@ -4,9 +4,9 @@ A structure is a setting of an algorithm, not another algorithm. It answers four
 have (`layer_sparsities`, asked before training, so that nothing is refused later), a random mask with that count
 (`random_mask`), one mask update (`drop_and_grow`), and which layers may lose neurons (`ablated_layers`).
 
-Shapes are torch's: (out, in) or (out, in / groups, *kernel), or `InputsFirst`. A transposed convolution stores
-(in, out, *kernel), which its shape does not tell: exclude it. As everywhere, counts are exact and equal scores are
-decided by position, so that masks are the same on every device, thread count and process.
+Shapes are torch's: (out, in) or (out, in / groups, *kernel), or `InputsFirst`. A transposed convolution with groups
+stores (in, out / groups, *kernel), which its shape does not tell: exclude it. As everywhere, counts are exact and equal
+scores are decided by position, so that masks are the same on every device, thread count and process.
 """
 
 import math
@@ -24,7 +24,7 @@ from rigl_lightning.sparsity import masks
 from rigl_lightning.sparsity.claims import Claiming
 from rigl_lightning.sparsity.connections import Connections
 from rigl_lightning.sparsity.distributions import Shapes, active_counts
-from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
+from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first, rows_are_units
 from rigl_lightning.sparsity.names import matching_names
 from rigl_lightning.sparsity.selection import largest, largest_per_row, smallest
 from rigl_lightning.sparsity.settings import check_settings
@@ -172,7 +172,7 @@ class NM(Structure):
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random groups; all True if the layer is dense."""
         if isinstance(shape, InputsFirst):
-            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
+            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         by_group = torch.empty(*shape, dtype=torch.bool)
@@ -228,7 +228,7 @@ class Blocks(Structure):
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random blocks; all True if the layer is dense."""
         if isinstance(shape, InputsFirst):
-            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
+            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         grid = (shape[0] // self.shape[0], shape[1] // self.shape[1], *shape[2:])
@@ -331,7 +331,7 @@ class ConstantFanIn(Structure):
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """The same number of random inputs for every neuron."""
         if isinstance(shape, InputsFirst):
-            return self.random_mask(outputs_first(shape), n_active, generator).t().contiguous()
+            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         inputs = math.prod(shape[1:])
         return _random_rows(shape[0], inputs, n_active // shape[0], generator).view(*shape)
 
@@ -374,7 +374,8 @@ def structured_drop_and_grow(
     """New mask of a layer: `Structure.drop_and_grow`, also where the weight is stored inputs first, see `layouts`."""
     if not layer.inputs_first or isinstance(structure, Unstructured):
         return structure.drop_and_grow(layer.mask, drop_score, grow_score, n_update, budget)
-    return structure.drop_and_grow(layer.mask.t(), drop_score.t(), grow_score.t(), n_update, budget).t()
+    mask, drop_score, grow_score = (rows_are_units(tensor, True) for tensor in (layer.mask, drop_score, grow_score))
+    return rows_are_units(structure.drop_and_grow(mask, drop_score, grow_score, n_update, budget), True)
 
 
 def _sparse(shapes: Shapes, sparsities: Mapping[str, float]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.distributions import Shapes
-from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first
+from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first, rows_are_units
 from rigl_lightning.sparsity.selection import smallest
 from rigl_lightning.sparsity.structures import NM
 
@@ -73,7 +73,7 @@ class TransposableNM(NM):
             dense = self._joined(
                 masks[torch.randint(len(masks), (dense.numel() // self.m**2,), generator=generator)], dense
             )
-        return dense.t().contiguous() if isinstance(shape, InputsFirst) else dense
+        return rows_are_units(dense, True).contiguous() if isinstance(shape, InputsFirst) else dense
 
     def drop_and_grow(
         self, mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int, budget: int | None = None

@@ -14,6 +14,7 @@ from rigl_lightning.base.errors import SettingError, SparseTrainingWarning
 from rigl_lightning.reports.layer_table import table_of
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.cautions import lost_topology_is_said
+from rigl_lightning.sparsity.layouts import copy_of
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.optimizers import StepHook, total_steps
 from rigl_lightning.trainer.settings import Settings
@@ -44,7 +45,7 @@ def on_trial(
     state: Mapping[str, Any] | None,
 ) -> Sparsifier:
     """What `begin_or_resume` would make of these parameters, which stay as they are: it is that of copies."""
-    copies = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
+    copies = {name: copy_of(parameter) for name, parameter in parameters.items()}
     return begin_or_resume(trainer, copies, algorithm, settings, state)
 
 

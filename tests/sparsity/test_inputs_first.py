@@ -1,4 +1,4 @@
-"""transformers' Conv1D: a linear layer whose weight is stored (in, out), known by its class name and its form."""
+"""Weights that are stored inputs first: transformers' Conv1D, known by name and form, and transposed convolutions."""
 
 import warnings
 
@@ -9,13 +9,25 @@ from torch import nn
 from rigl_lightning.base.errors import SparseTrainingWarning
 from rigl_lightning.sparsity.algorithms import RigL, Static
 from rigl_lightning.sparsity.costs.flops import trace_flops
+from rigl_lightning.sparsity.density_scaling import ByDensity
 from rigl_lightning.sparsity.distributions import ErdosRenyi, Uniform
-from rigl_lightning.sparsity.layouts import InputsFirst, is_inputs_first, rows_are_units, shapes_of
+from rigl_lightning.sparsity.layouts import (
+    InputsFirst,
+    copy_of,
+    is_inputs_first,
+    outputs_first,
+    rows_are_units,
+    shapes_of,
+)
 from rigl_lightning.sparsity.parameters import select_parameters
-from rigl_lightning.sparsity.schedules import UpdateSchedule
+from rigl_lightning.sparsity.schedules import UpdateSchedule, constant
+from rigl_lightning.sparsity.scores import channel_normalised_gradient, gradient_magnitude, live_channel_gradient
 from rigl_lightning.sparsity.sparsifier import Sparsifier
+from rigl_lightning.sparsity.statistics import dead_units
 from rigl_lightning.sparsity.structures import NM, Blocks, ConstantFanIn
+from rigl_lightning.sparsity.transposable import TransposableNM
 from rigl_lightning.trainer.checks import warn_of_dense, warn_of_missed_updates
+from rigl_lightning.trainer.metrics import mask_metrics
 
 EVERYWHERE = Uniform(first_layer_dense=False)
 
@@ -125,6 +137,73 @@ def test_neurons_can_be_ablated():
     masks, _ = train(RigL(0.75, EVERYWHERE, SCHEDULE, structure=ConstantFanIn(min_salient=1.0)))
     fan_ins = masks[-1]["0.weight"].sum(0)
     assert len(set(fan_ins[fan_ins > 0].tolist())) == 1
+
+
+def upsampling():
+    torch.manual_seed(0)
+    first, second = nn.ConvTranspose2d(8, 12, 3), nn.ConvTranspose2d(12, 16, 1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.Conv2d(16, 4, 1))
+
+
+def train_upsampling(algorithm, **settings):
+    """By units: masks at the end, (out, in, *kernel), and weights before and after."""
+    model = upsampling()
+    sparsifier = Sparsifier(select_parameters(model), algorithm, total_steps=8, **settings)
+    begin = [model[layer].weight.detach().clone() for layer in (0, 2)]
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for step in range(8):
+        optimizer.zero_grad()
+        model(torch.randn(2, 8, 2, 2, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+        sparsifier.before_step(optimizer)
+        optimizer.step()
+        sparsifier.after_step(optimizer)
+    return [sparsifier.masks[f"{layer}.weight"].transpose(0, 1) for layer in (0, 2)], begin, sparsifier
+
+
+def test_structures_of_transposed_convolutions_are_those_of_their_units():
+    masks, *_ = train_upsampling(RigL(0.5, EVERYWHERE, SCHEDULE, structure=NM(2, 4)))
+    for mask in masks:
+        assert (mask.unflatten(1, (-1, 4)).sum(2) == 2).all()
+    masks, *_ = train_upsampling(RigL(0.5, EVERYWHERE, SCHEDULE, structure=TransposableNM(2, 4)))
+    for mask in masks:
+        assert (mask.unflatten(1, (-1, 4)).sum(2) == 2).all()
+        assert (mask.unflatten(0, (-1, 4)).sum(1) == 2).all()
+    masks, *_ = train_upsampling(RigL(0.5, EVERYWHERE, SCHEDULE, structure=Blocks((4, 2))))
+    for mask in masks:
+        assert set(mask.unflatten(0, (-1, 4)).unflatten(2, (-1, 2)).sum((1, 3)).unique().tolist()) == {0, 8}
+    masks, *_ = train_upsampling(RigL(0.75, EVERYWHERE, SCHEDULE, structure=ConstantFanIn(ablation=False)))
+    assert [set(mask.flatten(1).sum(1).tolist()) for mask in masks] == [{18}, {3}]
+
+
+@pytest.mark.parametrize("score", [gradient_magnitude, live_channel_gradient, channel_normalised_gradient])
+def test_units_of_transposed_convolutions_keep_a_minimum_fan_in(score):
+    algorithm = RigL(0.9, EVERYWHERE, SCHEDULE, 0.9, constant, grow_score=score, min_fan_in=1)
+    masks, *_ = train_upsampling(algorithm)
+    assert [dead_units(mask) for mask in masks] == [0, 0]
+
+
+def test_dead_units_and_first_weights_of_transposed_convolutions_are_by_unit():
+    masks, begin, sparsifier = train_upsampling(Static(0.96, EVERYWHERE), by_density=ByDensity(init=True))
+    assert mask_metrics(sparsifier, by_layer=True)["dead_units/2.weight"] == dead_units(masks[1]) > 0
+    for layer, mask, weight in zip((0, 2), masks, begin, strict=True):
+        fan_in = mask.flatten(1).sum(1).clamp(min=1)
+        scaled = upsampling()[layer].weight.transpose(0, 1) * (mask[0].numel() / fan_in).sqrt().view(-1, 1, 1, 1)
+        torch.testing.assert_close(weight.transpose(0, 1), (scaled * mask).detach())
+
+
+def test_a_transposed_convolution_with_groups_is_not_marked():
+    model = nn.Sequential(nn.ConvTranspose1d(8, 4, 3, groups=2), nn.ConvTranspose3d(4, 8, 1))
+    shapes = shapes_of(select_parameters(model))
+    assert [isinstance(shape, InputsFirst) for shape in shapes.values()] == [False, True]
+    assert outputs_first(shapes["1.weight"]) == (8, 4, 1, 1, 1)
+
+
+def test_a_copy_has_the_layout():
+    weight = select_parameters(block())["0.weight"]
+    copy = copy_of(weight)
+    assert is_inputs_first(copy)
+    assert torch.equal(copy, weight)
+    assert not is_inputs_first(copy_of(nn.Parameter(torch.zeros(2, 2))))
 
 
 def test_an_empty_selection_lists_what_could_be_named():
