@@ -20,7 +20,8 @@ def local_paths(mask: Tensor) -> Tensor:
     other end.
 
     Args:
-        mask: Boolean, (units, inputs). In a convolution a kernel position of an input channel is an input.
+        mask: Boolean, (units, inputs). In a convolution a kernel position of an input channel is an input. The groups
+            of one are taken together: their inputs share columns.
 
     Returns:
         float64, (units, inputs); zero where no path leads.

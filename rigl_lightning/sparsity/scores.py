@@ -53,7 +53,7 @@ def relative_importance(c: Connections) -> Tensor:
     """``|w| / sum over its unit + |w| / sum over its input`` (Zhang et al. 2024, "Plug-and-Play"; 2501.19107, eq. 1).
 
     A small weight has a high score if its unit or its input has few others. In a convolution an input is a kernel
-    position of an input channel.
+    position of an input channel; groups are taken together, as their inputs share the columns of the weight.
     """
     size = rows_are_units(c.weight.abs(), c.inputs_first)
     rows = rows_of(size)
