@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def row_of(folder: Path) -> dict[str, Any]:
     if "steps" not in record or not metrics.is_file():
         return {**record, "status": "done, but its counts or its metrics are gone"}
     try:
-        logged = max(int(row["step"]) for row in read_rows(metrics))
+        rows = read_rows(metrics)
+        logged = max(int(row["step"]) for row in rows)
         if logged > record["steps"]:
             early = f"done, but counted on a checkpoint of step {record['steps']:,} of {logged:,}"
             return {**record, "status": early}
-        return {**record, **_remaining(folder, record), **_last_metrics(metrics, record["steps"])}
+        return {**record, **_remaining(folder, record), **_last_metrics(rows, record["steps"])}
     except ValueError as error:
         return {**record, "status": f"done, but {metrics.name} cannot be read: {error}"}
 
@@ -69,10 +71,10 @@ def _remaining(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return {} if checkpoint is None else remaining(checkpoint)
 
 
-def _last_metrics(file: Path, n_steps: int) -> dict[str, Any]:
+def _last_metrics(rows: Sequence[Mapping[str, str]], n_steps: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
     losses = []
-    for row in read_rows(file):
+    for row in rows:
         values.update({column: row[key] for key, column in METRICS.items() if key in row})
         if "train/loss" in row and float(row["step"]) >= (1 - FINAL_SHARE) * n_steps:
             losses.append(float(row["train/loss"]))

@@ -152,8 +152,8 @@ class Attachable:
         """A Sparsifier that hears of every step from the optimizer itself, so that the loop stays untouched.
 
         Unlike with the three calls, what comes between ``backward`` and ``optimizer.step`` sees dense gradients: the
-        norm by which they are clipped is that of the dense gradient, where layers compute densely. A copy of
-        it (deepcopy, pickle) is not attached: attach a new one with ``state=copy.state_dict()``.
+        norm by which they are clipped is that of the dense gradient, where layers compute densely. A copy of it
+        (deepcopy, pickle) is not attached: attach a new one with ``state=copy.state_dict()``.
 
         Args:
             model: For `select_parameters`; or the weights by name.

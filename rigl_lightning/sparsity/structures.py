@@ -171,8 +171,6 @@ class NM(Structure):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random groups; all True if the layer is dense."""
-        if isinstance(shape, InputsFirst):
-            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         by_group = torch.empty(*shape, dtype=torch.bool)
@@ -227,8 +225,6 @@ class Blocks(Structure):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """Random blocks; all True if the layer is dense."""
-        if isinstance(shape, InputsFirst):
-            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         if n_active == math.prod(shape):
             return torch.ones(*shape, dtype=torch.bool)
         grid = (shape[0] // self.shape[0], shape[1] // self.shape[1], *shape[2:])
@@ -330,8 +326,6 @@ class ConstantFanIn(Structure):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """The same number of random inputs for every neuron."""
-        if isinstance(shape, InputsFirst):
-            return rows_are_units(self.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
         inputs = math.prod(shape[1:])
         return _random_rows(shape[0], inputs, n_active // shape[0], generator).view(*shape)
 
@@ -361,6 +355,15 @@ class ConstantFanIn(Structure):
         staying = n_salient >= needed
         staying[largest(n_salient, -(-budget // kept.shape[1]))] = True  # so many neurons the budget needs at least
         return staying
+
+
+def structured_random_mask(
+    structure: Structure, shape: Sequence[int], n_active: int, generator: torch.Generator
+) -> Tensor:
+    """Mask of a new layer: `Structure.random_mask`, also where the weight is stored inputs first, see `layouts`."""
+    if not isinstance(shape, InputsFirst) or isinstance(structure, Unstructured):
+        return structure.random_mask(shape, n_active, generator)
+    return rows_are_units(structure.random_mask(outputs_first(shape), n_active, generator), True).contiguous()
 
 
 def structured_drop_and_grow(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rigl_lightning.base.errors import SettingError
 from rigl_lightning.sparsity.distributions import Shapes
-from rigl_lightning.sparsity.layouts import InputsFirst, outputs_first, rows_are_units
+from rigl_lightning.sparsity.layouts import outputs_first
 from rigl_lightning.sparsity.selection import smallest
 from rigl_lightning.sparsity.structures import NM
 
@@ -67,13 +67,13 @@ class TransposableNM(NM):
 
     def random_mask(self, shape: Sequence[int], n_active: int, generator: torch.Generator) -> Tensor:
         """A random mask for each block; all True if the layer is dense."""
-        dense = torch.ones(*outputs_first(shape), dtype=torch.bool)
+        dense = torch.ones(*shape, dtype=torch.bool)
         if n_active < dense.numel():
             masks = _masks(self.n, self.m)
             dense = self._joined(
                 masks[torch.randint(len(masks), (dense.numel() // self.m**2,), generator=generator)], dense
             )
-        return rows_are_units(dense, True).contiguous() if isinstance(shape, InputsFirst) else dense
+        return dense
 
     def drop_and_grow(
         self, mask: Tensor, drop_score: Tensor, grow_score: Tensor, n_update: int, budget: int | None = None

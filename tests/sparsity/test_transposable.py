@@ -8,6 +8,7 @@ import torch
 from rigl_lightning.sparsity import RigL, Uniform
 from rigl_lightning.sparsity.layouts import InputsFirst
 from rigl_lightning.sparsity.selection import smallest
+from rigl_lightning.sparsity.structures import structured_random_mask
 from rigl_lightning.sparsity.transposable import TransposableNM, _masks
 
 PATTERNS = {(1, 2): 2, (1, 3): 6, (2, 3): 6, (1, 4): 24, (2, 4): 90}
@@ -56,7 +57,7 @@ def test_where_all_are_dropped_the_mask_is_the_best_of_all():
 
 
 def test_a_weight_stored_inputs_first_has_a_mask_of_its_shape():
-    mask = TransposableNM(1, 2).random_mask(InputsFirst((4, 6)), 12, torch.Generator().manual_seed(0))
+    mask = structured_random_mask(TransposableNM(1, 2), InputsFirst((4, 6)), 12, torch.Generator().manual_seed(0))
     assert mask.shape == (4, 6)
     assert is_transposable(mask, 1, 2)
 

@@ -25,7 +25,7 @@ from rigl_lightning.sparsity.ramps import SparsityRamp, check_sparsity_setting
 from rigl_lightning.sparsity.schedules import Decay, UpdateSchedule, constant
 from rigl_lightning.sparsity.scores import Connections, needs_gradient
 from rigl_lightning.sparsity.settings import check_settings
-from rigl_lightning.sparsity.structures import Structure, Unstructured
+from rigl_lightning.sparsity.structures import Structure, Unstructured, structured_random_mask
 
 Masks = dict[str, Tensor]
 GeneratorOf = Callable[[str], torch.Generator]
@@ -176,7 +176,7 @@ class SparseAlgorithm(Claiming, ABC):
         """Masks at step 0: random ones with exact counts; ``shapes`` as in `layer_sparsities`."""
         counts = active_counts(shapes, self.layer_sparsities(shapes, 0))
         return {
-            name: self.structure.random_mask(shape, counts[name], generator(name)) for name, shape in shapes.items()
+            n: structured_random_mask(self.structure, shape, counts[n], generator(n)) for n, shape in shapes.items()
         }
 
     def initial_memory(self, shapes: Shapes, generator: GeneratorOf) -> Memory:
