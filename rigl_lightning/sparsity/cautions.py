@@ -132,13 +132,18 @@ def lost_topology_is_said(algorithm: SparseAlgorithm, parameters: Mapping[str, n
 
 
 def update_left_out(algorithm: SparseAlgorithm, step: int, layers: list[str]) -> str:
-    """What to say where gradients that are not finite kept an update from being made, and the step was taken."""
+    """What to say where gradients that are not finite kept an update from being made, and the step was taken.
+
+    Args:
+        algorithm: Resolved.
+        step: Of the update.
+        layers: The sparse ones among them; none if the gradient is that of another parameter.
+    """
     others = any(later > step for later in algorithm.update_steps())
     rest = "The next is tried as planned." if others else "It was the last one: the masks stay as they are from now on."
-    return (
-        f"{type(algorithm).__name__} left out its mask update at step {step}: the gradient of layer {layers[0]!r} is "
-        f"not finite ({len(layers)} such layers). {rest}"
-    )
+    named = f"layer {layers[0]!r} is not finite ({len(layers)} such layers)" if layers else ""
+    where = named or "a weight that is not sparse is not finite"
+    return f"{type(algorithm).__name__} left out its mask update at step {step}: the gradient of {where}. {rest}"
 
 
 def refuse_capture(algorithm: SparseAlgorithm, step: int, is_due: bool) -> None:

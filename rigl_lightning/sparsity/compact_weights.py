@@ -212,7 +212,7 @@ class CompactWeights(dict[str, CompactWeight], SeenBare):
         self.forget_gradients()
 
     def follow(self, optimizer: Optimizer) -> None:
-        """Keep the optimizer's state compact, and its ``state_dict`` dense.
+        """Keep the optimizer's state compact, its ``state_dict`` dense, and what was handed over as ``grad`` is now.
 
         Raises:
             ValueError: If it does not treat every element by itself.
@@ -232,8 +232,9 @@ class CompactWeights(dict[str, CompactWeight], SeenBare):
             self._hook = optimizer.register_state_dict_post_hook(
                 lambda own, state: state if self._is_bare else dense_state_dict(own, self.values(), state)
             )
-        for weight in self.values():
+        for name, weight in self.items():
             weight.take_state(optimizer)
+            self.gradients.follow(name, weight.parameter, weight.pattern)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A copy has no optimizer to follow.

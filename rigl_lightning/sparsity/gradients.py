@@ -32,7 +32,8 @@ class Gradients:
         hessian: Products of the loss's Hessian and gradient at this step, by name.
         are_there: Whether the optimizer has any gradient to step by.
         used: Names of the layers that have a gradient at this step; before the first step all.
-        overflowed: Names of the layers whose gradients are not finite, and kept an update from being made.
+        overflowed: Names of the layers whose gradients are not finite, and kept an update from being made; none if it
+            was that of another parameter. None if no update was.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], compact: CompactWeights) -> None:
@@ -43,14 +44,14 @@ class Gradients:
         self.hessian: dict[str, Tensor] = {}
         self.are_there = False
         self.used = {*parameters}
-        self.overflowed: list[str] = []
+        self.overflowed: list[str] | None = None
 
     def begin_step(self, optimizer: Optimizer, average_decay: float | None) -> None:
         """Look at the gradients that the optimizer is about to use, and average them in if there is a decay."""
         groups = optimizer.param_groups
         self.are_there = any(parameter.grad is not None for group in groups for parameter in group["params"])
         self.used = {*self.of_parameters(), *self._compact.gradients, *self._compact.updates}
-        self.overflowed = []
+        self.overflowed = None
         if not self.are_there:
             self.clear()  # the step is skipped
         if average_decay is not None:
@@ -85,28 +86,30 @@ class Gradients:
         both = {**own, **self._compact.gradients}
         return {name: both[name] for name in self._parameters if name in both}
 
-    def are_usable(self, algorithm: SparseAlgorithm, step: int) -> bool:
-        """Whether masks can be updated by them: all are finite. If not, `overflowed` says where.
+    def are_usable(self, algorithm: SparseAlgorithm, step: int, optimizer: Optimizer) -> bool:
+        """Whether masks can be updated by them: all of the optimizer are finite. If not, `overflowed` says where.
 
         Raises:
             RuntimeError: See `check_hessian_products`.
         """
         dense = self.dense()
-        if all_finite(dense.values()):
-            self.overflowed = [name for name, update in self._compact.updates.items() if not update.is_finite]
-        else:
+        if not all_finite(dense.values()):
             self.overflowed = [name for name, grad in dense.items() if not all_finite([grad])]
-        if self.overflowed:
+        elif pieces := [name for name, update in self._compact.updates.items() if not update.is_finite]:
+            self.overflowed = pieces
+        elif not are_gradients_finite(optimizer):  # also those of dense weights
+            self.overflowed = []
+        if self.overflowed is not None:
             self.clear()  # this step will be skipped, and its products are not those of the next
         elif algorithm.needs_hessian_gradient(step):
             self.check_hessian_products(step, type(algorithm).__name__)
-        return not self.overflowed
+        return self.overflowed is None
 
     def keep(self) -> None:
         """Keep the gradients of now until `clear`, unless one is infinite: then `overflowed` says where."""
         dense = self.dense()
         if not all_finite(dense.values()):
-            self.overflowed = [name for name, grad in dense.items() if bool(grad.isinf().any())]
+            self.overflowed = [name for name, grad in dense.items() if bool(grad.isinf().any())] or None
         # Those of compact weights are not in the parameters, and nobody masks them.
         kept = {} if self.overflowed else dense
         self.kept = {name: grad if name in self._compact else grad.clone() for name, grad in kept.items()}
@@ -173,6 +176,11 @@ class Gradients:
 def gradients_of(optimizer: Optimizer) -> list[Tensor]:
     """All gradients that the optimizer is about to use."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def are_gradients_finite(optimizer: Optimizer) -> bool:
+    """Whether all of `gradients_of` are: a GradScaler skips the step otherwise."""
+    return all_finite(grad.coalesce().values() if grad.is_sparse else grad for grad in gradients_of(optimizer))
 
 
 def for_scores(tensor: Tensor) -> Tensor:

@@ -50,11 +50,36 @@ class HandedGradients(dict[str, Tensor]):
             return
         if parameter.grad is None or not parameter.grad.any():
             self.pop(name, None)  # gradients were set to None or zero since: it is of a step that was given up
+        self.follow(name, parameter, pattern)
         self._pending[call] = dense.contiguous()
         Variable._execution_engine.queue_callback(partial(self._let_go, call))
         if name not in self._hooks:
             hook = partial(self._count, name, pattern)
             self._hooks[name] = parameter.register_post_accumulate_grad_hook(hook)
+
+    def follow(self, name: str, parameter: nn.Parameter, pattern: SparsePattern) -> None:
+        """Take over what has become of ``grad`` since its last pass.
+
+        Where all its entries were multiplied by one factor (unscaled by a GradScaler, clipped by their norm), so are
+        those of inactive connections.
+
+        >>> weight, handed = nn.Parameter(torch.ones(1)), HandedGradients()
+        >>> weight.grad, handed["w"] = torch.tensor([1.5]), torch.tensor([[5.0, 3.0]])
+        >>> handed.follow("w", weight, SparsePattern.from_positions(torch.tensor([1]), 1, 2))
+        >>> handed
+        {'w': tensor([[2.5000, 1.5000]])}
+        """
+        if name not in self or parameter.grad is None:
+            return
+        flat, values = self[name].view(-1), parameter.grad.detach().to(self[name].dtype)
+        before = flat[pattern.positions]
+        if torch.equal(before, values):
+            return
+        largest = before.abs().argmax()
+        factor = values[largest] / before[largest]
+        if torch.allclose(before * factor, values, rtol=1e-5, atol=float(1e-6 * values.abs().max())):
+            flat.mul_(factor)
+        flat.index_copy_(0, pattern.positions, values)
 
     def forget(self, name: str) -> None:
         """The step is over for a weight."""

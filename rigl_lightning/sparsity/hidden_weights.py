@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import StateError
-from rigl_lightning.kernels.grouped import GroupedMasks, all_finite
+from rigl_lightning.kernels.grouped import GroupedMasks
 from rigl_lightning.kernels.positions import count_active
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.compact_weights import CompactWeight
 from rigl_lightning.sparsity.files.masks import pack_masks, unpack_masks
-from rigl_lightning.sparsity.gradients import gradients_of
+from rigl_lightning.sparsity.gradients import are_gradients_finite, gradients_of
 from rigl_lightning.sparsity.network_masks import NetworkMasks
 from rigl_lightning.sparsity.plain_state import plain_state
 from rigl_lightning.sparsity.weights import Weights
@@ -71,8 +71,7 @@ class HiddenWeights(Weights):
     def before_step(self, optimizer: Optimizer) -> None:
         """The inactive weights into the parameters, unless a GradScaler is going to skip the step."""
         # A GradScaler skips a step whose gradients overflowed, and nobody would hide the weights again.
-        gradients = gradients_of(optimizer)
-        if gradients and all_finite(gradients):
+        if gradients_of(optimizer) and are_gradients_finite(optimizer):
             self.swap_in_all()
 
     def swap_in_all(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rigl_lightning.kernels.positions import count_active
-from rigl_lightning.sparsity.optimizer_state import starts_from_a_number
+from rigl_lightning.sparsity.optimizer_state import starts_from_a_number, state_tensors
 from rigl_lightning.sparsity.sparsifier import Sparsifier
 
 
@@ -40,11 +40,9 @@ def _of_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) ->
         yield f"{name}: active connections are missing among the explored"
     if optimizer is None or sparsifier.algorithm.hides_inactive_weights:
         return
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == mask.shape and not starts_from_a_number(optimizer, key):
-            n_leaks = _nonzero_outside(value, mask)
-            if n_leaks:
-                yield f"{name}: the optimizer's {key!r} is not zero at {n_leaks} inactive connections"
+    for key, value in state_tensors(optimizer, parameter):
+        if not starts_from_a_number(optimizer, key) and (n_leaks := _nonzero_outside(value, mask)):
+            yield f"{name}: the optimizer's {key!r} is not zero at {n_leaks} inactive connections"
 
 
 def _of_compact_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name: str) -> Iterator[str]:
@@ -54,8 +52,10 @@ def _of_compact_layer(sparsifier: Sparsifier, optimizer: Optimizer | None, name:
         yield f"{name}: values of shape {shape}, {weight.n_active} positions, {n_active} were counted"
     if count_active(sparsifier.masks[name] & ~sparsifier.explored[name]):
         yield f"{name}: active connections are missing among the explored"
+    # State that is dense yet follows at the next step: of a weight that became compact after the last one.
+    shapes = (n_active,), weight.shape
     for key, value in ({} if optimizer is None else optimizer.state.get(weight.parameter, {})).items():
-        if isinstance(value, Tensor) and value.ndim and value.shape != (n_active,):
+        if isinstance(value, Tensor) and value.ndim and value.shape not in shapes:
             yield f"{name}: the optimizer's {key!r} has shape {tuple(value.shape)}, not one entry a connection"
 
 

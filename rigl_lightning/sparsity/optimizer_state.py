@@ -6,7 +6,7 @@ connection is zero, and so is its weight: momenta that start at zero stay there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ _STARTS: dict[tuple[str, str], _Start] = {
     ("Optimizer", "lookahead_slow_buff"): _weight,
 }
 
-# What all connections of a parameter share, where Adam's relatives correct their moments by it.
-_SHARED = {"step": 0, "mu_product": 1}
+# Numbers that all connections of a parameter share and that do not start at zero: products of momenta (NAdam).
+_STARTS_OF_SHARED = {"mu_product": 1, "m_schedule": 1}
+_COUNTERS_OF_GROUPS = ("step", "lookahead_step")  # timm's LAMB and Adan, Lookahead
 
 
 def group_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | None:
@@ -92,9 +93,9 @@ def with_wrapped(optimizer: Optimizer) -> list[Optimizer]:
 def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at: Tensor | None = None) -> None:
     """Set all state of some connections (momenta, second moments, ...) to what it is before the first step.
 
-    State tensors are recognised by their shape, the parameter's, also in optimizers that this one wraps. What is
+    State of single connections is recognised as in `state_tensors`, also in optimizers that this one wraps. What is
     shared among connections stays: step counts (a grown connection is not bias-corrected again, as in the reference),
-    factored second moments (Adafactor), preconditioners. So do the norms and means that some optimizers take over a
+    factored second moments (Adafactor), preconditioners and what goes with them. So do the norms and means that some optimizers take over a
     whole layer, inactive zeros included (LAMB, LARS, Muon; timm's cautious variants step further by up to 1 / density).
     A grown connection's first step is not a fresh one's where the first step of the training is an exception: ADOPT,
     Adan, SGD with dampening.
@@ -107,7 +108,7 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
     """
     for single in with_wrapped(optimizer):
         group = group_of(single, parameter) or {}
-        for key, value in _state_tensors(single, parameter):
+        for key, value in state_tensors(single, parameter):
             start = start_of(single, key)(group, parameter)
             if isinstance(start, Tensor):
                 value[where.to(value.device)] = start.detach()[where].to(value)
@@ -116,15 +117,25 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
 
 
 def restart(optimizer: Optimizer) -> None:
-    """Set all state of all parameters, step counts too, to what it is before the first step; see `reset_state`."""
+    """Set state to what it is before the first step, step counts too; preconditioners stay, see `reset_state`."""
+    for single in with_wrapped(optimizer):
+        for group in single.param_groups:
+            _restart_numbers(group, _COUNTERS_OF_GROUPS)
+        for parameter, state in single.state.items():
+            if isinstance(parameter, Tensor):
+                elementwise = [key for key, _ in state_tensors(single, parameter)]
+                _restart_numbers(state, [key for key in state if key not in elementwise])
     for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
         reset_state(optimizer, parameter, torch.ones_like(parameter, dtype=torch.bool))
-    for state in [state for single in with_wrapped(optimizer) for state in single.state.values()]:
-        for key, start in _SHARED.items():
-            if isinstance(state.get(key), Tensor):
-                state[key].fill_(start)  # in place: a CUDA graph may hold it
-            elif key in state:
-                state[key] = start
+
+
+def _restart_numbers(values: dict[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        value, start = values.get(key), _STARTS_OF_SHARED.get(key, 0)
+        if isinstance(value, Tensor) and value.ndim == 0:
+            value.fill_(start)  # in place: a CUDA graph may hold it
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            values[key] = type(value)(start)
 
 
 def set_at(tensor: Tensor, where: Tensor, value: float, at: Tensor | None = None) -> None:
@@ -152,7 +163,35 @@ def start_of(optimizer: Optimizer, key: str) -> _Start:
     return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), _zero)
 
 
-def _state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and key not in _SHARED:
+def state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+    """State with an entry for each connection, by key: the tensors of the parameter's shape.
+
+    Beside matrices that mix connections (Shampoo's preconditioners, SOAP's eigenbases) it is a momentum only. Others
+    may be those of mixed gradients, as SOAP's second moments are, or such a matrix of a square weight.
+
+    >>> weight = nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = torch.optim.Adam([weight])
+    >>> optimizer.state[weight] = {"step": 3, "exp_avg": torch.zeros(2, 2), "exp_avg_sq": torch.zeros(2, 2)}
+    >>> [key for key, _ in state_tensors(optimizer, weight)]
+    ['exp_avg', 'exp_avg_sq']
+    >>> optimizer.state[weight]["Q"] = [torch.eye(2), torch.eye(2)]
+    >>> [*state_tensors(optimizer, weight)]
+    []
+    """
+    state = optimizer.state.get(parameter, {})
+    is_mixed = any(_mixes_connections(key, value, parameter) for key, value in state.items())
+    for key, value in state.items():
+        is_known = key == "momentum_buffer" if is_mixed else key not in ("step", *_STARTS_OF_SHARED)
+        if is_known and isinstance(value, Tensor) and value.shape == parameter.shape:
             yield key, value
+
+
+def _mixes_connections(key: str, value: Any, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix between the rows or columns of a weight, or a list of some."""
+    if "precond" in key:
+        return True
+    inner = value if isinstance(value, list | tuple) else [value]
+    matrices = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.ndim == 2]
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        return False
+    return any(rows == columns and rows in parameter.shape for rows, columns in (m.shape for m in matrices))

@@ -107,7 +107,7 @@ def _chosen_parameters(
     if not isinstance(module, nn.Module):
         raise SettingError(f"Expected a module whose weights become sparse, got {module!r}. Pass the model.")
     named = {clean_name(name): parameter for name, parameter in module.named_parameters()}
-    computed = _computed_weights(module)
+    computed = _computed_weights(module, of_matrices=include is None)
     known = [*(name for name, parameter in named.items() if _is_matrix(parameter)), *computed]
     if include is None:
         chosen = {*_default_names(module, named, depthwise), *computed}
@@ -133,11 +133,15 @@ def _default_names(module: nn.Module, named: dict[str, nn.Parameter], depthwise:
 
 
 def _weights(module: nn.Module, depthwise: bool) -> Iterator[nn.Parameter]:
-    if not (isinstance(module, _MATRIX_MODULES) or _is_conv1d(module)) or (_is_depthwise(module) and not depthwise):
+    if not _has_matrices(module) or (_is_depthwise(module) and not depthwise):
         return
     for name, parameter in module.named_parameters(recurse=False):
         if "weight" in name and _is_matrix(parameter):
             yield parameter
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    return isinstance(module, _MATRIX_MODULES) or _is_conv1d(module)
 
 
 def _is_conv1d(module: nn.Module) -> bool:
@@ -163,12 +167,17 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels
 
 
-def _computed_weights(module: nn.Module) -> list[str]:
-    """Weights that each forward pass computes from others (parametrize, weight norm, torch's prune, StdConv2d)."""
+def _computed_weights(module: nn.Module, of_matrices: bool) -> list[str]:
+    """Weights that each forward pass computes from others (parametrize, weight norm, torch's prune, StdConv2d).
+
+    Args:
+        module: The network.
+        of_matrices: Those of the layers that are sparse by default, else of all.
+    """
     return [
         f"{clean_name(layer)}.{name}".lstrip(".")
         for layer, child in module.named_modules()
-        if isinstance(child, _MATRIX_MODULES)
+        if _has_matrices(child) or not of_matrices
         for name in _computed_tensors(child)
     ]
 
@@ -176,14 +185,27 @@ def _computed_weights(module: nn.Module) -> list[str]:
 def _computed_tensors(module: nn.Module) -> list[str]:
     if _STANDARDISED & {kind.__name__ for kind in type(module).__mro__}:
         return ["weight"]
-    plain_attributes = [n for n, value in vars(module).items() if isinstance(value, Tensor) and "weight" in n]
+    # Weight norm and torch's prune keep what they compute as a plain attribute; own modules may have other ones.
+    attributes = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+    plain = [n for n in attributes if (_has_matrices(module) and "weight" in n) or _originals(n) & {*module._parameters}]
     parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
-    return [*plain_attributes, *parametrized]
+    return [*plain, *parametrized]
+
+
+def _originals(name: str) -> set[str]:
+    """What weight norm and torch's prune make of a parameter."""
+    return {f"{name}_g", f"{name}_v", f"{name}_orig"}
+
+
+def _makes(original: str, computed: str) -> bool:
+    """Whether a parameter is one of those that a weight is computed from, by their names."""
+    layer, _, tensor = computed.rpartition(".")
+    inner = original.removeprefix(f"{layer}." if layer else "")
+    return inner.startswith(f"parametrizations.{tensor}.") or inner in _originals(tensor)
 
 
 def _check_plain(chosen: set[str], computed: Sequence[str], named: dict[str, nn.Parameter]) -> None:
-    layers = {module_of(name) for name in computed if name in chosen}
-    layers |= {module_of(name) for name in computed for other in chosen if other.startswith(f"{module_of(name)}.")}
+    layers = {module_of(name) or name for name in computed if name in chosen or any(_makes(n, name) for n in chosen)}
     if layers:
         raise SettingError(
             f"Expected plain weights, but those of {sorted(layers)} are computed from other tensors (weight norm, "

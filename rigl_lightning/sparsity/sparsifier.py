@@ -175,7 +175,7 @@ class Sparsifier(Attachable, MaskReadings):
         if is_due:
             self.divergence.warn_of_loss()  # an update reads the device anyway
         if is_due and algorithm.replaces_step:
-            if self.gradients.are_usable(algorithm, self.step):
+            if self.gradients.are_usable(algorithm, self.step, optimizer):
                 if not self.has_dropped_gradients:  # a closure may be evaluated twice
                     self._update_masks(optimizer, self.gradients.dense())
                 self.compact.forget_gradients()
@@ -215,7 +215,7 @@ class Sparsifier(Attachable, MaskReadings):
             layers, rates = self._layers({}, moment=f"{self.step}/adjust"), learning_rates(optimizer, self.parameters)
             for name, weight in algorithm.adjust_weights(layers, self.step, rates, self.memory).items():
                 self.weights.set_to(name, weight)
-        if self.gradients.overflowed:
+        if self.gradients.overflowed is not None:
             caution = cautions.update_left_out(algorithm, self.step, self.gradients.overflowed)
             warnings.warn(caution, stacklevel=2, category=SparseTrainingWarning)
             self.divergence.note_told()

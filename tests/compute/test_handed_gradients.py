@@ -1,12 +1,13 @@
 """Which backward passes count for growth where connections alone are stored: those that add to ``grad``."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from rigl_lightning import RigL, Sparsifier, Uniform, UpdateSchedule
+from rigl_lightning import MEST, RigL, Sparsifier, Uniform, UpdateSchedule
 from rigl_lightning.base.errors import StateError
 from rigl_lightning.compute import SparseCompute
 
@@ -82,11 +83,13 @@ def penalty_after(model, x):
     (0.1 * sum(weight.abs().sum() for weight in model.parameters())).backward()
 
 
-def trained(network, storage, gradients):
+ALGORITHM = RigL(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0))
+
+
+def trained(network, storage, gradients, algorithm=ALGORITHM):
     torch.manual_seed(0)
     model = NETWORKS[network]()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    algorithm = RigL(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0))
     sparsifier = Sparsifier.attach(model, optimizer, algorithm, total_steps=STEPS, seed=0)
     with SparseCompute(model, sparsifier, "dense" if storage is None else "sparse", storage=storage or "dense"):
         for step in range(STEPS):
@@ -112,6 +115,38 @@ def test_masks_and_weights_are_those_of_dense_layers(gradients, network, storage
     assert found_masks == masks
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def unscaled(model, x):
+    """As under a GradScaler."""
+    (2.0**16 * size(model(x))).backward()
+    for weight in model.parameters():
+        weight.grad.div_(2.0**16)
+
+
+def shrunk_after_each_pass(model, x):
+    for part in x.chunk(2):
+        size(model(part)).backward()
+        for weight in model.parameters():
+            weight.grad.mul_(0.3)
+
+
+@pytest.mark.parametrize("storage", ["auto", "connections"])
+@pytest.mark.parametrize("gradients", [unscaled, shrunk_after_each_pass])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradients_of_inactive_connections_follow_what_becomes_of_the_others(gradients, network, storage):
+    algorithm = MEST(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0), gradient_weight=1.0)
+    algorithm = replace(algorithm, grow_score=mixed)
+    expected, masks = trained(network, None, gradients, algorithm)
+    found, found_masks = trained(network, storage, gradients, algorithm)
+    assert found_masks == masks
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def mixed(layer):
+    """A growth score whose order depends on the scale of the gradients."""
+    return layer.grad.abs() + 0.01 * torch.arange(layer.grad.numel()).view(layer.grad.shape).remainder(7)
 
 
 def begin():

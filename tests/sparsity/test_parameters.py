@@ -180,6 +180,40 @@ class TestComputedWeights:
         with pytest.raises(ValueError, match="plain weights"):
             select_parameters(nn.ModuleDict({"computed": make(nn.Linear(3, 3))}), include=["computed*"])
 
+    @pytest.mark.parametrize("make", COMPUTED.values(), ids=COMPUTED)
+    def test_those_of_transformers_conv1d_too(self, make):
+        pytest.importorskip("transformers")
+        from transformers.pytorch_utils import Conv1D
+
+        model = nn.ModuleDict({"plain": nn.Linear(3, 3), "computed": make(Conv1D(4, 3))})
+        with pytest.raises(ValueError, match=r"plain weights, but those of \['computed'\].*`exclude`"):
+            select_parameters(model)
+        assert list(select_parameters(model, exclude=["computed*"])) == ["plain.weight"]
+
+    @pytest.mark.parametrize("make", COMPUTED.values(), ids=COMPUTED)
+    @pytest.mark.parametrize("pattern", ["*", "table", "table*"])
+    def test_those_of_any_module_if_included(self, make, pattern):
+        model = nn.ModuleDict({"plain": nn.Linear(3, 3), "table": make(nn.Embedding(4, 3))})
+        with pytest.raises(ValueError, match=r"plain weights, but those of \['table'\].*`exclude`"):
+            select_parameters(model, include=[pattern])
+        assert list(select_parameters(model)) == ["plain.weight"]
+
+    def test_those_of_an_own_module_and_its_originals(self):
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.kernel = nn.Parameter(torch.randn(3, 3))
+                self.inner = nn.Linear(3, 3)
+                self.class_weight = torch.ones(3, 3)  # no parameter, and computed from none
+
+        own = Own()
+        assert list(select_parameters(own, include=["*"])) == ["kernel", "inner.weight"]
+        parametrize.register_parametrization(own, "kernel", Half())
+        for pattern in ("*", "kernel", "parametrizations.kernel.original"):
+            with pytest.raises(ValueError, match=r"plain weights, but those of \['kernel'\]"):
+                select_parameters(own, include=[pattern])
+        assert list(select_parameters(own, include=["inner"])) == ["inner.weight"]
+
     def test_recurrent_weights_too(self):
         with pytest.raises(ValueError, match="rnn"):
             select_parameters(nn.ModuleDict({"rnn": nn.utils.weight_norm(nn.GRU(2, 3), "weight_hh_l0")}))

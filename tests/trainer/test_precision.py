@@ -35,6 +35,23 @@ def test_an_overflow_postpones_the_update_to_the_next_step(algorithm, fused):
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_an_overflow_of_a_dense_parameter_postpones_it_too(fused):
+    """A GradScaler skips the step for it, too."""
+
+    class OverflowsInBias(SmallModel):
+        def training_step(self, batch, batch_idx):
+            loss = F.cross_entropy(self(batch[0]), batch[1])
+            return loss + self.net[0].bias.sum() * (float("inf") if batch_idx == 3 else 0.0)
+
+    for n_batches, updates in ((4, [0]), (5, [0, 3])):
+        model = OverflowsInBias(lr=0.1, fused=fused)
+        settings = {"max_epochs": 1, "limit_train_batches": n_batches, **half()}
+        _, sparse, watch = fit(RigL(0.7, schedule=SCHEDULE), model, **settings)
+        assert watch.updates == updates
+        assert sparse.sparsifier.step == n_batches - 1
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 def test_an_overflow_postpones_grasp_and_starts_its_product_anew(fused):
     _, sparse, watch = fit(GraSP(0.7), Overflows(lr=0.1, momentum=0.9, fused=fused), **half())
     assert watch.updates == [0]

@@ -9,7 +9,16 @@ import torch
 from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, WeightAveraging
 from torch import nn
 
-from rigl_lightning import SET, GraNet, RigL, SparseTrainingCallback, Uniform, UpdateSchedule
+from rigl_lightning import (
+    SET,
+    GradualMagnitudePruning,
+    GraNet,
+    OneShotMagnitude,
+    RigL,
+    SparseTrainingCallback,
+    Uniform,
+    UpdateSchedule,
+)
 from rigl_lightning.compute import timed_choice
 from tests.helpers.small_runs import QUIET, SmallData, SmallModel
 
@@ -48,6 +57,21 @@ class Watch(pl.Callback):
 def assert_plain(model):
     assert [type(m) for m in model.net] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
     assert all(m.weight.shape == (m.out_features, m.in_features) for m in model.net if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [GradualMagnitudePruning(0.7, schedule=UpdateSchedule(2, 2, 8)), OneShotMagnitude(0.7, at=4)],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
+@pytest.mark.parametrize("n_accumulated", [1, 2])
+def test_a_layer_may_become_sparse_between_two_batches_of_a_step(algorithm, n_accumulated):
+    """The forward pass makes it compact, and the optimizer's state follows at the step."""
+    settings = {"max_epochs": 4, "accumulate_grad_batches": n_accumulated}
+    expected, _, _ = fit("dense", algorithm, SmallModel(lr=0.05, momentum=0.9), **settings)
+    model, _, _ = fit("connections", algorithm, SmallModel(lr=0.05, momentum=0.9), **settings)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
