@@ -41,6 +41,11 @@ def anchor(heading):
     return re.sub(r"[-\s]+", "-", kept)
 
 
+def anchor_on_github(heading):
+    """Each space becomes a hyphen, also at the end, where what followed it went."""
+    return re.sub(r"[^\w -]", "", heading.replace("`", "").lower()).replace(" ", "-")
+
+
 def test_every_page_has_one_place_in_the_navigation_of_mkdocs_yml():
     nav = list(nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
     made = [path for path in site_pages.generated_pages() if path.endswith(".md")]
@@ -89,6 +94,7 @@ def test_links_lead_to_pages_and_headings(page):
             if wanted:
                 headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
                 assert wanted in map(anchor, headings), target
+                assert wanted in map(anchor_on_github, headings), target
 
 
 DOCUMENTED = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", (DOCS / page).read_text(), re.MULTILINE)]

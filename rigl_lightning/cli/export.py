@@ -45,11 +45,14 @@ def export_checkpoint(
         Lines to print.
 
     Raises:
-        ValueError: If the format is unknown, the checkpoint has no sparse network, or the output is the checkpoint.
+        ValueError: If the format is unknown or not that of an ``.onnx`` file, the checkpoint has no sparse network, or
+            the output is the checkpoint.
         FileNotFoundError: If there is no checkpoint, or no folder for the output.
     """
     if file_format not in get_args(Format):
         raise SettingError(f"Expected a format of {get_args(Format)}, got {file_format!r}. Set --format.")
+    if file_format != "onnx" and Path(output).suffix == ".onnx":
+        raise SettingError(f"Expected another name than {output} of a {file_format} file. Set --format onnx.")
     if batch_size < 1:
         raise SettingError(f"Expected a batch of at least 1, got {batch_size}. Set --batch_size.")
     check_place(output, "Set --output.", checkpoint)

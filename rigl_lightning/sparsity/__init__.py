@@ -16,6 +16,7 @@ A step also calls:
 - ``mask_update``           new masks; weights and optimizer state of what was dropped or grown follow
 - ``network_masks``         the masks of all layers; `zero_inactive_` applies them, to gradients and to weights
 - ``optimizer_state``       `reset_state`: momenta of connections that are dropped or grown
+- ``refused_optimizers``    LBFGS and others whose state no mask can follow
 - ``weights``               what parameters hold; ``hidden_weights`` where inactive weights go on learning
 
 Elsewhere:

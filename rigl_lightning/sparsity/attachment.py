@@ -14,6 +14,7 @@ from rigl_lightning.base.errors import SettingError, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
 from rigl_lightning.sparsity.gradients import gradients_of
 from rigl_lightning.sparsity.parameters import check_weights, select_parameters
+from rigl_lightning.sparsity.refused_optimizers import refuse_optimizer
 
 
 class Follower(Protocol):
@@ -163,11 +164,13 @@ class Attachable:
             **settings: Others of the class.
 
         Raises:
-            ValueError: If the algorithm needs `before_backward` (GraSP), and as the class.
+            ValueError: If the algorithm needs `before_backward` (GraSP), the optimizer is LBFGS or another that
+                `refuse_optimizer` names, and as the class.
         """
         parameters = select_parameters(model) if isinstance(model, nn.Module) else model
         check_weights(parameters)
         own = torch_optimizer(optimizer)
+        refuse_optimizer(own)
         refuse_followed(own, parameters)  # before anything is masked
         made: Any = cls
         sparsifier = made(parameters, algorithm, total_steps, **settings)

@@ -95,9 +95,9 @@ class DeadUnits:
         self._told.add(name)
         warnings.warn(
             f"The mask update at step {growth.step} grows into {int(growth.units.sum())} units of layer {name!r} that "
-            f"have no connection, and gradients {float(growth.factor):.0f} times those of others, as batch norm makes "
-            "them. Their first steps will be as large: clip the gradients, or set a larger eps in the batch norm "
-            "(docs/troubleshooting.md).",
+            f"have no connection, and gradients {float(growth.factor):.0f} times those of others, as is usual before a "
+            "batch norm. Their first steps will be as large: clip the gradients, or set a larger eps in the batch norm "
+            "if there is one (docs/troubleshooting.md).",
             stacklevel=2,
             category=SparseTrainingWarning,
         )

@@ -95,10 +95,10 @@ def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor, at
 
     State of single connections is recognised as in `state_tensors`, also in optimizers that this one wraps. What is
     shared among connections stays: step counts (a grown connection is not bias-corrected again, as in the reference),
-    factored second moments (Adafactor), preconditioners and what goes with them. So do the norms and means that some optimizers take over a
-    whole layer, inactive zeros included (LAMB, LARS, Muon; timm's cautious variants step further by up to 1 / density).
-    A grown connection's first step is not a fresh one's where the first step of the training is an exception: ADOPT,
-    Adan, SGD with dampening.
+    factored second moments (Adafactor), preconditioners and what goes with them. So do the norms and means that some
+    optimizers take over a whole layer, inactive zeros included (LAMB, LARS, Muon; timm's cautious variants step further
+    by up to 1 / density). A grown connection's first step is not a fresh one's where the first step of the training is
+    an exception: ADOPT, Adan, SGD with dampening.
 
     Args:
         optimizer: Any.
@@ -122,7 +122,7 @@ def restart(optimizer: Optimizer) -> None:
         for group in single.param_groups:
             _restart_numbers(group, _COUNTERS_OF_GROUPS)
         for parameter, state in single.state.items():
-            if isinstance(parameter, Tensor):
+            if isinstance(parameter, nn.Parameter):
                 elementwise = [key for key, _ in state_tensors(single, parameter)]
                 _restart_numbers(state, [key for key in state if key not in elementwise])
     for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:

@@ -186,8 +186,9 @@ def _computed_tensors(module: nn.Module) -> list[str]:
     if _STANDARDISED & {kind.__name__ for kind in type(module).__mro__}:
         return ["weight"]
     # Weight norm and torch's prune keep what they compute as a plain attribute; own modules may have other ones.
+    own, is_known = {*module._parameters}, _has_matrices(module)
     attributes = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
-    plain = [n for n in attributes if (_has_matrices(module) and "weight" in n) or _originals(n) & {*module._parameters}]
+    plain = [name for name in attributes if (is_known and "weight" in name) or _originals(name) & own]
     parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
     return [*plain, *parametrized]
 
@@ -262,6 +263,11 @@ def check_weights(parameters: Any) -> None:
 
 
 def _refuse_shard(name: str, parameter: Tensor) -> None:
+    if parameter.is_meta:
+        raise SettingError(
+            f"Expected weights with values, got {name!r} on the meta device. Call `build_sparse` with the model, or "
+            "`to_empty` and an initialisation, before."
+        )
     # By name: importing these classes takes torch.distributed, which not every build has.
     kinds = {kind.__name__ for kind in type(parameter).__mro__} & {"DTensor", "FlatParameter", "ShardedTensor"}
     if kinds or parameter.numel() == 0:

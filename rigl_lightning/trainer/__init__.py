@@ -2,7 +2,7 @@
 
 - ``callback``         `SparseTrainingCallback`: the hooks of a step; it tells a Sparsifier when
 - ``beginning``        a fit begins, resumes from a checkpoint, or continues the fit before
-- ``checks``           what is refused (FSDP, LBFGS, ...), and what a user is warned of
+- ``checks``           what is refused (FSDP, ...), and what a user is warned of
 - ``optimizers``       the optimizer of the sparse weights, its hook, the number of its steps
 - ``distributed``      masks compared between processes; ``precision``: GradScaler and fused steps
 - ``computing``        truly sparse layers during a fit; ``finders``: learning rate and batch size

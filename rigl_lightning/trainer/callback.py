@@ -220,8 +220,6 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
         if self.sparsifier is None and not self._restored:
             checks.warn_of_dense(pl_module, self.settings.select, self.algorithm)
 
-    on_test_start = on_predict_start = on_validation_start
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Averaged weights are saved with the masks of now; a checkpoint that refers to them already sees it too."""
         averages.mask_averages(trainer, self._step_hook)
@@ -240,9 +238,11 @@ class SparseTrainingCallback(*callback_flavours()):  # type: ignore[misc]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the accuracy of a checkpoint: density, FLOPs and bytes of its network, as metrics and in one line."""
-        state = self._restored or self.state_dict()
-        if "masks" in state:
+        if trainer.state.fn != "fit" and "masks" in (state := self._restored or self.state_dict()):
             metrics.log_network(pl_module, state["masks"], self.settings.prefix)
+
+    on_test_start = on_predict_start = on_validation_start
+    on_validation_epoch_end = on_test_epoch_end
 
     def _sparsifier(self) -> Sparsifier:
         if self.sparsifier is None:

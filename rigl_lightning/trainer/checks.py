@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
-from torch.optim import LBFGS, Optimizer, SparseAdam
+from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import MissingFileError, SettingError, SparseTrainingWarning, StateError
 from rigl_lightning.sparsity.algorithms import SparseAlgorithm
@@ -20,11 +20,6 @@ from rigl_lightning.sparsity.sparsifier import Sparsifier
 from rigl_lightning.trainer.flavours import callbacks_named
 
 _REFUSED_STRATEGIES = {"FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
-_REFUSED_OPTIMIZERS = {
-    "ZeroRedundancyOptimizer": "keeps the state of each weight on one process only",
-    "PostLocalSGDOptimizer": "lets the weights of the processes differ between two averages",
-    "DistributedOptimizer": "keeps weights on other processes",
-}
 NO_MASKS = (
     "SparseTrainingCallback has no masks yet: they are made when fit starts. A fit in processes of its own (strategy "
     "ddp_spawn, ddp_fork or ddp_notebook) leaves them there: they are in its checkpoint, and what was logged is in "
@@ -88,37 +83,6 @@ def _refuse_other_pruning(trainer: pl.Trainer) -> None:
         )
 
 
-def refuse_optimizer(optimizer: Optimizer) -> None:
-    """Refuse LBFGS, SparseAdam, and optimizers whose state has 8 or 4 bits or is shared out among processes.
-
-    Raises:
-        ValueError: Naming what to use instead.
-    """
-    names = [kind.__name__ for kind in type(optimizer).__mro__]
-    bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)  # bitsandbytes
-    if isinstance(optimizer, LBFGS):
-        raise SettingError(
-            "Expected a first-order optimizer, got LBFGS: it keeps directions that no mask can "
-            "follow. Return another from configure_optimizers."
-        )
-    if isinstance(optimizer, SparseAdam):
-        raise SettingError(
-            "Expected an optimizer for dense gradients, got SparseAdam, which is for nn.Embedding(sparse=True). Use "
-            "Adam for the sparse weights, and SparseAdam as a second optimizer."
-        )
-    for name in names:
-        if name in _REFUSED_OPTIMIZERS:
-            raise SettingError(
-                f"Expected an optimizer with the state of all weights on each process, got {name}, which "
-                f"{_REFUSED_OPTIMIZERS[name]}. Use a plain optimizer of torch.optim."
-            )
-    if bits < 16 or any(name.endswith(("8bit", "4bit")) for name in names):
-        raise SettingError(
-            f"Expected an optimizer with floating-point state, got {names[0]}, whose codes of 8 or fewer bits cannot "
-            "be set to zero for single connections. Use its 32-bit form."
-        )
-
-
 def refuse_shared_optimizer(trainer: pl.Trainer, callback: Any) -> None:
     """Refuse two callbacks whose weights one optimizer updates: a step that one drops would be lost to the other.
 
@@ -161,9 +125,23 @@ def warn_of_unfrozen(frozen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]
 
 
 def warn_before_training(trainer: pl.Trainer, sparsifier: Sparsifier, frozen: Mapping[str, nn.Parameter]) -> None:
-    """Say what would be a surprise later: weights that will be unfrozen, a best checkpoint that is not yet sparse."""
+    """Say what would be a surprise later: a schedule that is too long, weights to be unfrozen, a best that is dense."""
+    _warn_of_late_updates(sparsifier)
     _warn_of_finetuning(trainer, frozen)
     _warn_of_early_best(trainer, sparsifier)
+
+
+def _warn_of_late_updates(sparsifier: Sparsifier) -> None:
+    """Say at the start, and not after the training, that its end comes before that of the schedule."""
+    steps, total = sparsifier.algorithm.update_steps(), sparsifier.total_steps
+    n_late = 0 if total is None else sum(step >= total for step in steps)
+    if n_late and n_late < len(steps):  # of a schedule that never begins `update_caution` tells
+        rank_zero_warn(
+            f"{n_late} of the {len(steps)} mask updates come after the end of the training, at {total} steps: its "
+            f"drop fraction is planned for a training until step {steps[-1]}. Set `end` of the schedule to a fraction "
+            "such as 0.75, or to a step before the end.",
+            category=SparseTrainingWarning,
+        )
 
 
 def _warn_of_finetuning(trainer: pl.Trainer, frozen: Mapping[str, nn.Parameter]) -> None:

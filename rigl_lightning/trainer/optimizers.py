@@ -12,9 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rigl_lightning.base.errors import SettingError
-from rigl_lightning.sparsity.optimizer_state import with_wrapped
+from rigl_lightning.sparsity.refused_optimizers import refuse_optimizer
 from rigl_lightning.sparsity.sparsifier import Sparsifier
-from rigl_lightning.trainer.checks import refuse_optimizer
 from rigl_lightning.trainer.flavours import callbacks_named
 from rigl_lightning.trainer.precision import skip_value_clipping
 
@@ -106,8 +105,7 @@ def optimizer_of(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) ->
             "each optimizer, with a `name` and the `include` patterns of its weights."
         )
     optimizer = optimizers[indices.pop()]
-    for single in with_wrapped(optimizer):
-        refuse_optimizer(single)
+    refuse_optimizer(optimizer)
     _ensure_step_hooks(optimizer)
     return optimizer
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rigl_lightning import SET, RigL, SparseTrainingCallback, Static
+from rigl_lightning import SET, RigL, Sparsifier, SparseTrainingCallback, Static
 from tests.helpers.any_model import N_STEPS, SCHEDULE, Task, batches, check, trainer
 from tests.helpers.small_runs import PLAIN_SWA_STATE, QUIET, SmallData, SmallModel, Watch, fit
 from tests.helpers.small_runs import SCHEDULE as SMALL_SCHEDULE
@@ -122,6 +122,10 @@ def test_refused_before_the_first_batch(make, message):
 
     with pytest.raises(ValueError, match=message):
         train(make, task_class=Untrained)
+    layer = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match=message):
+        Sparsifier.attach(layer, make(layer.parameters()), RigL(0.5), total_steps=9)
+    assert layer.weight.all()
 
 
 class Gan(pl.LightningModule):

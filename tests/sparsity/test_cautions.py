@@ -164,17 +164,14 @@ class TestUpdatesThatAreLeftOut:
         with pytest.warns(UserWarning, match="RigL left out .* step 0: the gradient of a weight that is not sparse is"):
             sparsifier.after_step(optimizer)
 
-    @pytest.mark.parametrize("algorithm", [RigL(0.7, schedule=EVERY), DNW(0.7)])
-    def test_that_of_an_embedding_may_have_a_sparse_layout(self, algorithm):
+    def test_that_of_an_embedding_may_have_a_sparse_layout(self):
         model = torch.nn.Sequential(torch.nn.Embedding(5, 8, sparse=True), torch.nn.Linear(8, 3))
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        sparsifier = sparsify(model, algorithm)
+        sparsifier = sparsify(model, RigL(0.7, schedule=EVERY))
         model(torch.tensor([1, 3])).sum().backward()
         model[0].weight.grad *= torch.nan
-        before = model[1].weight.detach().clone()
         sparsifier.before_step(optimizer)
         assert not sparsifier.has_dropped_gradients
-        assert torch.equal(model[1].weight, before)  # DNW has not put its inactive weights in
 
     @pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
     def test_an_update_after_the_step_does_not_grow_where_a_gradient_is_infinite(self, bad):

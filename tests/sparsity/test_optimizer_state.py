@@ -6,8 +6,8 @@ import timm.optim
 import torch
 from torch import nn
 
-from rigl_lightning.kernels.positions import positions
 from rigl_lightning import RigL, Sparsifier, UpdateSchedule
+from rigl_lightning.kernels.positions import positions
 from rigl_lightning.sparsity.invariants import violations
 from rigl_lightning.sparsity.optimizer_state import group_of, reset_state, restart
 

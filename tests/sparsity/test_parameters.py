@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from rigl_lightning import RigL, Sparsifier
 from rigl_lightning.models import CharGRU
 from rigl_lightning.sparsity.parameters import select_parameters
 
@@ -222,6 +223,13 @@ class TestComputedWeights:
         model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
         parametrize.register_parametrization(model[1], "weight", Half())
         assert list(select_parameters(model)) == ["0.weight"]
+
+
+def test_weights_on_the_meta_device_are_refused():
+    layer = nn.Linear(3, 3, device="meta")
+    assert list(select_parameters(layer)) == ["weight"]  # `build_sparse` begins so
+    with pytest.raises(ValueError, match="weights with values, got 'weight' on the meta device.*`build_sparse`"):
+        Sparsifier(select_parameters(layer), RigL(0.5), total_steps=9)
 
 
 class TestLazy:

@@ -78,6 +78,18 @@ def test_a_limit_of_time_that_ends_training_says_that_updates_are_missing():
         fit(RIGL, Slow(), max_time={"hours": 1})
 
 
+def test_a_schedule_that_ends_after_the_training_is_told_before_it():
+    class Untrained(SmallModel):
+        def on_train_start(self):
+            raise KeyboardInterrupt
+
+    with (
+        pytest.warns(UserWarning, match="4 of the 10 mask updates come after the end of the training, at 18 steps"),
+        pytest.raises((KeyboardInterrupt, SystemExit)),
+    ):
+        fit(RigL(0.7, schedule=UpdateSchedule(interval=3, end=30)), Untrained())
+
+
 def test_a_limit_of_time_alone_needs_a_schedule_in_steps():
     with pytest.raises(ValueError, match="known number of training steps"):
         fit(RigL(0.7), max_epochs=-1, max_time={"seconds": 1})
@@ -173,7 +185,10 @@ def test_testing_and_validating_between_two_fits_moves_nothing(tmp_path):
     trainer.fit(model, SmallData())
     before = sparse.sparsifier.checksums()
     trainer.test(model, SmallData(), verbose=False)
+    assert trainer.callback_metrics["sparse/density"] == pytest.approx(44 / 144)
     trainer.validate(model, SmallData(), ckpt_path="best", verbose=False)
+    assert trainer.callback_metrics["sparse/size_bytes"] > 0
+    assert trainer.callback_metrics["sparse/density"] == pytest.approx(44 / 144)
     trainer.test(model, SmallData(), ckpt_path="last", verbose=False)
     assert (sparse.sparsifier.step, sparse.sparsifier.checksums()) == (6, before)
     trainer.fit_loop.max_epochs = 3

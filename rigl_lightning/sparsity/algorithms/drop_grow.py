@@ -39,8 +39,8 @@ class DropGrow(ConstantSparsity):
         drop_score: Active connections with the lowest score are dropped.
         grow_score: Connections with the highest score are grown.
         structure: Which connections of a layer must be active together, or in which number.
-        min_fan_in: Incoming connections that every unit has at least, so that no channel dies; a unit with fewer is
-            given them first. 0, as in the authors' code: no minimum. Not with a structure, which has its own rule.
+        min_fan_in: Incoming connections that every unit has at least after an update, as far as the layer's go, so that
+            no channel dies; a unit with fewer gets them first. 0, as in the authors' code and with a structure: none.
     """
 
     claims: ClassVar = {**ConstantSparsity.claims, "follows_scores": ("update_masks", "update_scores")}

@@ -117,8 +117,9 @@ def _read_state(checkpoint: str, fingerprint: str) -> Mapping[str, Any]:
     if foreign is None:
         raise SettingError(
             f"Expected the masks of one SparseTrainingCallback in {checkpoint}, found {len(states)}. "
-            "Was the run trained with the callback? Masks of other packages may be tensors of zeros and ones by "
-            "parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
+            "Was the run trained with the callback? A checkpoint of weights alone (`save_weights_only=True`) has none: "
+            "load it, and use FixedMasks.from_zeros(model). Masks of other packages may be tensors of zeros and ones "
+            "by parameter name, a state_dict of torch.nn.utils.prune, or a list `backward_masks` (rigl-torch)."
         )
     return {"foreign": foreign}
 
