@@ -96,7 +96,10 @@ def test_a_dense_state_dict():
     [
         (["--ckpt_path", "none.ckpt", "--output", "a.pt"], "none.ckpt"),
         (["--ckpt_path", "dense/last.ckpt", "--output", "a.pt"], "Expected a sparse network"),
-        (["--ckpt_path", "weights.ckpt", "--output", "a.pt"], "A checkpoint of weights alone (`save_weights_only=True`) has none"),
+        (
+            ["--ckpt_path", "weights.ckpt", "--output", "a.pt"],
+            "A checkpoint of weights alone (`save_weights_only=True`) has none",
+        ),
         (["--ckpt_path", LAST, "--output", "nowhere/a.pt"], "Set --output"),
         (["--ckpt_path", LAST, "--output", "checkpoints"], "got the folder checkpoints. Set --output"),
         (["--ckpt_path", LAST, "--output", "a.pt", "--batch_size", "0"], "Set --batch_size"),

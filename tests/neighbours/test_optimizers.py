@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rigl_lightning import SET, RigL, Sparsifier, SparseTrainingCallback, Static
+from rigl_lightning import SET, RigL, SparseTrainingCallback, Sparsifier, Static
 from tests.helpers.any_model import N_STEPS, SCHEDULE, Task, batches, check, trainer
 from tests.helpers.small_runs import PLAIN_SWA_STATE, QUIET, SmallData, SmallModel, Watch, fit
 from tests.helpers.small_runs import SCHEDULE as SMALL_SCHEDULE
