@@ -122,7 +122,7 @@ def restart(optimizer: Optimizer) -> None:
         for group in single.param_groups:
             _restart_numbers(group, _COUNTERS_OF_GROUPS)
         for parameter, state in single.state.items():
-            if isinstance(parameter, nn.Parameter):
+            if isinstance(parameter, Tensor):
                 elementwise = [key for key, _ in state_tensors(single, parameter)]
                 _restart_numbers(state, [key for key in state if key not in elementwise])
     for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
@@ -163,7 +163,7 @@ def start_of(optimizer: Optimizer, key: str) -> _Start:
     return next((_STARTS[name, key] for name in names if (name, key) in _STARTS), _zero)
 
 
-def state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+def state_tensors(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
     """State with an entry for each connection, by key: the tensors of the parameter's shape.
 
     Beside matrices that mix connections (Shampoo's preconditioners, SOAP's eigenbases) it is a momentum only. Others
@@ -186,7 +186,7 @@ def state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tup
             yield key, value
 
 
-def _mixes_connections(key: str, value: Any, parameter: nn.Parameter) -> bool:
+def _mixes_connections(key: str, value: Any, parameter: Tensor) -> bool:
     """Whether it is a matrix between the rows or columns of a weight, or a list of some."""
     if "precond" in key:
         return True

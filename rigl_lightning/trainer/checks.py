@@ -137,9 +137,9 @@ def _warn_of_late_updates(sparsifier: Sparsifier) -> None:
     n_late = 0 if total is None else sum(step >= total for step in steps)
     if n_late and n_late < len(steps):  # of a schedule that never begins `update_caution` tells
         rank_zero_warn(
-            f"{n_late} of the {len(steps)} mask updates come after the end of the training, at {total} steps: its "
-            f"drop fraction is planned for a training until step {steps[-1]}. Set `end` of the schedule to a fraction "
-            "such as 0.75, or to a step before the end.",
+            f"{n_late} of the {len(steps)} mask updates come after the end of the training, at {total} steps: the "
+            f"schedule is that of a training until step {steps[-1]}. Set its `end` to a fraction such as 0.75, or to a "
+            "step before the end.",
             category=SparseTrainingWarning,
         )
 
