@@ -180,7 +180,8 @@ def gradients_of(optimizer: Optimizer) -> list[Tensor]:
 
 def are_gradients_finite(optimizer: Optimizer) -> bool:
     """Whether all of `gradients_of` are: a GradScaler skips the step otherwise."""
-    return all_finite(grad.coalesce().values() if grad.is_sparse else grad for grad in gradients_of(optimizer))
+    dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in gradients_of(optimizer)]
+    return all_finite(torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad for grad in dense)
 
 
 def for_scores(tensor: Tensor) -> Tensor:
