@@ -476,7 +476,7 @@ def test_a_network_that_nobody_trained_is_refused(capsys, command):
     for given in ("last", "best"):
         line = error(capsys, *place, "--ckpt_path", given, command=command)
         assert f"Expected a checkpoint for {command}" in line
-        assert "to last for the newest run of this configuration" in line
+        assert "to last for the newest run with all these settings" in line
     assert not Path("net.pt").exists()
 
 

@@ -18,7 +18,7 @@ look first:
   inspect           the sparsity of each layer and the cost of the training; trains nothing
 train:
   fit               train; with `--ckpt_path last` the same command resumes where it stopped
-use a trained network, from --ckpt_path FILE, or last for the newest run of the configuration:
+use a trained network, from --ckpt_path FILE, or last for the newest run with the same settings:
   test, validate    accuracy, density, FLOPs and bytes of the network
   predict           outputs for the data that the DataModule predicts; --output FILE keeps them
   export            a small file of the network, and its speed with active connections only
@@ -47,7 +47,7 @@ DESCRIPTIONS = {
     "test": "Accuracy, density, FLOPs and bytes of a checkpoint's network, with the test data.",
 }
 """Of the commands that have Lightning's otherwise."""
-_CHECKPOINT = "Checkpoint to use: a file, an address of fsspec, or last: the newest run of this configuration"
+_CHECKPOINT = "Checkpoint to use: a file, an address of fsspec, or last: the newest run with all these settings"
 _CHECKPOINTS = {
     "fit": "Checkpoint to resume: a file, an address of fsspec, or last: that of the same command, if there is one.",
     "export": f"{_CHECKPOINT}.",

@@ -75,7 +75,7 @@ def check_trained(command: str, checkpoint: str | None) -> None:
         initial = f", or to {UNTRAINED} for the weights that the configuration itself makes"
         raise SettingError(
             f"Expected a checkpoint for {command}, {'got best' if checkpoint else 'found none'}: the network would be "
-            f"as it is before training. Set --ckpt_path to a file, to {LAST} for the newest run of this configuration"
+            f"as it is before training. Set --ckpt_path to a file, to {LAST} for the newest run with all these settings"
             f"{initial if command != 'export' else ''}."
         )
 
