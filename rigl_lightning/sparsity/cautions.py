@@ -141,8 +141,9 @@ def update_left_out(algorithm: SparseAlgorithm, step: int, layers: list[str]) ->
     """
     others = any(later > step for later in algorithm.update_steps())
     rest = "The next is tried as planned." if others else "It was the last one: the masks stay as they are from now on."
-    named = f"layer {layers[0]!r} is not finite ({len(layers)} such layers)" if layers else ""
-    where = named or "a weight that is not sparse is not finite"
+    where = "a weight that is not sparse is not finite"
+    if layers:
+        where = f"layer {layers[0]!r} is not finite ({len(layers)} such layers)"
     return f"{type(algorithm).__name__} left out its mask update at step {step}: the gradient of {where}. {rest}"
 
 

@@ -93,13 +93,10 @@ class Gradients:
             RuntimeError: See `check_hessian_products`.
         """
         dense = self.dense()
-        if not all_finite(dense.values()):
-            self.overflowed = [name for name, grad in dense.items() if not all_finite([grad])]
-        elif pieces := [name for name, update in self._compact.updates.items() if not update.is_finite]:
-            self.overflowed = pieces
-        elif not are_gradients_finite(optimizer):  # also those of dense weights
-            self.overflowed = []
-        if self.overflowed is not None:
+        pieces = [name for name, update in self._compact.updates.items() if not update.is_finite]
+        # Those of dense weights count, too: a GradScaler skips the step for them.
+        if pieces or not are_gradients_finite(optimizer) or not all_finite(self._compact.gradients.values()):
+            self.overflowed = pieces + [name for name, grad in dense.items() if not all_finite([grad])]
             self.clear()  # this step will be skipped, and its products are not those of the next
         elif algorithm.needs_hessian_gradient(step):
             self.check_hessian_products(step, type(algorithm).__name__)

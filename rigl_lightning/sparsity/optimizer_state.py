@@ -190,8 +190,8 @@ def _mixes_connections(key: str, value: Any, parameter: Tensor) -> bool:
     """Whether it is a matrix between the rows or columns of a weight, or a list of some."""
     if "precond" in key:
         return True
-    inner = value if isinstance(value, list | tuple) else [value]
-    matrices = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.ndim == 2]
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         return False
-    return any(rows == columns and rows in parameter.shape for rows, columns in (m.shape for m in matrices))
+    inner = value if isinstance(value, list | tuple) else [value]
+    sizes = [tensor.shape for tensor in inner if isinstance(tensor, Tensor) and tensor.ndim == 2]
+    return any(rows == columns and rows in parameter.shape for rows, columns in sizes)

@@ -1,7 +1,6 @@
 """Which backward passes count for growth where connections alone are stored: those that add to ``grad``."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -86,7 +85,7 @@ def penalty_after(model, x):
 ALGORITHM = RigL(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0))
 
 
-def trained(network, storage, gradients, algorithm=ALGORITHM):
+def trained(network, storage, gradients, algorithm):
     torch.manual_seed(0)
     model = NETWORKS[network]()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
@@ -110,8 +109,12 @@ CASES = [
 @pytest.mark.parametrize("storage", ["auto", "connections"])
 @pytest.mark.parametrize(("gradients", "network"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_masks_and_weights_are_those_of_dense_layers(gradients, network, storage):
-    expected, masks = trained(network, None, gradients)
-    found, found_masks = trained(network, storage, gradients)
+    assert_as_dense(network, storage, gradients, ALGORITHM)
+
+
+def assert_as_dense(network, storage, gradients, algorithm):
+    expected, masks = trained(network, None, gradients, algorithm)
+    found, found_masks = trained(network, storage, gradients, algorithm)
     assert found_masks == masks
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
@@ -135,13 +138,9 @@ def shrunk_after_each_pass(model, x):
 @pytest.mark.parametrize("gradients", [unscaled, shrunk_after_each_pass])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gradients_of_inactive_connections_follow_what_becomes_of_the_others(gradients, network, storage):
-    algorithm = MEST(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0), gradient_weight=1.0)
-    algorithm = replace(algorithm, grow_score=mixed)
-    expected, masks = trained(network, None, gradients, algorithm)
-    found, found_masks = trained(network, storage, gradients, algorithm)
-    assert found_masks == masks
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+    settings = {"gradient_weight": 1.0, "grow_score": mixed}
+    algorithm = MEST(0.8, Uniform(first_layer_dense=False), UpdateSchedule(2, 0, 1.0), **settings)
+    assert_as_dense(network, storage, gradients, algorithm)
 
 
 def mixed(layer):

@@ -25,11 +25,12 @@ OPTIMIZERS = {
 }
 # They count steps in groups, or have numbers of a layer that start at zero or one.
 OF_TIMM = {name: partial(timm.optim.create_optimizer_v2, opt=name, lr=0.1) for name in TIMM_NAMES}
+ALL = OPTIMIZERS | OF_TIMM
 
 
 def after_steps(name, n_steps, gradient_at):
     parameter = nn.Parameter(torch.ones(3, 4))
-    optimizer = (OPTIMIZERS | OF_TIMM)[name]([parameter])
+    optimizer = ALL[name]([parameter])
     for _ in range(n_steps):
         parameter.grad = torch.where(gradient_at, 1.0, 0.0)
         optimizer.step()
@@ -55,13 +56,13 @@ def test_a_reset_connection_is_as_one_that_never_had_a_gradient(name, known):
     assert compared
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS | OF_TIMM)
+@pytest.mark.parametrize("name", ALL)
 def test_after_a_restart_a_step_is_that_of_a_new_optimizer(name):
     everywhere = torch.ones(3, 4, dtype=torch.bool)
     parameter, optimizer = after_steps(name, 3, everywhere)
     restart(optimizer)
     fresh = nn.Parameter(parameter.detach().clone())
-    for weight, of in ((parameter, optimizer), (fresh, (OPTIMIZERS | OF_TIMM)[name]([fresh]))):
+    for weight, of in ((parameter, optimizer), (fresh, ALL[name]([fresh]))):
         for _ in range(2):
             weight.grad = torch.full((3, 4), 0.5)
             of.step()
